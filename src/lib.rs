@@ -1,0 +1,6 @@
+//! sandboxd: runs many people's code on one Linux machine.
+//!
+//! The modules in reading order; `ARCHITECTURE.md` says how they fit together.
+
+#[cfg(feature = "daemon")]
+pub mod model;

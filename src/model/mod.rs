@@ -1,0 +1,19 @@
+//! The nouns of the domain as validated values.
+//!
+//! No I/O, no async, and no serde except on single values with a stable text form
+//! ([`SandboxId`], [`ByteSize`]): how a sandbox looks on the wire or on disk is decided there.
+
+mod id;
+mod limits;
+pub mod manifest;
+mod record;
+mod size;
+mod spec;
+
+pub use id::{IdError, SandboxId};
+pub use limits::Limits;
+pub use record::{Record, Status};
+pub use size::{ByteSize, SizeError};
+pub use spec::{
+    AppName, Environment, External, GitSource, IdlePolicy, SandboxSpec, SpecError, TemplateName, Visibility,
+};

@@ -1,0 +1,353 @@
+//! What a client asked for, checked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Limits, SandboxId};
+
+/// The most bytes in an outside id.
+const EXTERNAL_BYTES_MAX: usize = 256;
+/// The most variables in a sandbox's environment.
+const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
+/// The most bytes of an environment, names and values together: half of what execve(2) takes.
+const ENVIRONMENT_BYTES_MAX: usize = 64 * 1024;
+/// The most ports of a sandbox.
+const PORTS_MAX: usize = 64;
+
+/// Everything that is fixed about a sandbox when it is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    pub id: SandboxId,
+    pub ports: Vec<u16>,
+    pub env: Environment,
+    pub template: Option<TemplateName>,
+    pub visibility: Visibility,
+    pub idle_policy: IdlePolicy,
+    pub limits: Limits,
+    pub external: External,
+    pub app_id: Option<AppName>,
+    pub git: Option<GitSource>,
+}
+
+/// Why a request to create a sandbox cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    #[error("ports are numbers from 1 to 65535, not {0}")]
+    Port(i64),
+    #[error("a sandbox has at most {PORTS_MAX} ports")]
+    Ports,
+    #[error("the name of an environment variable is not empty and has no '=', newline or NUL")]
+    EnvironmentName,
+    #[error("the value of the environment variable {0:?} has a newline or NUL")]
+    EnvironmentValue(String),
+    #[error(
+        "an environment has at most {ENVIRONMENT_ENTRIES_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
+    )]
+    EnvironmentSize,
+    #[error("a template's name has 1 to 64 characters of a-z, 0-9 and '-'")]
+    Template,
+    #[error("an app id has 1 to 128 characters of A-Z, a-z, 0-9, '-', '_' and '.'")]
+    App,
+    #[error("{0} has more than {EXTERNAL_BYTES_MAX} bytes or a control character")]
+    External(&'static str),
+    #[error("{0:?} is not one of {1}")]
+    Choice(String, &'static str),
+    #[error(
+        "a repository's address is https://, http://, git://, ssh:// or file://, without blanks or control characters, at most 2048 bytes"
+    )]
+    Repository,
+    #[error(
+        "a branch's name has 1 to 255 characters, no blank or control character, and does not begin with '-'"
+    )]
+    Branch,
+}
+
+impl SandboxSpec {
+    /// Checks a list of ports; duplicates are dropped, the order is kept.
+    ///
+    /// # Errors
+    /// A number outside 1–65535, or more than 64 of them.
+    pub fn parse_ports(numbers: &[i64]) -> Result<Vec<u16>, SpecError> {
+        let mut ports = Vec::with_capacity(numbers.len().min(PORTS_MAX));
+        for number in numbers {
+            let port = u16::try_from(*number).ok().filter(|p| *p != 0).ok_or(SpecError::Port(*number))?;
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+            if ports.len() > PORTS_MAX {
+                return Err(SpecError::Ports);
+            }
+        }
+        Ok(ports)
+    }
+}
+
+/// Environment variables, checked: they reach execve(2) and nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// Checks names and values.
+    ///
+    /// # Errors
+    /// A name that is empty or has `=`; a newline or NUL anywhere; too many or too much.
+    pub fn new(entries: BTreeMap<String, String>) -> Result<Self, SpecError> {
+        let bytes: usize = entries.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        if entries.len() > ENVIRONMENT_ENTRIES_MAX || bytes > ENVIRONMENT_BYTES_MAX {
+            return Err(SpecError::EnvironmentSize);
+        }
+        for (name, value) in &entries {
+            if name.is_empty() || name.contains(['=', '\n', '\0']) {
+                return Err(SpecError::EnvironmentName);
+            }
+            if value.contains(['\n', '\0']) {
+                return Err(SpecError::EnvironmentValue(name.clone()));
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    /// Returns the variables in the order of their names.
+    pub fn entries(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+/// Whom a sandbox belongs to in the client's own terms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct External {
+    user_id: Option<String>,
+    project_id: Option<String>,
+    workspace_id: Option<String>,
+}
+
+impl External {
+    /// Checks the three ids; an empty one counts as absent.
+    ///
+    /// # Errors
+    /// More than 256 bytes, or a control character.
+    pub fn new(
+        user: Option<String>,
+        project: Option<String>,
+        workspace: Option<String>,
+    ) -> Result<Self, SpecError> {
+        let check = |name: &'static str, value: Option<String>| match value {
+            Some(v) if v.len() > EXTERNAL_BYTES_MAX || v.chars().any(char::is_control) => {
+                Err(SpecError::External(name))
+            }
+            Some(v) if v.is_empty() => Ok(None),
+            other => Ok(other),
+        };
+        Ok(Self {
+            user_id: check("external_user_id", user)?,
+            project_id: check("external_project_id", project)?,
+            workspace_id: check("external_workspace_id", workspace)?,
+        })
+    }
+
+    pub fn user_id(&self) -> Option<&str> {
+        self.user_id.as_deref()
+    }
+
+    pub fn project_id(&self) -> Option<&str> {
+        self.project_id.as_deref()
+    }
+
+    pub fn workspace_id(&self) -> Option<&str> {
+        self.workspace_id.as_deref()
+    }
+}
+
+/// Who may open a sandbox's previews.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Visibility {
+    #[default]
+    Public,
+    Private,
+}
+
+impl Visibility {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Private => "private",
+        }
+    }
+}
+
+impl FromStr for Visibility {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "public" => Ok(Self::Public),
+            "private" => Ok(Self::Private),
+            _ => Err(choice(text, "public, private")),
+        }
+    }
+}
+
+/// What happens to a sandbox that nobody uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// It is put to sleep.
+    #[default]
+    Sleep,
+    /// It runs on, and is started when the daemon starts.
+    AlwaysOn,
+}
+
+impl IdlePolicy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sleep => "sleep",
+            Self::AlwaysOn => "always_on",
+        }
+    }
+}
+
+impl FromStr for IdlePolicy {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "sleep" => Ok(Self::Sleep),
+            "always_on" => Ok(Self::AlwaysOn),
+            _ => Err(choice(text, "sleep, always_on")),
+        }
+    }
+}
+
+/// The name of a template: one path component of `[a-z0-9-]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateName(String);
+
+impl TemplateName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Says whether this names the empty app directory rather than a template's files.
+    pub fn is_blank(&self) -> bool {
+        matches!(self.0.as_str(), "blank" | "none")
+    }
+}
+
+impl FromStr for TemplateName {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let valid = (1..=64).contains(&text.len()) && text.bytes().all(allowed);
+        if valid { Ok(Self(text.to_owned())) } else { Err(SpecError::Template) }
+    }
+}
+
+impl fmt::Display for TemplateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id of the client's app that a sandbox runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppName(String);
+
+impl AppName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AppName {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let valid = (1..=128).contains(&text.len()) && text.bytes().all(allowed);
+        if valid { Ok(Self(text.to_owned())) } else { Err(SpecError::App) }
+    }
+}
+
+/// A repository that is cloned into the app directory when a sandbox is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitSource {
+    repo_url: String,
+    branch: Option<String>,
+}
+
+impl GitSource {
+    /// Checks the address and the branch; both reach git as arguments, inside the sandbox.
+    ///
+    /// # Errors
+    /// An address of another scheme, a branch that git would take for an option.
+    pub fn new(repo_url: String, branch: Option<String>) -> Result<Self, SpecError> {
+        let schemes = ["https://", "http://", "git://", "ssh://", "file://"];
+        let plain = |text: &str| !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if repo_url.len() > 2048 || !plain(&repo_url) || !schemes.iter().any(|s| repo_url.starts_with(s)) {
+            return Err(SpecError::Repository);
+        }
+        let branch = branch.filter(|b| !b.is_empty());
+        if branch.as_deref().is_some_and(|b| b.len() > 255 || b.starts_with('-') || !plain(b)) {
+            return Err(SpecError::Branch);
+        }
+        Ok(Self { repo_url, branch })
+    }
+
+    pub fn repo_url(&self) -> &str {
+        &self.repo_url
+    }
+
+    pub fn branch(&self) -> Option<&str> {
+        self.branch.as_deref()
+    }
+}
+
+fn choice(text: &str, allowed: &'static str) -> SpecError {
+    SpecError::Choice(text.chars().take(64).collect(), allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_checked_and_unique() {
+        assert_eq!(SandboxSpec::parse_ports(&[3000, 80, 3000]), Ok(vec![3000, 80]));
+        for bad in [0, -1, 65_536, i64::MAX] {
+            assert_eq!(SandboxSpec::parse_ports(&[bad]), Err(SpecError::Port(bad)));
+        }
+        let many: Vec<i64> = (1..=65).collect();
+        assert_eq!(SandboxSpec::parse_ports(&many), Err(SpecError::Ports));
+    }
+
+    #[test]
+    fn environment_refuses_what_execve_cannot_carry() {
+        let one =
+            |name: &str, value: &str| Environment::new(BTreeMap::from([(name.to_owned(), value.to_owned())]));
+        assert!(one("A", "b=c").is_ok());
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A\n", "x"), ("A", "x\0"), ("A", "x\ny")] {
+            assert!(one(name, value).is_err(), "{name:?}={value:?}");
+        }
+        assert_eq!(one("A", &"x".repeat(ENVIRONMENT_BYTES_MAX)), Err(SpecError::EnvironmentSize));
+    }
+
+    #[test]
+    fn names_are_single_components() {
+        for bad in ["", "..", "a/b", "A", "a b", &"a".repeat(65)] {
+            assert!(bad.parse::<TemplateName>().is_err(), "{bad}");
+        }
+        assert!("react-vite".parse::<TemplateName>().is_ok());
+        assert!("none".parse::<TemplateName>().is_ok_and(|t| t.is_blank()));
+    }
+
+    #[test]
+    fn git_sources_cannot_become_options() {
+        assert!(GitSource::new("https://example.org/a.git".into(), Some("main".into())).is_ok());
+        for bad in ["--upload-pack=x", "ext::sh -c x", "/etc", "https://a b"] {
+            assert!(GitSource::new(bad.into(), None).is_err(), "{bad}");
+        }
+        assert!(GitSource::new("https://example.org/a.git".into(), Some("-b".into())).is_err());
+    }
+}
