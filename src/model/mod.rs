@@ -3,6 +3,7 @@
 //! No I/O, no async, and no serde except on single values with a stable text form
 //! ([`SandboxId`], [`ByteSize`]): how a sandbox looks on the wire or on disk is decided there.
 
+mod check;
 mod id;
 mod limits;
 pub mod manifest;
@@ -10,6 +11,7 @@ mod record;
 mod size;
 mod spec;
 
+pub use check::{Finding, PathKind};
 pub use id::{IdError, SandboxId};
 pub use limits::Limits;
 pub use record::{Record, Status};

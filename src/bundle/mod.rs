@@ -1,0 +1,46 @@
+//! Turns a sandbox into a runtime-spec bundle.
+//!
+//! The template is `oci/config.json`, the seccomp profile `oci/seccomp.json`; `oci/README.md` says why
+//! each thing in them is there. The conversion is a pure function.
+
+pub mod seccomp;
+mod spec;
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub use spec::{Plan, Template};
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("parse the runtime-spec template")]
+    Template(#[source] serde_json::Error),
+    #[error("use the runtime-spec template: it has no {0}")]
+    Incomplete(&'static str),
+    #[error("write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("write the runtime spec as JSON")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// Writes `config.json` into a bundle directory.
+///
+/// # Errors
+/// The file exists already, or cannot be written.
+pub fn write(directory: &Path, spec: &Spec) -> Result<PathBuf, BundleError> {
+    let path = directory.join("config.json");
+    let text = serde_json::to_vec(spec).map_err(BundleError::Encode)?;
+    let opened = File::options().create_new(true).write(true).mode(0o600).open(&path);
+    let written = opened.and_then(|mut file| file.write_all(&text));
+    written.map_err(|source| BundleError::Write { path: path.clone(), source })?;
+    Ok(path)
+}

@@ -1,0 +1,206 @@
+//! The runtime spec of one sandbox, made from the template.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, PosixRlimitType, Spec,
+};
+
+use super::BundleError;
+use crate::model::{Environment, Limits, PathKind, SandboxId};
+
+const TEMPLATE: &str = include_str!("../../oci/config.json");
+/// The home directory of the sandbox's user: the workspace.
+const HOME: &str = "/home/sandbox";
+const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// What every sandbox has in its environment; a client may set the same names otherwise.
+const ENVIRONMENT: [(&str, &str); 6] = [
+    ("HOME", HOME),
+    ("LANG", "C.UTF-8"),
+    ("LOGNAME", "sandbox"),
+    ("PATH", "/home/sandbox/.local/bin:/home/sandbox/.npm-global/bin:/usr/local/bin:/usr/bin:/bin"),
+    ("SHELL", "/bin/bash"),
+    ("USER", "sandbox"),
+];
+/// By which the usual programs find a bundle of certificates that is not their own.
+const CA_VARIABLES: [&str; 8] = [
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "UV_NATIVE_TLS",
+    "npm_config_cafile",
+];
+
+/// What differs from sandbox to sandbox; paths are the host's.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub id: SandboxId,
+    pub rootfs: &'a Path,
+    pub workspace: &'a Path,
+    /// Opened by the launcher's worker, so it may lie beneath `/proc/self/fd`.
+    pub netns: &'a Path,
+    /// The directory with `resolv.conf` and `hosts`.
+    pub etc: &'a Path,
+    pub ca_bundle: Option<&'a Path>,
+    pub env: &'a Environment,
+    pub limits: &'a Limits,
+}
+
+/// The parsed template.
+#[derive(Debug, Clone)]
+pub struct Template {
+    spec: Spec,
+}
+
+impl Template {
+    /// Parses the template that is built in.
+    ///
+    /// # Errors
+    /// It is not a runtime spec, or lacks a part that is filled in.
+    pub fn embedded() -> Result<Self, BundleError> {
+        let spec: Spec = serde_json::from_str(TEMPLATE).map_err(BundleError::Template)?;
+        let process = spec.process().as_ref().ok_or(BundleError::Incomplete("process"))?;
+        process.rlimits().as_ref().ok_or(BundleError::Incomplete("process.rlimits"))?;
+        spec.mounts().as_ref().ok_or(BundleError::Incomplete("mounts"))?;
+        let linux = spec.linux().as_ref().ok_or(BundleError::Incomplete("linux"))?;
+        linux.namespaces().as_ref().ok_or(BundleError::Incomplete("linux.namespaces"))?;
+        Ok(Self { spec })
+    }
+
+    /// Fills in the template.
+    pub fn spec(&self, plan: &Plan<'_>) -> Spec {
+        let mut spec = self.spec.clone();
+        spec.set_hostname(Some(plan.id.host_name()));
+        if let Some(root) = spec.root_mut() {
+            root.set_path(plan.rootfs.to_owned());
+        }
+        if let Some(process) = spec.process_mut() {
+            process.set_env(Some(environment(plan)));
+            let nofile = rlimit(PosixRlimitType::RlimitNofile, plan.limits.nofile);
+            process.set_rlimits(process.rlimits().clone().map(|mut all| {
+                all.extend(nofile);
+                all
+            }));
+        }
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        mounts.extend(binds(plan));
+        spec.set_mounts(Some(mounts));
+        if let Some(linux) = spec.linux_mut() {
+            let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+            let network =
+                LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(plan.netns).build();
+            namespaces.extend(network);
+            linux.set_namespaces(Some(namespaces));
+        }
+        spec
+    }
+
+    /// Lists what has to exist in the rootfs, beneath which nothing may be a link.
+    pub fn destinations(&self) -> Vec<(PathBuf, PathKind)> {
+        let mounts = self.spec.mounts().iter().flatten().map(|m| m.destination().clone());
+        // What lies in /dev is made on the tmpfs that is mounted there.
+        let directories = mounts.filter(|d| d.parent() != Some(Path::new("/dev")));
+        let mut all: Vec<_> = directories.map(|d| (d, PathKind::Directory)).collect();
+        all.extend([HOME, "/etc", "/usr"].map(|d| (PathBuf::from(d), PathKind::Directory)));
+        all.extend(["/etc/resolv.conf", "/etc/hosts", CA_BUNDLE].map(|f| (PathBuf::from(f), PathKind::File)));
+        all
+    }
+}
+
+fn environment(plan: &Plan<'_>) -> Vec<String> {
+    let mut all: BTreeMap<&str, &str> = ENVIRONMENT.into_iter().collect();
+    if plan.ca_bundle.is_some() {
+        all.extend(CA_VARIABLES.map(|name| (name, if name == "UV_NATIVE_TLS" { "true" } else { CA_BUNDLE })));
+    }
+    all.extend(plan.env.entries().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    all.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn binds(plan: &Plan<'_>) -> Vec<Mount> {
+    let read_only = ["bind", "ro", "nosuid", "nodev", "noexec", "private"];
+    let mut all = vec![
+        bind(plan.workspace, HOME, &["bind", "rw", "nosuid", "nodev", "private"]),
+        bind(&plan.etc.join("resolv.conf"), "/etc/resolv.conf", &read_only),
+        bind(&plan.etc.join("hosts"), "/etc/hosts", &read_only),
+    ];
+    all.extend(plan.ca_bundle.map(|path| bind(path, CA_BUNDLE, &read_only)));
+    all.into_iter().flatten().collect()
+}
+
+/// The builders fail only when a field without a default is not set.
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Option<Mount> {
+    let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
+    MountBuilder::default().typ("bind").source(source).destination(destination).options(options).build().ok()
+}
+
+fn rlimit(kind: PosixRlimitType, value: u64) -> Option<oci_spec::runtime::PosixRlimit> {
+    oci_spec::runtime::PosixRlimitBuilder::default().typ(kind).soft(value).hard(value).build().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ByteSize;
+
+    fn example(env: &Environment, ca: Option<&Path>) -> Spec {
+        let plan = Plan {
+            id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
+            rootfs: Path::new("/rootfs"),
+            workspace: Path::new("/data/workspaces/01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+            netns: Path::new("/proc/self/fd/4"),
+            etc: Path::new("/run/sandboxd/etc"),
+            ca_bundle: ca,
+            env,
+            limits: &Limits::with_memory(ByteSize::mib(512)),
+        };
+        Template::embedded().unwrap().spec(&plan)
+    }
+
+    #[test]
+    fn the_spec_is_as_committed() {
+        let env = Environment::new(BTreeMap::from([("A".to_owned(), "b".to_owned())])).unwrap();
+        let text = serde_json::to_string_pretty(&example(&env, None)).unwrap() + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/config.json");
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, committed, "run the test with UPDATE_SNAPSHOTS=1 and review the difference");
+    }
+
+    #[test]
+    fn nothing_is_granted() {
+        let spec = example(&Environment::default(), Some(Path::new("/ca.pem")));
+        let process = spec.process().as_ref().unwrap();
+        let caps = process.capabilities().as_ref().unwrap();
+        for set in [caps.bounding(), caps.effective(), caps.permitted(), caps.inheritable(), caps.ambient()] {
+            assert!(set.as_ref().unwrap().is_empty());
+        }
+        assert_eq!(process.no_new_privileges(), Some(true));
+        assert_eq!((process.user().uid(), process.user().gid()), (1000, 1000));
+        assert_eq!(spec.root().as_ref().unwrap().readonly(), Some(true));
+        for mount in spec.mounts().as_ref().unwrap() {
+            let options = mount.options().as_ref().unwrap();
+            assert!(options.iter().any(|o| o == "nosuid"), "{mount:?}");
+            // Only the /dev that libcontainer fills may hold devices.
+            let devices = [Path::new("/dev"), Path::new("/dev/pts")].contains(&mount.destination().as_path());
+            assert!(devices || options.iter().any(|o| o == "nodev"), "{mount:?}");
+        }
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
+        assert_eq!(namespaces.len(), 6);
+    }
+
+    #[test]
+    fn destinations_are_those_that_the_rootfs_must_have() {
+        let all = Template::embedded().unwrap().destinations();
+        for needed in ["/proc", "/dev", "/sys", "/tmp", "/var/tmp", "/run", HOME] {
+            assert!(all.contains(&(PathBuf::from(needed), PathKind::Directory)), "{needed}");
+        }
+        assert!(!all.iter().any(|(path, _)| path.starts_with("/dev/pts")));
+    }
+}

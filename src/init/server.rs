@@ -1,0 +1,173 @@
+//! The loop of PID 1.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SocketFlags;
+
+use super::app::Supervised;
+use super::connection::Connection;
+use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
+use crate::sys::process::{self, Exit, Reaped, Stdio3};
+use crate::sys::signal::Signals;
+use crate::sys::socket;
+
+/// The most connections at once; the daemon opens one per running command.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Runs PID 1 until it is told to end.
+///
+/// # Errors
+/// What is missing at the start: the control socket, or the kernel's refusal of a signalfd.
+pub fn run() -> io::Result<()> {
+    // First of all, before any other process exists that could look at this one.
+    process::set_not_dumpable()?;
+    let signals = Signals::block(&[Signal::SIGCHLD])?;
+    let listener = socket::inherited(CONTROL_DESCRIPTOR)?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    let mut server =
+        Server { signals, listener, connections: Vec::new(), app: Supervised::default(), ends_at: None };
+    while !server.turn()? {}
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Server {
+    signals: Signals,
+    listener: OwnedFd,
+    connections: Vec<Connection>,
+    app: Supervised,
+    /// Set once the sandbox is to end: when what is left is killed.
+    ends_at: Option<Instant>,
+}
+
+impl Server {
+    /// Waits for something to happen and deals with it; true once the sandbox is over.
+    fn turn(&mut self) -> io::Result<bool> {
+        let ready = self.wait()?;
+        while self.signals.take()?.is_some() {}
+        if ready.get(1).copied().unwrap_or_default() {
+            self.accept();
+        }
+        // From the back, so that a connection that is dropped does not shift those still to come.
+        for index in (0..self.connections.len()).rev() {
+            if ready.get(index + 2).copied().unwrap_or_default() && self.serve(index).is_err() {
+                self.connections.swap_remove(index);
+            }
+        }
+        let now = Instant::now();
+        self.app.tick(now, self.ends_at.is_some());
+        // Always, and after everything that may have started a process: one pending SIGCHLD may stand
+        // for many children, and one that came while a process was being started is lost.
+        let has_children = self.reap()?;
+        self.tell_changes();
+        // Whatever still lives is killed by the kernel when PID 1 ends — man 7 pid_namespaces.
+        Ok(self.ends_at.is_some_and(|end| !has_children || now >= end))
+    }
+
+    /// Polls; one flag per descriptor: signals, listener, then the connections in order.
+    fn wait(&self) -> io::Result<Vec<bool>> {
+        let mut polled = vec![
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
+        ];
+        polled.extend(self.connections.iter().map(|c| PollFd::from_borrowed_fd(c.as_fd(), PollFlags::IN)));
+        let deadline = [self.app.deadline(), self.ends_at].into_iter().flatten().min();
+        let timeout =
+            deadline.map(|d| d.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(polled.iter().map(|p| !p.revents().is_empty()).collect())
+    }
+
+    /// Reaps everything that has ended; false when no child is left.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            match process::reap()? {
+                Reaped::Child { pid, exit } => self.ended(pid, exit),
+                Reaped::Nothing => return Ok(true),
+                Reaped::NoChildren => return Ok(false),
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: i32, exit: Exit) {
+        if let Some(index) = self.connections.iter().position(|c| c.exec_pid == Some(pid)) {
+            let (code, signal) = match exit {
+                Exit::Code(code) => (Some(code), None),
+                Exit::Signal(signal) => (None, Some(signal)),
+            };
+            let connection = self.connections.swap_remove(index);
+            // The daemon may be gone; nobody else wants to know.
+            let _ignored: io::Result<()> = connection.reply(&Reply::Exited { code, signal });
+            return;
+        }
+        self.app.ended(pid, exit, Instant::now());
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            // Beyond the limit a connection is closed at once, which the daemon reports as overload.
+            if self.connections.len() < CONNECTIONS_MAX {
+                self.connections.push(Connection::new(socket));
+            }
+        }
+    }
+
+    fn serve(&mut self, index: usize) -> io::Result<()> {
+        let requests = match self.connections.get_mut(index) {
+            Some(connection) => connection.receive()?,
+            None => return Ok(()),
+        };
+        for (request, descriptors) in requests {
+            self.answer(index, request, descriptors)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, index: usize, request: Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(index) else { return Ok(()) };
+        match request {
+            Request::Hello => connection.reply(&Reply::Hello { version: VERSION }),
+            Request::Exec { argv, env, cwd } => {
+                let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                match process::spawn(&argv, &env, &cwd, Stdio3 { stdin, stdout, stderr }) {
+                    Ok(pid) => {
+                        connection.exec_pid = Some(pid);
+                        connection.reply(&Reply::Started { pid })
+                    }
+                    Err(error) => {
+                        connection.reply(&Reply::Failed { errno: error.raw_os_error().unwrap_or(0) })
+                    }
+                }
+            }
+            Request::Supervise { app } => {
+                connection.watches_app = true;
+                self.app.replace(app, Instant::now());
+                Ok(())
+            }
+            Request::Terminate { grace_ms } => {
+                self.ends_at = Some(Instant::now() + Duration::from_millis(grace_ms));
+                process::kill_all(Signal::SIGTERM)?;
+                // A stopped process acts on TERM only once it is continued.
+                process::kill_all(Signal::SIGCONT)
+            }
+        }
+    }
+
+    fn tell_changes(&mut self) {
+        let changes = self.app.take_changes();
+        for reply in &changes {
+            self.connections.retain(|c| !c.watches_app || c.reply(reply).is_ok());
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Between the daemon and the launcher.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Asks for a container; the descriptors ride along in this order: the socket for the reply, the
+/// control socket of `sandbox-init` (listening), the netns, then what [`LaunchRequest::cgroup_v2`] says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LaunchRequest {
+    pub id: String,
+    /// The directory with `config.json`.
+    pub bundle: PathBuf,
+    /// Where libcontainer keeps its state, one directory per id.
+    pub state_root: PathBuf,
+    /// The rest of the descriptors is one cgroup v2 directory; otherwise `tasks` files of version 1.
+    pub cgroup_v2: bool,
+}
+
+/// Which part of a launch failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchStep {
+    Fork,
+    JoinCgroup,
+    PlaceDescriptors,
+    Create,
+    Start,
+}
+
+/// What the launcher answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum LaunchReply {
+    /// The pid of `sandbox-init` as the daemon sees it.
+    Running {
+        pid: i32,
+    },
+    Failed {
+        step: LaunchStep,
+        errno: Option<i32>,
+        message: String,
+    },
+}

@@ -1,0 +1,15 @@
+//! What the daemon says to `sandbox-init` and to the launcher, and what they answer.
+//!
+//! Frames are a 32-bit little-endian length and that many bytes of JSON, on unix stream sockets;
+//! descriptors ride with the first byte of a frame. Nothing here does I/O. What comes from a sandbox
+//! is hostile: a frame is bounded, and one that does not parse ends the connection.
+
+mod frame;
+mod init;
+#[cfg(feature = "daemon")]
+mod launch;
+
+pub use frame::{Decoder, FRAME_BYTES_MAX, FrameError, encode};
+pub use init::{App, Build, CONTROL_DESCRIPTOR, Process, ProcessKind, ProcessState, Reply, Request, VERSION};
+#[cfg(feature = "daemon")]
+pub use launch::{LaunchReply, LaunchRequest, LaunchStep};

@@ -1,0 +1,245 @@
+//! Workspaces: made, used and removed.
+//!
+//! ```text
+//! <data>/workspaces/<ID>           the home of a sandbox's user, bound into the sandbox
+//!        └ workspace/app           the app directory, all that the files API sees
+//! <data>/staging/<ID>              a workspace that is being made; renamed into place when it is whole
+//! <data>/trash/<ID>.<n>            a workspace that is being removed; renamed out of place first
+//! ```
+//!
+//! The tenant changes his workspace while we look at it. Every name in it is resolved by the kernel
+//! beneath a directory descriptor, no link out of it is followed, and nothing is ever executed.
+
+mod error;
+mod files;
+mod path;
+mod rootfs;
+mod tree;
+mod upload;
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::model::{PathKind, SandboxId, TemplateName, manifest};
+use crate::sys::fs::{self as sysfs, Links};
+
+pub use error::{FileError, StorageError};
+pub use files::{Entry, EntryKind, Files};
+pub use path::FilePath;
+pub use upload::Upload;
+
+/// The user and group of everything in a workspace: `sandbox` inside.
+const OWNER: u32 = 1000;
+/// The app directory beneath a workspace.
+const APP: &str = "workspace/app";
+/// The manifest beneath the app directory.
+const MANIFEST: &str = "sandbox.yaml";
+/// The home skeleton beneath the rootfs.
+const SKELETON: &str = "etc/skel";
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub rootfs: PathBuf,
+    /// Holds one directory per template.
+    pub templates_dir: PathBuf,
+}
+
+/// All workspaces.
+#[derive(Debug)]
+pub struct Storage {
+    config: Config,
+    removals: AtomicU64,
+}
+
+/// What [`Storage::prepare`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    Made,
+    /// It was there, and is as it was.
+    Existing,
+}
+
+impl Storage {
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// They cannot be made, or are links.
+    pub fn open(config: Config) -> Result<Self, StorageError> {
+        let storage = Self { config, removals: AtomicU64::new(0) };
+        for (name, mode) in [("workspaces", 0o711), ("staging", 0o700), ("trash", 0o700)] {
+            let path = storage.config.data_dir.join(name);
+            let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&path);
+            made.and_then(|()| sysfs::open_directory(&path))
+                .map_err(StorageError::at("make the directory", &path))?;
+        }
+        Ok(storage)
+    }
+
+    pub fn workspaces_dir(&self) -> PathBuf {
+        self.config.data_dir.join("workspaces")
+    }
+
+    pub fn workspace_path(&self, id: SandboxId) -> PathBuf {
+        self.workspaces_dir().join(id.to_string())
+    }
+
+    /// Says whether there is a workspace, with or without a sandbox.
+    pub fn has_workspace(&self, id: SandboxId) -> bool {
+        self.workspace_path(id).symlink_metadata().is_ok()
+    }
+
+    /// Makes a workspace from the skeleton and a template; one that is there is left as it is.
+    ///
+    /// # Errors
+    /// There is no such template, or the disk is full or fails; then nothing is left in place.
+    pub fn prepare(&self, id: SandboxId, template: Option<&TemplateName>) -> Result<Prepared, StorageError> {
+        let target = self.workspace_path(id);
+        if target.symlink_metadata().is_ok() {
+            sysfs::open_directory(&target).map_err(StorageError::at("open the workspace", &target))?;
+            return Ok(Prepared::Existing);
+        }
+        let template = template.filter(|t| !t.is_blank()).map(|t| self.template(t)).transpose()?;
+        let staging = self.config.data_dir.join("staging").join(id.to_string());
+        let made = self.stage(&staging, template.as_deref()).and_then(|()| {
+            fail::fail_point!("storage-prepare-rename", |_| Err(StorageError::FailPoint(
+                "storage-prepare-rename"
+            )));
+            fs::rename(&staging, &target).map_err(StorageError::at("put in place the workspace", &target))
+        });
+        if let Err(error) = made {
+            // Whatever is left is swept at the next start.
+            let _ignored: Result<u64, StorageError> = self.discard(&staging);
+            return Err(error);
+        }
+        Ok(Prepared::Made)
+    }
+
+    /// Removes a workspace; returns the bytes that it took. One that is not there is no error.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed; what is left is out of the way and tried again at the next start.
+    pub fn remove(&self, id: SandboxId) -> Result<u64, StorageError> {
+        self.discard(&self.workspace_path(id))
+    }
+
+    /// Removes what a crash left half made and half removed; returns the bytes that it took.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn sweep(&self) -> Result<u64, StorageError> {
+        let mut freed = 0;
+        for directory in ["staging", "trash"] {
+            let directory = self.config.data_dir.join(directory);
+            let entries = fs::read_dir(&directory).map_err(StorageError::at("list", &directory))?;
+            for entry in entries.flatten() {
+                freed += tree::remove(&entry.path())?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Opens the app directory of a workspace.
+    ///
+    /// # Errors
+    /// There is no workspace, or the tenant has put something else in the directory's place.
+    pub fn files(&self, id: SandboxId) -> Result<Files, StorageError> {
+        let path = self.workspace_path(id);
+        let workspace =
+            sysfs::open_directory(&path).map_err(StorageError::at("open the workspace", &path))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let app = sysfs::open_beneath(&workspace, Path::new(APP), flags, 0, Links::Refuse);
+        Ok(Files::new(app.map_err(StorageError::at("open the app directory of", &path))?))
+    }
+
+    /// Reads the manifest, at most one byte more than a manifest may have; `None` when there is none.
+    ///
+    /// # Errors
+    /// The disk fails. A tenant who puts something strange there has no manifest.
+    pub fn manifest_text(&self, id: SandboxId) -> Result<Option<Vec<u8>>, StorageError> {
+        let Ok(files) = self.files(id) else { return Ok(None) };
+        let Ok((file, _)) =
+            sysfs::open_file_beneath(files.directory(), Path::new(MANIFEST), Links::FollowBeneath)
+        else {
+            return Ok(None);
+        };
+        let mut text = Vec::new();
+        let limit = u64::try_from(manifest::BYTES_MAX + 1).unwrap_or(u64::MAX);
+        let read = io::Read::read_to_end(&mut io::Read::take(file, limit), &mut text);
+        read.map_err(StorageError::at("read the manifest in", &self.workspace_path(id)))?;
+        Ok(Some(text))
+    }
+
+    /// Makes sure that every mount destination is in the rootfs and that no link is on the way to it.
+    ///
+    /// # Errors
+    /// The first that is missing, is a link or is of the wrong kind.
+    pub fn check_rootfs(&self, destinations: &[(&Path, PathKind)]) -> Result<(), StorageError> {
+        rootfs::check(&self.config.rootfs, destinations)
+    }
+
+    fn template(&self, name: &TemplateName) -> Result<PathBuf, StorageError> {
+        let path = self.config.templates_dir.join(name.as_str());
+        if sysfs::open_directory(&path).is_ok() {
+            return Ok(path);
+        }
+        let entries = fs::read_dir(&self.config.templates_dir).into_iter().flatten().flatten();
+        let mut known: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        known.sort();
+        Err(StorageError::UnknownTemplate { name: name.to_string(), known: known.join(", ") })
+    }
+
+    fn stage(&self, staging: &Path, template: Option<&Path>) -> Result<(), StorageError> {
+        self.discard(staging)?;
+        let failed = StorageError::at("make the workspace", staging);
+        fs::DirBuilder::new().mode(0o750).create(staging).map_err(&failed)?;
+        // The umask may have taken bits away.
+        fs::set_permissions(staging, fs::Permissions::from_mode(0o750)).map_err(&failed)?;
+        let skeleton = self.config.rootfs.join(SKELETON);
+        if skeleton.exists() {
+            tree::copy(&skeleton, staging, OWNER)?;
+        }
+        let root = sysfs::open_directory(staging).map_err(&failed)?;
+        for directory in ["workspace", APP] {
+            match rustix::fs::mkdirat(&root, directory, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+            sysfs::give_name(&root, directory, OWNER, OWNER).map_err(&failed)?;
+        }
+        if let Some(template) = template {
+            tree::copy(template, &staging.join(APP), OWNER)?;
+        }
+        sysfs::give(root.as_fd(), OWNER, OWNER).map_err(&failed)
+    }
+
+    /// Renames a tree out of the way, so that it is gone at once, then removes it.
+    fn discard(&self, path: &Path) -> Result<u64, StorageError> {
+        let number = self.removals.fetch_add(1, Ordering::Relaxed);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let trash =
+            self.config.data_dir.join("trash").join(format!("{name}.{}.{number}", std::process::id()));
+        match fs::rename(path, &trash) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(StorageError::at("move away", path)(error)),
+        }
+        fail::fail_point!("storage-remove", |_| Err(StorageError::FailPoint("storage-remove")));
+        tree::remove(&trash)
+    }
+}
+
+/// Writes a small file of the host's own whole or not at all.
+///
+/// # Errors
+/// The kernel's.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    sysfs::write_state(path, bytes, 0o644)
+}

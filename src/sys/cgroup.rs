@@ -1,0 +1,434 @@
+//! Control groups, version 1, version 2 and the hybrid of both: man 7 cgroups, the kernel's
+//! `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
+//!
+//! All of ours live beneath one directory per hierarchy, so that they can be found again by name
+//! alone. Limits are written directly. A process joins by being born there (v2) or by writing itself
+//! (v1); nobody else's pid is ever written, since that waits for an RCU grace period.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The controllers of version 1 that we use where they are mounted; the first two are required.
+const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "freezer", "cpu", "cpuacct"];
+/// The controllers of version 2 that are enabled; the first two are required.
+const V2_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
+/// The leaf into which the daemon moves its own processes where they stand in the way.
+const DAEMON_LEAF: &str = "daemon";
+/// How long processes that were killed may take to leave their cgroup.
+const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why control groups cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("find a mounted cgroup file system with the controllers memory and pids: {0}")]
+    Detect(&'static str),
+    #[error("{action} {path}")]
+    Access {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("empty the cgroup {0}: processes are left after they were killed")]
+    Busy(PathBuf),
+}
+
+/// Which version enforces the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    /// Version 1 enforces; version 2 is mounted too, without controllers.
+    Hybrid,
+    V2,
+}
+
+/// The directory of ours in each hierarchy.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    version: Version,
+    /// (controller, directory); version 2 has one entry, named `unified`.
+    parents: Vec<(String, PathBuf)>,
+}
+
+/// What a cgroup may use; bytes and counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub memory_max: u64,
+    /// `None`: not throttled before the hard limit.
+    pub memory_high: Option<u64>,
+    pub pids_max: u64,
+}
+
+/// One cgroup of ours, in every hierarchy.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    version: Version,
+    directories: Vec<(String, PathBuf)>,
+}
+
+/// What a process needs to become a member of a cgroup.
+#[derive(Debug)]
+pub enum Entry {
+    /// The `tasks` files: a single-threaded process writes `0` to each.
+    V1(Vec<OwnedFd>),
+    /// The directory, for clone3(2) with `CLONE_INTO_CGROUP`.
+    V2(OwnedFd),
+}
+
+impl Hierarchy {
+    /// Finds the mounted hierarchies and makes our directory, `name`, in each.
+    ///
+    /// In a container with a cgroup namespace of version 2 the container's own processes are first moved
+    /// to a leaf, because a cgroup that hands controllers to children may not have members itself.
+    ///
+    /// # Errors
+    /// No hierarchy with the controllers memory and pids, or no permission to write it.
+    pub fn open(name: &str) -> Result<Self, CgroupError> {
+        let found = Self::detect(name)?;
+        for (_, directory) in &found.parents {
+            make_directory(directory)?;
+        }
+        if found.version == Version::V2 {
+            found.enable_controllers()?;
+        }
+        Ok(found)
+    }
+
+    /// Like [`Hierarchy::open`], but changes nothing.
+    ///
+    /// # Errors
+    /// No hierarchy with the controllers memory and pids.
+    pub fn detect(name: &str) -> Result<Self, CgroupError> {
+        let text = read(Path::new("/proc/self/mountinfo"))?;
+        let mounts = parse_mountinfo(&text);
+        if let Some(root) = mounts.iter().find(|m| m.kind == "cgroup2" && has_v2_controllers(&m.point)) {
+            let parents = vec![("unified".to_owned(), root.point.join(name))];
+            return Ok(Self { version: Version::V2, parents });
+        }
+        let mut parents = Vec::new();
+        for controller in V1_CONTROLLERS {
+            let mount =
+                mounts.iter().find(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller));
+            if let Some(mount) = mount
+                && !parents.iter().any(|(_, path): &(String, PathBuf)| path.starts_with(&mount.point))
+            {
+                parents.push((controller.to_owned(), mount.point.join(name)));
+            }
+        }
+        let has = |controller| {
+            mounts.iter().any(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller))
+        };
+        if !has("memory") {
+            return Err(CgroupError::Detect("the memory controller is not mounted"));
+        }
+        if !has("pids") {
+            return Err(CgroupError::Detect("the pids controller is not mounted"));
+        }
+        let hybrid = mounts.iter().any(|m| m.kind == "cgroup2");
+        Ok(Self { version: if hybrid { Version::Hybrid } else { Version::V1 }, parents })
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Makes a cgroup and writes its limits.
+    ///
+    /// # Errors
+    /// The kernel's; what was made is removed again.
+    pub fn create(&self, leaf: &str, settings: &Settings) -> Result<Cgroup, CgroupError> {
+        let cgroup = self.leaf(leaf);
+        let made = cgroup.directories.iter().try_for_each(|(_, d)| make_directory(d));
+        match made.and_then(|()| cgroup.limit(settings)) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                for (_, directory) in &cgroup.directories {
+                    // Best effort: the first error is the one to tell, and the next start sweeps.
+                    let _ignored: io::Result<()> = fs::remove_dir(directory);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Names a cgroup without looking whether it is there.
+    pub fn leaf(&self, leaf: &str) -> Cgroup {
+        let directories = self.parents.iter().map(|(c, parent)| (c.clone(), parent.join(leaf))).collect();
+        Cgroup { version: self.version, directories }
+    }
+
+    /// Lists the leaves that exist in any hierarchy.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn leaves(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = Vec::new();
+        for (_, parent) in &self.parents {
+            let entries = fs::read_dir(parent).map_err(|e| access("list", parent, e))?;
+            for entry in entries.flatten() {
+                let is_directory = entry.file_type().is_ok_and(|t| t.is_dir());
+                if let (true, Ok(name)) = (is_directory, entry.file_name().into_string())
+                    && name != DAEMON_LEAF
+                    && !names.contains(&name)
+                {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes our directories; only when no leaf is left.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        self.parents.iter().try_for_each(|(_, directory)| remove_directory(directory))
+    }
+
+    fn enable_controllers(&self) -> Result<(), CgroupError> {
+        let Some((_, ours)) = self.parents.first() else { return Ok(()) };
+        let Some(root) = ours.parent() else { return Ok(()) };
+        // Only a cgroup that is not the real root of the hierarchy has this file and the rule against
+        // members beside children: that is how the root of a container's namespace is told apart.
+        if root.join("cgroup.type").exists() {
+            let leaf = root.join(DAEMON_LEAF);
+            make_directory(&leaf)?;
+            move_all(&root.join("cgroup.procs"), &leaf.join("cgroup.procs"))?;
+        }
+        for parent in [root, ours] {
+            let available = read(&parent.join("cgroup.controllers"))?;
+            for (index, controller) in V2_CONTROLLERS.iter().enumerate() {
+                let required = index < 2;
+                if available.split_ascii_whitespace().any(|c| c == *controller) {
+                    let result = write(&parent.join("cgroup.subtree_control"), &format!("+{controller}"));
+                    if required {
+                        result?;
+                    }
+                } else if required {
+                    return Err(CgroupError::Detect(
+                        "the controllers memory and pids are not delegated to this container",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cgroup {
+    /// Writes limits, of a running cgroup too.
+    ///
+    /// Version 1 has no `memory.high`; its `memory.soft_limit_in_bytes` is the nearest thing: it is
+    /// reclaimed first when the host is short, but is not slowed down.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn limit(&self, settings: &Settings) -> Result<(), CgroupError> {
+        let memory = self.directory("memory");
+        let pids = self.directory("pids");
+        if self.version == Version::V2 {
+            let high = settings.memory_high.map_or_else(|| "max".to_owned(), |h| h.to_string());
+            write(&memory.join("memory.high"), &high)?;
+            write(&memory.join("memory.max"), &settings.memory_max.to_string())?;
+        } else {
+            let soft = settings.memory_high.map_or_else(|| "-1".to_owned(), |h| h.to_string());
+            write(&memory.join("memory.soft_limit_in_bytes"), &soft)?;
+            write(&memory.join("memory.limit_in_bytes"), &settings.memory_max.to_string())?;
+        }
+        write(&pids.join("pids.max"), &settings.pids_max.to_string())
+    }
+
+    /// Opens what a new process needs to be a member.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entry(&self) -> Result<Entry, CgroupError> {
+        if self.version == Version::V2 {
+            let directory = self.directory("unified");
+            return Ok(Entry::V2(File::open(directory).map_err(|e| access("open", directory, e))?.into()));
+        }
+        let mut tasks = Vec::new();
+        for (_, directory) in &self.directories {
+            let path = directory.join("tasks");
+            let file = OpenOptions::new().write(true).open(&path).map_err(|e| access("open", &path, e))?;
+            tasks.push(file.into());
+        }
+        Ok(Entry::V1(tasks))
+    }
+
+    /// Kills every member and removes the cgroup; one that is not there is no error.
+    ///
+    /// # Errors
+    /// Members are left 10 s after they were killed, or the kernel's.
+    pub fn destroy(&self) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + EMPTY_DEADLINE;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            self.kill()?;
+            let left = self.directories.iter().find_map(|(_, d)| remove_directory(d).err().map(|e| (d, e)));
+            match left {
+                None => return Ok(()),
+                Some((directory, _)) if Instant::now() > deadline => {
+                    return Err(CgroupError::Busy(directory.clone()));
+                }
+                // The kernel refuses until the last member has been torn down.
+                Some(_) => thread::sleep(pause),
+            }
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Sends SIGKILL to every member.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        for (_, directory) in &self.directories {
+            if !directory.exists() {
+                continue;
+            }
+            // Since Linux 5.14, version 2 only; also catches what forks meanwhile.
+            if self.version == Version::V2 && write(&directory.join("cgroup.kill"), "1").is_ok() {
+                return Ok(());
+            }
+            let procs = directory.join("cgroup.procs");
+            let text = match fs::read_to_string(&procs) {
+                Ok(text) => text,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(access("read", &procs, error)),
+            };
+            for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()) {
+                kill_member(pid, &procs);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes in use, page cache included; `None` when the cgroup is gone.
+    pub fn memory_current(&self) -> Option<u64> {
+        let file = if self.version == Version::V2 { "memory.current" } else { "memory.usage_in_bytes" };
+        fs::read_to_string(self.directory("memory").join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// Returns the directory by which the cgroup is known: that of the memory controller.
+    pub fn path(&self) -> &Path {
+        self.directory("memory")
+    }
+
+    fn directory(&self, controller: &str) -> &Path {
+        let same = |(name, _): &&(String, PathBuf)| name == controller || self.version == Version::V2;
+        let found = self.directories.iter().find(same).or_else(|| self.directories.first());
+        found.map_or(Path::new("/nonexistent"), |(_, path)| path)
+    }
+}
+
+struct Mount {
+    point: PathBuf,
+    kind: String,
+    options: Vec<String>,
+}
+
+/// Reads lines of `/proc/self/mountinfo` — man 5 proc_pid_mountinfo.
+fn parse_mountinfo(text: &str) -> Vec<Mount> {
+    let parse = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        let mut fields = file_system.split(' ');
+        let kind = fields.next()?.to_owned();
+        let options = fields.nth(1)?.split(',').map(str::to_owned).collect();
+        // Blanks in a path are written as \040; cgroup mounts with blanks are not supported.
+        Some(Mount { point: PathBuf::from(point), kind, options })
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+fn has_v2_controllers(root: &Path) -> bool {
+    let text = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    V2_CONTROLLERS.iter().take(2).all(|c| text.split_ascii_whitespace().any(|t| t == *c))
+}
+
+/// Moves every process of one cgroup to another; one that ends meanwhile is no error.
+fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
+    // What is forked while the list is written is caught by reading again.
+    for _round in 0..16 {
+        let pids = read(from)?;
+        if pids.trim().is_empty() {
+            return Ok(());
+        }
+        for pid in pids.lines() {
+            match write(to, pid) {
+                Err(CgroupError::Access { source, .. }) if is_gone(&source) => {}
+                // A process of an outer pid namespace is shown as 0 and cannot be moved from here.
+                Err(_) if pid == "0" => {}
+                other => other?,
+            }
+        }
+    }
+    Err(CgroupError::Busy(from.to_owned()))
+}
+
+fn kill_member(pid: i32, procs: &Path) {
+    let Ok(process) = super::pidfd::PidFd::open(pid) else { return };
+    // The descriptor pins the process; if it is still listed now, the number was not used again.
+    let listed = fs::read_to_string(procs).is_ok_and(|text| text.lines().any(|l| l.parse() == Ok(pid)));
+    if listed {
+        // A member that ended meanwhile is what was wanted; any other failure shows as one that is left.
+        let _ignored: io::Result<()> = process.kill();
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(access("make", path, error)),
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<(), CgroupError> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(access("remove", path, error)),
+    }
+}
+
+/// `ESRCH` is what the kernel says of a process, `ENODEV` of a file whose cgroup was removed while it was open.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
+}
+
+fn read(path: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(|e| access("read", path, e))
+}
+
+/// One write(2) without truncation or creation, as control files want it.
+fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    let opened = OpenOptions::new().write(true).open(path);
+    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| access("write", path, e))
+}
+
+fn access(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
+    CgroupError::Access { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read_whatever_its_optional_fields() {
+        let text = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
+                    40 30 0:20 / /sys/fs/cgroup/memory rw shared:7 master:3 - cgroup cgroup rw,memory\n\
+                    41 30 0:21 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\nnonsense\n";
+        let mounts = parse_mountinfo(text);
+        assert_eq!(mounts.len(), 3);
+        assert_eq!((mounts[1].kind.as_str(), mounts[1].options[1].as_str()), ("cgroup", "memory"));
+        assert_eq!(mounts[2].point, Path::new("/sys/fs/cgroup"));
+    }
+}

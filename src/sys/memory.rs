@@ -1,0 +1,28 @@
+//! The host's memory: `/proc/meminfo` — man 5 proc_meminfo.
+
+use std::fs;
+use std::io;
+
+/// Memory in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct HostMemory {
+    pub total_bytes: u64,
+    /// What can be had without swapping (`MemAvailable`).
+    pub available_bytes: u64,
+}
+
+/// Reads the host's figures.
+///
+/// # Errors
+/// `/proc/meminfo` cannot be read, or lacks them.
+pub fn host() -> io::Result<HostMemory> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    match (field("MemTotal"), field("MemAvailable")) {
+        (Some(total_bytes), Some(available_bytes)) => Ok(HostMemory { total_bytes, available_bytes }),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal or MemAvailable")),
+    }
+}

@@ -1,0 +1,27 @@
+//! Safe, typed, synchronous wrappers, one file per kernel facility.
+//!
+//! The only `unsafe`, the only `libc` and the only `Command` of the project. Names follow the man
+//! pages; descriptors are owned types and close-on-exec; errors keep their errno.
+#![expect(unsafe_code, reason = "the kernel boundary")]
+
+#[cfg(feature = "daemon")]
+pub mod cgroup;
+#[cfg(feature = "daemon")]
+pub mod clone;
+#[cfg(feature = "daemon")]
+pub mod fs;
+#[cfg(feature = "daemon")]
+pub mod memory;
+#[cfg(feature = "daemon")]
+pub mod mount;
+#[cfg(feature = "daemon")]
+pub mod netlink;
+#[cfg(feature = "daemon")]
+pub mod netns;
+#[cfg(feature = "daemon")]
+pub mod pidfd;
+pub mod process;
+#[cfg(feature = "daemon")]
+pub mod seccomp;
+pub mod signal;
+pub mod socket;

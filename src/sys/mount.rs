@@ -1,0 +1,74 @@
+//! Mount namespaces: unshare(2), mount(2), open_tree(2), mount_setattr(2), move_mount(2).
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::thread::UnshareFlags;
+
+/// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
+/// written (and `/proc`, whose files are not a file system's), and in which `/sys/fs/cgroup` is empty.
+///
+/// `unshare(CLONE_NEWNS)`, `mount_setattr("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)` — man 2 mount_setattr.
+///
+/// # Errors
+/// The kernel's, with the step's name.
+pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
+    step("unshare the mount namespace", unshare_mounts())?;
+    // Nothing that happens here may come back to the host.
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step("make the mounts private", rustix::mount::mount_change("/", private).map_err(Into::into))?;
+    // The copies are taken while they are still writable, and put back in place over the read-only tree.
+    let mut trees = Vec::new();
+    for path in writable {
+        trees.push((path, step("copy a writable mount", copy_tree(path))?));
+    }
+    let hidden = rustix::mount::mount("tmpfs", empty, "tmpfs", MountFlags::empty(), Some(c"size=0,mode=555"));
+    step("hide the cgroup file system", hidden.map_err(Into::into))?;
+    step("make the mounts read-only", set_read_only(Path::new("/"), true, true))?;
+    step("make /proc writable", set_read_only(Path::new("/proc"), false, false))?;
+    for (path, tree) in trees {
+        let moved = rustix::mount::move_mount(tree, "", CWD, *path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+        step("put a writable mount in place", moved.map_err(Into::into))?;
+    }
+    Ok(())
+}
+
+fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: the flag changes mounts only, no descriptor is unshared or closed.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
+}
+
+fn copy_tree(path: &Path) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+}
+
+fn set_read_only(path: &Path, read_only: bool, recursive: bool) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (set, clear) = if read_only { (libc::MOUNT_ATTR_RDONLY, 0) } else { (0, libc::MOUNT_ATTR_RDONLY) };
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path ends with NUL and the structure is of the size that is passed; the kernel only
+    // reads both, during the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn step<T>(what: &str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
+}

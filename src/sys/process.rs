@@ -1,0 +1,137 @@
+//! Starting, signalling and reaping processes.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The status it gave to exit(2), 0 to 255.
+    Code(i32),
+    /// The number of the signal that ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The number a shell would show: the status, or 128 + the signal.
+    pub const fn shell_code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// What [`reap`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    Child {
+        pid: i32,
+        exit: Exit,
+    },
+    /// Children live, none has ended.
+    Nothing,
+    /// The caller has no children at all.
+    NoChildren,
+}
+
+/// The standard streams of a new process.
+#[derive(Debug)]
+pub struct Stdio3 {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Prepares a host program: the only way to run one. Fixed environment, cwd `/`, no input, no output.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that fixes environment and stdio")]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Starts a process that inherits the caller's environment plus `env`, in a process group of its own;
+/// every descriptor but the three is close-on-exec, no signal is blocked. Returns its pid; reap it
+/// with [`reap`], which must be called once after this in any case: a SIGCHLD may have been lost.
+///
+/// # Errors
+/// That of execve(2) or chdir(2); an empty argument list is `EINVAL`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs inside a sandbox, where the sandbox's environment is wanted"
+)]
+pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3) -> io::Result<i32> {
+    let (program, arguments) =
+        argv.split_first().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(cwd).process_group(0);
+    command.envs(env.iter().map(|(name, value)| (name, value)));
+    command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
+    let child = super::signal::with_none_blocked(|| command.spawn())?;
+    i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+/// `waitpid(-1, WNOHANG)`: takes one child that has ended.
+///
+/// # Errors
+/// The kernel's, but not `ECHILD`, which is [`Reaped::NoChildren`].
+pub fn reap() -> io::Result<Reaped> {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(pid, code)) => Ok(Reaped::Child { pid: pid.as_raw(), exit: Exit::Code(code) }),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => {
+            Ok(Reaped::Child { pid: pid.as_raw(), exit: Exit::Signal(signal as i32) })
+        }
+        Ok(_) => Ok(Reaped::Nothing),
+        Err(nix::errno::Errno::ECHILD) => Ok(Reaped::NoChildren),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// `kill(-group, signal)`: signals a process group; one that is gone is no error.
+///
+/// # Errors
+/// The kernel's.
+pub fn kill_group(group: i32, signal: Signal) -> io::Result<()> {
+    ignore_gone(nix::sys::signal::killpg(Pid::from_raw(group), signal))
+}
+
+/// `kill(-1, signal)`: signals every process the caller may signal but itself — man 2 kill.
+///
+/// # Errors
+/// The kernel's.
+pub fn kill_all(signal: Signal) -> io::Result<()> {
+    ignore_gone(nix::sys::signal::kill(Pid::from_raw(-1), signal))
+}
+
+/// `kill(pid, signal)` for a child of the caller that it has not reaped, so the pid cannot be another's.
+///
+/// # Errors
+/// The kernel's.
+pub fn kill_child(pid: i32, signal: Signal) -> io::Result<()> {
+    ignore_gone(nix::sys::signal::kill(Pid::from_raw(pid), signal))
+}
+
+/// `prctl(PR_SET_DUMPABLE, 0)`: no ptrace, no core dump, `/proc/<pid>` belongs to root — man 2 PR_SET_DUMPABLE.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_not_dumpable() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}
+
+fn ignore_gone(result: nix::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
