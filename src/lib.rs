@@ -4,3 +4,19 @@
 
 #[cfg(feature = "daemon")]
 pub mod model;
+pub mod sys;
+
+pub mod protocol;
+
+pub mod init;
+
+#[cfg(feature = "daemon")]
+pub mod bundle;
+#[cfg(feature = "daemon")]
+pub mod network;
+#[cfg(feature = "daemon")]
+pub mod storage;
+#[cfg(feature = "daemon")]
+pub mod metadata;
+#[cfg(feature = "daemon")]
+pub mod config;

@@ -1,0 +1,180 @@
+//! The settings: file, environment and command line, read completely before anything is bound or made.
+//!
+//! A setting has one name in all three: `idle_threshold_seconds` in the file and for `--set`,
+//! `SANDBOXD_IDLE_THRESHOLD_SECONDS` in the environment. The later source wins. Everything that is
+//! wrong is reported at once.
+
+mod parse;
+mod settings;
+mod source;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::ByteSize;
+use crate::network::Pool;
+
+pub use settings::{SETTINGS, Setting};
+pub use source::{Sources, collect};
+
+/// Everything that can be set, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub api_addr: SocketAddr,
+    pub preview_addr: SocketAddr,
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub database: PathBuf,
+    pub rootfs: PathBuf,
+    pub image: String,
+    pub init: PathBuf,
+    pub templates_dir: PathBuf,
+    pub instance: String,
+    pub preview_domain: String,
+    pub preview_tls: bool,
+    pub public_http_port: u16,
+    pub api_tokens: Vec<(String, Secret)>,
+    pub api_auth_disabled: bool,
+    pub memory_max: ByteSize,
+    pub set_memory_high: bool,
+    pub sandboxes_max: usize,
+    pub idle_threshold: Duration,
+    pub idle_reap_interval: Duration,
+    pub keepalive_max: Duration,
+    pub pressure_interval: Duration,
+    pub headroom_percent: u8,
+    pub refuse_wakes_percent: u8,
+    pub emergency_percent: u8,
+    pub wake_cost: ByteSize,
+    pub ready_timeout: Duration,
+    pub wake_timeout: Duration,
+    pub stop_grace: Duration,
+    pub drain: Duration,
+    pub files_max: ByteSize,
+    pub ca_bundle: Option<PathBuf>,
+    pub network_pool: Pool,
+    pub log_filter: String,
+    pub log_json: Option<bool>,
+    /// Settings of the former product that mean nothing here.
+    pub ignored: Vec<String>,
+    /// Every setting with its value as text and where it came from; secrets are not shown.
+    pub described: Vec<(&'static str, String, String)>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Everything that is wrong with the settings, one sentence each; never empty.
+#[derive(Debug, thiserror::Error)]
+#[error("use the settings:\n  {}", .0.join("\n  "))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Parses what the sources say.
+    ///
+    /// # Errors
+    /// Every unknown name and every value that is wrong, with where it came from.
+    pub fn parse(sources: &Sources) -> Result<Self, ConfigError> {
+        parse::parse(sources)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn parse(entries: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let env: BTreeMap<String, String> = entries.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Config::parse(&collect(&[], &env, None).unwrap())
+    }
+
+    #[test]
+    fn defaults_are_complete() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.api_addr.to_string(), "127.0.0.1:9090");
+        assert_eq!(config.idle_threshold, Duration::from_secs(2100));
+        assert_eq!(config.database, PathBuf::from("/var/lib/sandboxd/sandboxd.db"));
+        assert_eq!(config.public_http_port, 8080);
+        assert_eq!(config.described.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "idle_threshold_seconds = 10\nstop_grace_seconds = 1\npreview_domain = \"a.org\"\n").unwrap();
+        let env = BTreeMap::from([
+            ("SANDBOXD_CONFIG".to_owned(), file.display().to_string()),
+            ("SANDBOXD_STOP_GRACE_SECONDS".to_owned(), "2".to_owned()),
+            ("PREVIEW_DOMAIN".to_owned(), "b.org".to_owned()),
+        ]);
+        let flags = [("stop_grace_seconds".to_owned(), "3s".to_owned())];
+        let config = Config::parse(&collect(&flags, &env, None).unwrap()).unwrap();
+        assert_eq!(config.idle_threshold, Duration::from_secs(10));
+        assert_eq!(config.stop_grace, Duration::from_secs(3));
+        assert_eq!(config.preview_domain, "b.org");
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_place() {
+        let error = parse(&[
+            ("SANDBOXD_ADDR", "nowhere"),
+            ("SANDBOXD_IDLE_THRESHOLD_SECONDS", "-5"),
+            ("SANDBOXD_IDLE_TRESHOLD_SECONDS", "5"),
+            ("SANDBOXD_API_TOKENS", "ci=short"),
+            ("SANDBOXD_MEM_EMERGENCY_PCT", "50"),
+            ("SANDBOXD_RUNTIME", "runsc"),
+        ])
+        .unwrap_err();
+        assert_eq!(error.0.len(), 6, "{error}");
+        assert!(error.to_string().contains("SANDBOXD_ADDR"));
+        assert!(error.to_string().contains("idle_threshold_seconds"), "no suggestion: {error}");
+        assert!(!error.to_string().contains("short"), "a secret is shown: {error}");
+    }
+
+    #[test]
+    fn settings_of_the_former_product_are_accepted() {
+        let config = parse(&[("SANDBOXD_NETWORK", "x"), ("SANDBOXD_USERNS", "y")]).unwrap();
+        assert_eq!(config.ignored, ["network", "userns"]);
+    }
+
+    #[test]
+    fn tokens_take_both_forms_and_stay_secret() {
+        let config = parse(&[("SANDBOXD_API_TOKENS", "a=0123456789abcdef,b:fedcba9876543210")]).unwrap();
+        let names: Vec<_> = config.api_tokens.iter().map(|(n, s)| (n.as_str(), s.reveal())).collect();
+        assert_eq!(names, [("a", "0123456789abcdef"), ("b", "fedcba9876543210")]);
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn the_document_lists_every_setting() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let table = settings::table();
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(&path, &table).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(table, committed, "run the test with UPDATE_SNAPSHOTS=1");
+    }
+}

@@ -1,0 +1,87 @@
+//! The names, defaults and meanings of all settings.
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// In the file and for `--set`; in the environment upper-case and with the prefix `SANDBOXD_`, but
+    /// for `preview_domain` and `preview_tls`, which have none.
+    pub name: &'static str,
+    /// Empty: derived, as the meaning says.
+    pub default: &'static str,
+    pub meaning: &'static str,
+    pub is_secret: bool,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default, meaning, is_secret: false }
+}
+
+/// Every setting, in the order in which they are shown.
+pub const SETTINGS: [Setting; 37] = [
+    setting("addr", "127.0.0.1:9090", "where the API listens; 0.0.0.0:9090 in the image"),
+    setting("preview_addr", "127.0.0.1:8080", "where previews listen; 0.0.0.0:80 in the image"),
+    setting("data_dir", "/var/lib/sandboxd", "everything that lasts: database, key, workspaces"),
+    setting("run_dir", "/run/sandboxd", "what is there only while sandboxes run"),
+    setting("db", "", "the database; default: sandboxd.db in the data directory"),
+    setting("rootfs", "/usr/share/sandboxd/rootfs", "the root file system of all sandboxes, built by scripts/build-rootfs"),
+    setting("image", "sandboxd-rootfs", "the name of the root file system that clients are shown"),
+    setting("init", "", "the program sandbox-init; default: beside sandboxd"),
+    setting("templates_dir", "", "one directory per template; default: opt/templates in the root file system"),
+    setting("library_dir", "", "accepted for compatibility; not used"),
+    setting("instance", "sandboxd", "1 to 8 of a-z and 0-9: names cgroups, links and firewall table; give each daemon of a host its own"),
+    setting("preview_domain", "localhost", "previews are s-<id>-<port>.preview.<domain> and <port>-<id>.<domain>"),
+    setting("preview_tls", "false", "whether preview URLs are shown with https, for a proxy in front that ends TLS"),
+    setting("public_http_port", "", "the port in preview URLs; default: that of preview_addr"),
+    Setting { name: "api_tokens", default: "", meaning: "further keys: name=value,…; values have 16 to 256 characters", is_secret: true },
+    setting("api_auth_disabled", "false", "true: the API needs no key. Anybody who reaches it rules the sandboxes"),
+    setting("memory_max", "", "hard limit of a sandbox's memory; default: 4G, or half of the host's if that is less"),
+    setting("set_memory_high", "true", "whether memory.high is set, past which a sandbox is slowed down"),
+    setting("max_sandboxes", "5000", "how many sandboxes there may be, asleep or not"),
+    setting("idle_threshold_seconds", "2100", "a sandbox that nobody uses for so long is put to sleep"),
+    setting("idle_reap_interval_seconds", "30", "how often idle sandboxes are looked for; 0: never"),
+    setting("keepalive_max_seconds", "86400", "the longest that a client may keep a sandbox awake ahead"),
+    setting("pressure_interval_seconds", "10", "how often the host's memory is looked at; 0: never"),
+    setting("mem_headroom_pct", "15", "with less of the host's memory available, in percent, no sandbox is created"),
+    setting("mem_refuse_wakes_pct", "10", "with less, no sandbox is woken"),
+    setting("mem_emergency_pct", "5", "with less, the sandboxes that were used longest ago are stopped"),
+    setting("wake_cost_mb", "64", "what a start is expected to take until it shows in the host's figures"),
+    setting("wake_tcp_ready_timeout_seconds", "8", "how long after a start requests are held for an app that sandbox.yaml does not name"),
+    setting("wake_timeout_seconds", "30", "how long requests are held for an app that is known to be starting"),
+    setting("stop_grace_seconds", "5", "between TERM and KILL when a sandbox is stopped"),
+    setting("ca_bundle", "", "certificates bound over those of every sandbox, for a network behind an inspecting proxy"),
+    setting("network_pool", "10.88.0.0/16", "the addresses of sandboxes: a private IPv4 network from /12 to /22"),
+    setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),
+    setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),
+    setting("files_max_bytes", "25M", "the largest file that can be uploaded"),
+    setting("log", "info", "what is logged: error, warn, info, debug, or a tracing filter"),
+    setting("log_format", "auto", "text, json, or auto: text on a terminal"),
+];
+
+/// Settings of the former product that mean nothing here; they are accepted so that its environment
+/// files can be used as they are.
+pub(super) const FORMER: [&str; 7] =
+    ["network", "userns", "migrations", "log_dir", "telemetry", "preview_token_secrets", "auth_redirect_url"];
+
+/// The environment's name of a setting.
+pub(super) fn variable(name: &str) -> String {
+    match name {
+        "preview_domain" | "preview_tls" => name.to_ascii_uppercase(),
+        _ => format!("SANDBOXD_{}", name.to_ascii_uppercase()),
+    }
+}
+
+/// The document of all settings.
+#[cfg(test)]
+pub(super) fn table() -> String {
+    let mut text = String::from(
+        "# Settings\n\nIn a TOML file (`--config`, `SANDBOXD_CONFIG`, or `/etc/sandboxd/config.toml`), in the environment, or by\n\
+         `--set name=value`; the later of these wins. Durations are seconds, or `30s`, `5m`, `2h`; sizes are bytes, or `512M`, `4G`.\n\
+         `sandboxd check-config` prints them all with their values. This page is made from the code.\n\n\
+         | name | environment | default | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for s in &SETTINGS {
+        let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
+        text += &format!("| `{}` | `{}` | {default} | {} |\n", s.name, variable(s.name), s.meaning);
+    }
+    text
+}

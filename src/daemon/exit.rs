@@ -1,0 +1,70 @@
+//! The exit codes, after sysexits(3).
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    Success,
+    /// What was checked is not as it should be.
+    Failure,
+    /// The command line is wrong (`EX_USAGE`).
+    Usage,
+    /// Something that is needed is not there: the rootfs, a port, another daemon's lock (`EX_UNAVAILABLE`).
+    Unavailable,
+    /// A bug, or an error of the system that has no remedy here (`EX_SOFTWARE`).
+    Software,
+    /// Try again later: the disk is full (`EX_TEMPFAIL`).
+    TryAgain,
+    /// No right to do it: not root, no cgroup to write (`EX_NOPERM`).
+    Permission,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config,
+}
+
+impl Exit {
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Software => 70,
+            Self::TryAgain => 75,
+            Self::Permission => 77,
+            Self::Config => 78,
+        }
+    }
+
+    /// Says why on standard error, in one line and a remedy, and ends so.
+    pub(super) fn because(self, what: &dyn std::error::Error, remedy: &str) -> Self {
+        let mut text = format!("sandboxd: cannot {what}");
+        let mut source = what.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        complain(&text);
+        if !remedy.is_empty() {
+            complain(&format!("sandboxd: {remedy}"));
+        }
+        self
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Writes a line to standard error; a closed or full one must not end the daemon.
+pub(super) fn complain(text: &str) {
+    let _ignored: std::io::Result<()> = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes a line to standard output.
+pub(super) fn say(text: &str) {
+    let _ignored: std::io::Result<()> = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,157 @@
+//! The durable record: SQLite, written by one thread, group by group.
+//!
+//! ```text
+//! put · delete · retire ──► queue ──► writer: BEGIN … everything that waits … COMMIT ──► done
+//! ```
+//!
+//! Everything that waits is written in one transaction, so that a hundred creates at once cost one
+//! fsync. Whoever writes says what the record has to survive: the daemon's death only, or a power loss.
+
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::model::{External, Record, SandboxId};
+
+use writer::Job;
+
+/// How many writes may wait.
+const QUEUE: usize = 4096;
+
+/// Where the database is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub path: PathBuf,
+}
+
+/// Why the record cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    #[error("open the database {path}")]
+    Open { path: PathBuf, #[source] source: rusqlite::Error },
+    #[error("use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes")]
+    Unusable { path: PathBuf, problem: String },
+    #[error("use the database: it was written by a newer version (schema {found}, this one knows {known})")]
+    Newer { found: i64, known: i64 },
+    #[error("read the record of {id}: {problem}")]
+    Row { id: String, problem: String },
+    #[error("write the record: the disk is full")]
+    Full(#[source] rusqlite::Error),
+    #[error("write the record")]
+    Write(#[source] rusqlite::Error),
+    #[error("write the record: the writer has ended")]
+    Closed,
+    #[error("prepare the database's file")]
+    File(#[source] std::io::Error),
+}
+
+/// What a write has to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The daemon's death: the write has reached the kernel.
+    Process,
+    /// A power loss: the write has reached the disk.
+    Power,
+}
+
+/// A workspace without a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    pub id: SandboxId,
+    pub retirement: Retirement,
+}
+
+/// What becomes of the workspace of a sandbox that is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retirement {
+    /// Its owner may have it again.
+    Kept(External),
+    Purging,
+}
+
+/// Called on the writer's thread once the write is as durable as asked, or has failed.
+pub type Done = Box<dyn FnOnce(Result<(), MetadataError>) + Send>;
+
+/// The way to the writer; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    queue: SyncSender<Job>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// Everything that the database holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub records: Vec<Record>,
+    pub retired: Vec<Retired>,
+}
+
+impl MetadataError {
+    /// Says whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+}
+
+impl Metadata {
+    /// Opens or makes the database, brings it up to date, and reads it.
+    ///
+    /// # Errors
+    /// It is damaged, foreign, newer, or cannot be written. It is never replaced by an empty one.
+    pub fn open(config: &Config) -> Result<(Self, Contents), MetadataError> {
+        let connection = schema::open(&config.path)?;
+        let contents = rows::read_all(&connection)?;
+        let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE);
+        let builder = std::thread::Builder::new().name("metadata".to_owned());
+        let thread = builder.spawn(move || writer::run(connection, &jobs)).map_err(MetadataError::File)?;
+        Ok((Self { queue, thread: Arc::new(Mutex::new(Some(thread))) }, contents))
+    }
+
+    /// Inserts a record, or replaces the one of the same id.
+    pub fn put(&self, record: Record, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::Put(Box::new(record)), durability, done));
+    }
+
+    /// Deletes a record; one that is not there is no error.
+    pub fn delete(&self, id: SandboxId, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::Delete(id), durability, done));
+    }
+
+    /// Deletes a record and notes what becomes of its workspace, both or neither.
+    pub fn retire(&self, id: SandboxId, to: Retirement, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::Retire(id, to), durability, done));
+    }
+
+    /// Forgets a workspace that was retired.
+    pub fn forget(&self, id: SandboxId, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::Forget(id), durability, done));
+    }
+
+    /// Notes when sandboxes were used last; if that is lost, nothing is.
+    pub fn touch(&self, times: Vec<(SandboxId, i64)>) {
+        self.send(Job::write(writer::Write::Touch(times), Durability::Process, Box::new(|_| {})));
+    }
+
+    /// Writes what waits, folds the log into the database, and ends the writer.
+    pub fn close(&self) {
+        self.send(Job::Close);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A writer that panicked has said so.
+            let _ended: std::thread::Result<()> = thread.join();
+        }
+    }
+
+    fn send(&self, job: Job) {
+        if let Err(refused) = self.queue.send(job) {
+            refused.0.fail();
+        }
+    }
+}

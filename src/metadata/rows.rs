@@ -1,0 +1,199 @@
+//! Records as rows, and back.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use rusqlite::{Connection, Row, named_params};
+
+use super::{Contents, MetadataError, Retired, Retirement};
+use crate::model::{
+    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, Status, TemplateName,
+};
+
+const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
+:visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
+:external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
+:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until)";
+/// The constraint on addresses must refuse a second holder, not silently replace the first.
+const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
+
+/// Reads everything.
+pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataError> {
+    let mut contents = Contents::default();
+    let mut statement = connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(MetadataError::Write)?;
+    let mut rows = statement.query([]).map_err(MetadataError::Write)?;
+    while let Some(row) = rows.next().map_err(MetadataError::Write)? {
+        contents.records.push(parse(row)?);
+    }
+    let mut statement = connection.prepare("SELECT * FROM retired ORDER BY id").map_err(MetadataError::Write)?;
+    let mut rows = statement.query([]).map_err(MetadataError::Write)?;
+    while let Some(row) = rows.next().map_err(MetadataError::Write)? {
+        contents.retired.push(parse_retired(row)?);
+    }
+    Ok(contents)
+}
+
+/// Writes a record.
+pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let spec = &record.spec;
+    let id = spec.id.to_string();
+    if let Some(index) = record.address_index {
+        let taken: i64 = connection.prepare_cached(TAKEN)?.query_row((index, &id), |row| row.get(0))?;
+        if taken > 0 {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE);
+            return Err(rusqlite::Error::SqliteFailure(code, Some("the address is taken".to_owned())));
+        }
+    }
+    let size = |size: ByteSize| i64::try_from(size.as_u64()).unwrap_or(i64::MAX);
+    let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+    connection.prepare_cached(PUT)?.execute(named_params! {
+        ":id": id,
+        ":status": record.status.as_str(),
+        ":error_message": record.error_message,
+        ":ports": json(serde_json::to_string(&spec.ports)),
+        ":env": json(serde_json::to_string(spec.env.entries())),
+        ":template": spec.template.as_ref().map(TemplateName::as_str),
+        ":visibility": spec.visibility.as_str(),
+        ":idle_policy": spec.idle_policy.as_str(),
+        ":memory_max": size(spec.limits.memory_max),
+        ":memory_high": size(spec.limits.memory_high),
+        ":pids_max": spec.limits.pids_max,
+        ":nofile": i64::try_from(spec.limits.nofile).unwrap_or(i64::MAX),
+        ":external_user_id": spec.external.user_id(),
+        ":external_project_id": spec.external.project_id(),
+        ":external_workspace_id": spec.external.workspace_id(),
+        ":app_id": spec.app_id.as_ref().map(AppName::as_str),
+        ":git_repo_url": spec.git.as_ref().map(GitSource::repo_url),
+        ":git_branch": spec.git.as_ref().and_then(GitSource::branch),
+        ":address_index": record.address_index,
+        ":init_pid": record.init_pid,
+        ":init_start_ticks": record.init_start_ticks.and_then(|t| i64::try_from(t).ok()),
+        ":created_at": record.created_at,
+        ":updated_at": record.updated_at,
+        ":last_active_at": record.last_active_at,
+        ":stopped_at": record.stopped_at,
+        ":keepalive_until": record.keepalive_until,
+    })?;
+    Ok(())
+}
+
+pub(super) fn delete(connection: &Connection, id: SandboxId) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM sandboxes WHERE id = ?1")?.execute([id.to_string()]).map(drop)
+}
+
+pub(super) fn retire(connection: &Connection, id: SandboxId, to: &Retirement) -> rusqlite::Result<()> {
+    delete(connection, id)?;
+    let nobody = External::default();
+    let (purging, owner) = match to {
+        Retirement::Kept(owner) => (false, owner),
+        Retirement::Purging => (true, &nobody),
+    };
+    connection.prepare_cached("INSERT OR REPLACE INTO retired VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+        id.to_string(),
+        purging,
+        owner.user_id(),
+        owner.project_id(),
+        owner.workspace_id(),
+    ))?;
+    Ok(())
+}
+
+pub(super) fn forget(connection: &Connection, id: SandboxId) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM retired WHERE id = ?1")?.execute([id.to_string()]).map(drop)
+}
+
+pub(super) fn touch(connection: &Connection, times: &[(SandboxId, i64)]) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("UPDATE sandboxes SET last_active_at = ?2 WHERE id = ?1")?;
+    times.iter().try_for_each(|(id, time)| statement.execute((id.to_string(), time)).map(drop))
+}
+
+fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
+    let id: String = row.get("id").map_err(MetadataError::Write)?;
+    let fields = Fields { row, id: &id };
+    let ports: Vec<u16> = fields.json("ports")?;
+    let env: BTreeMap<String, String> = fields.json("env")?;
+    let size = |name| fields.number::<u64>(name).map(ByteSize::bytes);
+    let git = fields.get::<Option<String>>("git_repo_url")?.map(|url| -> Result<_, MetadataError> {
+        GitSource::new(url, fields.get("git_branch")?).map_err(|e| fields.bad("git_repo_url", &e))
+    });
+    let spec = SandboxSpec {
+        id: fields.parse("id")?,
+        ports,
+        env: Environment::new(env).map_err(|e| fields.bad("env", &e))?,
+        template: fields.parse_optional("template")?,
+        visibility: fields.parse("visibility")?,
+        idle_policy: fields.parse("idle_policy")?,
+        limits: Limits {
+            memory_max: size("memory_max")?,
+            memory_high: size("memory_high")?,
+            pids_max: fields.number("pids_max")?,
+            nofile: fields.number("nofile")?,
+        },
+        external: fields.external()?,
+        app_id: fields.parse_optional("app_id")?,
+        git: git.transpose()?,
+    };
+    let status: String = fields.get("status")?;
+    Ok(Record {
+        spec,
+        status: Status::from_str(&status).map_err(|()| fields.bad("status", &status))?,
+        error_message: fields.get("error_message")?,
+        address_index: fields.get("address_index")?,
+        init_pid: fields.get("init_pid")?,
+        init_start_ticks: fields.get::<Option<i64>>("init_start_ticks")?.and_then(|t| u64::try_from(t).ok()),
+        created_at: fields.get("created_at")?,
+        updated_at: fields.get("updated_at")?,
+        last_active_at: fields.get("last_active_at")?,
+        stopped_at: fields.get("stopped_at")?,
+        keepalive_until: fields.get("keepalive_until")?,
+    })
+}
+
+fn parse_retired(row: &Row<'_>) -> Result<Retired, MetadataError> {
+    let id: String = row.get("id").map_err(MetadataError::Write)?;
+    let fields = Fields { row, id: &id };
+    let purging: bool = fields.get("purging")?;
+    let retirement = if purging { Retirement::Purging } else { Retirement::Kept(fields.external()?) };
+    Ok(Retired { id: fields.parse("id")?, retirement })
+}
+
+/// The columns of a row; what cannot be used is named with the sandbox that it belongs to.
+struct Fields<'a> {
+    row: &'a Row<'a>,
+    id: &'a str,
+}
+
+impl Fields<'_> {
+    fn get<T: rusqlite::types::FromSql>(&self, name: &str) -> Result<T, MetadataError> {
+        self.row.get(name).map_err(|e| self.bad(name, &e))
+    }
+
+    fn number<T: TryFrom<i64>>(&self, name: &str) -> Result<T, MetadataError> {
+        let number: i64 = self.get(name)?;
+        T::try_from(number).map_err(|_e| self.bad(name, &number))
+    }
+
+    fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, MetadataError> {
+        self.get::<String>(name)?.parse().map_err(|e| self.bad(name, &e))
+    }
+
+    fn parse_optional<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, MetadataError> {
+        let text: Option<String> = self.get(name)?;
+        text.map(|text| text.parse().map_err(|e| self.bad(name, &e))).transpose()
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, MetadataError> {
+        serde_json::from_str(&self.get::<String>(name)?).map_err(|e| self.bad(name, &e))
+    }
+
+    fn external(&self) -> Result<External, MetadataError> {
+        let get = |name| self.get::<Option<String>>(name);
+        let external = External::new(get("external_user_id")?, get("external_project_id")?, get("external_workspace_id")?);
+        external.map_err(|e| self.bad("external", &e))
+    }
+
+    fn bad(&self, name: &str, problem: &impl Display) -> MetadataError {
+        MetadataError::Row { id: self.id.to_owned(), problem: format!("column {name}: {problem}") }
+    }
+}

@@ -1,0 +1,81 @@
+//! The database file: made, recognised, brought up to date.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::MetadataError;
+
+/// In order; the schema's version is the number of those that were applied.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_sandboxes.sql")];
+/// `sbxd`: marks the file as ours (`PRAGMA application_id`).
+const APPLICATION_ID: i64 = 0x7362_7864;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens the database, making it if there is none.
+pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
+    // Made here rather than by SQLite, for its mode: it holds the environments of all sandboxes.
+    let made = File::options().create(true).append(true).mode(0o600).open(path).map_err(MetadataError::File)?;
+    let is_new = made.metadata().map_err(MetadataError::File)?.len() == 0;
+    drop(made);
+    let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            MetadataError::Unusable { path: path.to_owned(), problem: source.to_string() }
+        }
+        _ => MetadataError::Open { path: path.to_owned(), source },
+    };
+    let mut connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    if !is_new {
+        recognise(&connection, path)?;
+    }
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    migrate(&mut connection).map_err(|error| match error {
+        Migration::Newer { found, known } => MetadataError::Newer { found, known },
+        Migration::Sqlite(source) => failed(source),
+    })?;
+    Ok(connection)
+}
+
+/// Refuses a file that is damaged or somebody else's; it is not changed.
+fn recognise(connection: &Connection, path: &Path) -> Result<(), MetadataError> {
+    let unusable = |problem: String| MetadataError::Unusable { path: path.to_owned(), problem };
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application_id = pragma("application_id").map_err(|e| unusable(e.to_string()))?;
+    let version = pragma("user_version").map_err(|e| unusable(e.to_string()))?;
+    // A database that another daemon died making has neither yet.
+    if application_id != APPLICATION_ID && (application_id, version) != (0, 0) {
+        return Err(unusable("it is another program's".to_owned()));
+    }
+    let check = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
+    match check {
+        Ok(result) if result == "ok" => Ok(()),
+        Ok(result) => Err(unusable(format!("it is damaged: {result}"))),
+        Err(error) => Err(unusable(format!("it is damaged: {error}"))),
+    }
+}
+
+enum Migration {
+    Newer { found: i64, known: i64 },
+    Sqlite(rusqlite::Error),
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), Migration> {
+    let transaction = connection.transaction().map_err(Migration::Sqlite)?;
+    let found = transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = found.map_err(Migration::Sqlite)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(Migration::Newer { found, known });
+    }
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+        transaction.execute_batch(step).map_err(Migration::Sqlite)?;
+    }
+    transaction.pragma_update(None, "user_version", known).map_err(Migration::Sqlite)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(Migration::Sqlite)?;
+    transaction.commit().map_err(Migration::Sqlite)
+}

@@ -1,0 +1,117 @@
+//! The one thread that writes.
+
+use std::sync::mpsc::Receiver;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::{Done, Durability, MetadataError, Retirement, rows};
+use crate::model::{Record, SandboxId};
+
+/// The most writes in one transaction.
+const GROUP_MAX: usize = 256;
+
+/// What the writer is asked.
+pub(super) enum Job {
+    Write { write: Write, durability: Durability, done: Done },
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) enum Write {
+    Put(Box<Record>),
+    Delete(SandboxId),
+    Retire(SandboxId, Retirement),
+    Forget(SandboxId),
+    Touch(Vec<(SandboxId, i64)>),
+}
+
+impl Job {
+    pub(super) fn write(write: Write, durability: Durability, done: Done) -> Self {
+        Self::Write { write, durability, done }
+    }
+
+    /// Answers a write that can no longer be made.
+    pub(super) fn fail(self) {
+        match self {
+            Self::Write { done, .. } => done(Err(MetadataError::Closed)),
+            Self::Close => {}
+        }
+    }
+}
+
+/// Writes until told to close or until nobody is left to ask.
+pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>) {
+    let mut open = true;
+    while open {
+        let Ok(first) = jobs.recv() else { break };
+        let mut group = Vec::new();
+        for job in std::iter::once(first).chain(jobs.try_iter()).take(GROUP_MAX) {
+            match job {
+                Job::Write { write, durability, done } => group.push((write, durability, done)),
+                Job::Close => {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        commit(&mut connection, group);
+    }
+    for job in jobs.try_iter() {
+        job.fail();
+    }
+    // Best effort: what is in the log is found by the next open as well.
+    let _ignored: rusqlite::Result<()> = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+}
+
+/// Writes a group in one transaction; if that fails, one by one, so that only the culprit fails.
+fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
+    let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) { Durability::Power } else { Durability::Process };
+    let together = transact(connection, &group.iter().map(|(write, ..)| write).collect::<Vec<_>>(), durability);
+    match together {
+        Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
+        Err(error) if group.len() == 1 => group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error))))),
+        Err(_) => {
+            for (write, durability, done) in group {
+                done(transact(connection, &[&write], durability).map_err(classify));
+            }
+        }
+    }
+}
+
+fn transact(
+    connection: &mut Connection,
+    writes: &[&Write],
+    durability: Durability,
+) -> rusqlite::Result<()> {
+    // With NORMAL a commit in WAL mode has no fsync; with FULL it has one — sqlite.org/pragma.html#pragma_synchronous.
+    let synchronous = if durability == Durability::Power { "FULL" } else { "NORMAL" };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    let transaction = connection.transaction()?;
+    for &write in writes {
+        fail::fail_point!("metadata-write", |_| Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+            None
+        )));
+        match write {
+            Write::Put(record) => rows::put(&transaction, record)?,
+            Write::Delete(id) => rows::delete(&transaction, *id)?,
+            Write::Retire(id, to) => rows::retire(&transaction, *id, to)?,
+            Write::Forget(id) => rows::forget(&transaction, *id)?,
+            Write::Touch(times) => rows::touch(&transaction, times)?,
+        }
+    }
+    transaction.commit()
+}
+
+fn classify(error: rusqlite::Error) -> MetadataError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => MetadataError::Full(error),
+        _ => MetadataError::Write(error),
+    }
+}
+
+/// The library's error is not `Clone`; its code and text are what matters.
+fn clone_of(error: &rusqlite::Error) -> rusqlite::Error {
+    let code = error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+}

@@ -1,0 +1,225 @@
+//! The daemon's side of the launcher.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use super::connection::{Control, ControlError};
+use crate::model::SandboxId;
+use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, encode};
+use crate::sys::cgroup::Entry;
+use crate::sys::pidfd::{self, PidFd};
+use crate::sys::{process, socket};
+
+/// How long a launch may take before it counts as hung.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a launcher may take to start, in seconds.
+const READY_SECS_MAX: i64 = 20;
+
+/// Where the launcher finds things.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program of this daemon, which is the launcher's too.
+    pub executable: PathBuf,
+    /// The static `sandbox-init`.
+    pub init: PathBuf,
+    /// One directory per running sandbox beneath it.
+    pub run_dir: PathBuf,
+    /// The directory of all workspaces.
+    pub workspaces_dir: PathBuf,
+}
+
+/// Why a container could not be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("start the launcher")]
+    Spawn(#[source] io::Error),
+    #[error("get the launcher ready: {0}")]
+    NotReady(String),
+    #[error("send a request to the launcher")]
+    Send(#[source] io::Error),
+    #[error("exchange frames with the launcher")]
+    Frame(#[source] FrameError),
+    #[error("get an answer from the launcher: its worker ended without one")]
+    NoAnswer,
+    #[error("get an answer from the launcher within {} s", LAUNCH_DEADLINE.as_secs())]
+    Silent,
+    #[error("launch the container: {step:?}: {message}")]
+    Container { step: LaunchStep, message: String },
+    #[error("find the launched process")]
+    Process(#[source] io::Error),
+    #[error("reach sandbox-init")]
+    Init(#[source] ControlError),
+}
+
+/// What is to be launched.
+#[derive(Debug)]
+pub struct Launch {
+    pub id: SandboxId,
+    /// The sandbox's run directory; holds the bundle, and will hold the control socket.
+    pub directory: PathBuf,
+    /// The directory with `config.json`.
+    pub bundle: PathBuf,
+    pub netns: Arc<OwnedFd>,
+    pub cgroup: Entry,
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub struct Launched {
+    pub control: Control,
+    pub pid: i32,
+    pub start_ticks: u64,
+    pub process: PidFd,
+}
+
+/// Launches containers; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    config: Arc<Config>,
+    launcher: Arc<Mutex<Launcher>>,
+}
+
+#[derive(Debug)]
+struct Launcher {
+    child: Child,
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Runtime {
+    /// Starts the launcher and waits until it is ready. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The launcher cannot be started or set up; the text says why.
+    pub fn start(config: Config) -> Result<Self, LaunchError> {
+        let launcher = Launcher::start(&config)?;
+        Ok(Self { config: Arc::new(config), launcher: Arc::new(Mutex::new(launcher)) })
+    }
+
+    /// Launches a container and waits until its `sandbox-init` answers.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]. Processes may be left in the cgroup: the caller destroys that in any case.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a launch that has begun goes on.
+    pub async fn launch(&self, launch: Launch) -> Result<Launched, LaunchError> {
+        let control = Control::open(&launch.directory).map_err(LaunchError::Init)?;
+        let listener = control.listen().map_err(LaunchError::Init)?;
+        let request = LaunchRequest {
+            id: launch.id.lower(),
+            bundle: launch.bundle,
+            state_root: launch.directory.join("oci"),
+            cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
+        let mut descriptors = vec![theirs.as_fd(), listener.as_fd(), launch.netns.as_fd()];
+        match &launch.cgroup {
+            Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
+            Entry::V2(directory) => descriptors.push(directory.as_fd()),
+        }
+        let frame = encode(&request).map_err(LaunchError::Frame)?;
+        self.send(&frame, &descriptors).await?;
+        drop(descriptors);
+        drop(theirs);
+        drop(listener);
+
+        let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
+        let pid = match answer.await.unwrap_or(Err(LaunchError::Silent))? {
+            LaunchReply::Running { pid } => pid,
+            LaunchReply::Failed { step, message, .. } => return Err(LaunchError::Container { step, message }),
+        };
+        let process = PidFd::open(pid).map_err(LaunchError::Process)?;
+        let start_ticks = pidfd::start_ticks(pid).map_err(LaunchError::Process)?;
+        control.hello().await.map_err(LaunchError::Init)?;
+        Ok(Launched { control, pid, start_ticks, process })
+    }
+
+    /// Sends a request; a launcher that has died is replaced, once.
+    async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
+        let mut launcher = self.launcher.lock().await;
+        match launcher.send(frame, descriptors).await {
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                tracing::warn!("the launcher has died and is started again");
+                let config = Arc::clone(&self.config);
+                let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;
+                *launcher = started.map_err(|e| LaunchError::Spawn(io::Error::other(e)))??;
+                launcher.send(frame, descriptors).await.map_err(LaunchError::Send)
+            }
+            other => other.map_err(LaunchError::Send),
+        }
+    }
+}
+
+impl Launcher {
+    fn start(config: &Config) -> Result<Self, LaunchError> {
+        let flags = SocketFlags::CLOEXEC;
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (ours, theirs) = pair.map_err(|e| LaunchError::Spawn(e.into()))?;
+        let mut command = process::command(&config.executable);
+        command.arg("__launcher").arg("--init").arg(&config.init);
+        for directory in [&config.run_dir, &config.workspaces_dir] {
+            command.arg("--writable").arg(directory);
+        }
+        command.stdin(Stdio::from(theirs)).stderr(Stdio::inherit());
+        let child = command.spawn().map_err(LaunchError::Spawn)?;
+        drop(command);
+        wait_until_ready(&ours)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|e| LaunchError::Spawn(e.into()))?;
+        let socket = AsyncFd::new(ours).map_err(LaunchError::Spawn)?;
+        Ok(Self { child, socket })
+    }
+
+    async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        // A packet goes whole or not at all.
+        self.socket.async_io(Interest::WRITABLE, |fd| socket::send(fd, frame, descriptors)).await.map(|_| ())
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // It has ended already, or ends when its socket is closed, which happens after this; what must
+        // not be left is a zombie, and it holds nothing that a kill could damage.
+        let _ignored: io::Result<()> = self.child.kill();
+        let _ignored: io::Result<std::process::ExitStatus> = self.child.wait();
+    }
+}
+
+fn wait_until_ready(socket_fd: &OwnedFd) -> Result<(), LaunchError> {
+    let mut polled = [PollFd::new(socket_fd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: READY_SECS_MAX, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&timeout)).map_err(|e| LaunchError::Spawn(e.into()))?;
+    if polled.iter().all(|p| p.revents().is_empty()) {
+        return Err(LaunchError::NotReady(format!("it said nothing within {READY_SECS_MAX} s")));
+    }
+    let mut buffer = [0; 64];
+    match socket::receive(socket_fd, &mut buffer) {
+        Ok((length, _)) if length > 0 => Ok(()),
+        Ok(_) => Err(LaunchError::NotReady("it ended; its message is on standard error".to_owned())),
+        Err(error) => Err(LaunchError::Spawn(error)),
+    }
+}
+
+async fn read_reply(mut stream: UnixStream) -> Result<LaunchReply, LaunchError> {
+    let mut decoder = Decoder::default();
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(reply) = decoder.next().map_err(LaunchError::Frame)? {
+            return Ok(reply);
+        }
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Err(LaunchError::NoAnswer),
+            Ok(length) => decoder.push(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+}

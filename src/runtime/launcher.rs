@@ -1,0 +1,226 @@
+//! The launcher: a process with one thread and no tokio, the only code that names libcontainer.
+//!
+//! It stays small, so that its forks are cheap. For each request it forks a worker, which joins the
+//! sandbox's cgroup, lets libcontainer create and start the container, answers, and ends; a crash or
+//! a hang in there is that request's alone. The launcher lives in a mount namespace in which only
+//! the run directory and the workspaces can be written, so a path that libcontainer follows wrongly
+//! cannot change the host.
+//!
+//! ```text
+//! daemon ──request + descriptors──► launcher ──fork──► worker ─► libcontainer ─► sandbox-init
+//!    ▲                                                    │
+//!    └──────────────── reply ─────────────────────────────┘ (ends; the supervisor inherits the init)
+//! ```
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+
+use crate::bundle::seccomp;
+use crate::protocol::{CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, encode};
+use crate::sys::clone::{self, Fork};
+use crate::sys::{mount, seccomp as filter, signal, socket};
+
+/// Where a worker puts the netns, so that the spec can name it: `/proc/self/fd/4`.
+pub const NETNS_DESCRIPTOR: i32 = 4;
+/// Descriptors below this number are given a meaning in a worker; everything else is kept above.
+const FIRST_FREE_DESCRIPTOR: i32 = 16;
+/// The longest request: a few paths.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// The name under which `sandbox-init` shows in a process list.
+const INIT_NAME: &CStr = c"sandbox-init";
+
+/// What a launcher is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// The static program that becomes PID 1 of every sandbox.
+    pub init: PathBuf,
+    /// The directories that stay writable.
+    pub writable: Vec<PathBuf>,
+}
+
+/// Why a launcher cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    #[error("{action}")]
+    Setup { action: &'static str, #[source] source: io::Error },
+    #[error("open {path}: build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT")]
+    Init { path: PathBuf, #[source] source: io::Error },
+    #[error("compile the seccomp profile")]
+    Seccomp(#[source] seccomp::SeccompError),
+}
+
+/// Serves requests that arrive on standard input, a `SOCK_SEQPACKET` socket, until it ends.
+///
+/// # Errors
+/// What keeps the launcher from starting; a request that fails is answered instead.
+pub fn run(options: &Options) -> Result<(), LauncherError> {
+    let setup = |action| move |source| LauncherError::Setup { action, source };
+    let init = File::open(&options.init)
+        .and_then(|file| lift(file.into()))
+        .map_err(|source| LauncherError::Init { path: options.init.clone(), source })?;
+    let program = seccomp::embedded().map_err(LauncherError::Seccomp)?;
+    let executor = InitExecutor { init: Rc::new(init), filter: Rc::from(program) };
+
+    let requests = socket::inherited(0).and_then(lift).map_err(setup("take over the request socket"))?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(setup("open /dev/null"))?;
+    for number in 0..3 {
+        // A worker's standard streams become those of PID 1 in a sandbox: nothing of ours may be there.
+        socket::place(null.as_fd(), number).map_err(setup("put /dev/null in place"))?;
+    }
+    drop(null);
+    signal::ignore_children().map_err(setup("let the kernel reap workers"))?;
+    let writable: Vec<_> = options.writable.iter().map(PathBuf::as_path).collect();
+    mount::confine(&writable, "/sys/fs/cgroup".as_ref()).map_err(setup("confine the launcher's mounts"))?;
+
+    // The first message tells the daemon that all of the above has worked.
+    socket::send(&requests, b"ready", &[]).map_err(setup("report readiness"))?;
+    let mut buffer = vec![0; REQUEST_BYTES_MAX];
+    loop {
+        match socket::receive(&requests, &mut buffer) {
+            // The daemon is gone: nobody is left to launch for.
+            Ok((0, _)) => return Ok(()),
+            Ok((length, descriptors)) => serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(LauncherError::Setup { action: "receive a request", source }),
+        }
+    }
+}
+
+/// Forks a worker for one request. A request that makes no sense is dropped with its reply socket,
+/// which the daemon sees as the end of it.
+fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
+    let mut decoder = Decoder::default();
+    decoder.push(frame);
+    let Ok(Some(request)) = decoder.next::<LaunchRequest>() else { return };
+    // Out of the way of the numbers that the worker fills.
+    let Ok(descriptors) = descriptors.into_iter().map(lift).collect::<io::Result<Vec<_>>>() else { return };
+    let mut descriptors = descriptors.into_iter();
+    let (Some(reply), Some(control), Some(netns)) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+        return;
+    };
+    let cgroup: Vec<OwnedFd> = descriptors.collect();
+    let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
+    match clone::fork_into(directory) {
+        Ok(Fork::Parent(_)) => {}
+        Ok(Fork::Child) => {
+            let tasks = if request.cgroup_v2 { Vec::new() } else { cgroup };
+            let answer = work(&request, control, netns, &tasks, executor).unwrap_or_else(|failure| failure);
+            respond(&reply, &answer);
+            clone::exit_now(0);
+        }
+        Err(error) => respond(&reply, &failed(LaunchStep::Fork, &error)),
+    }
+}
+
+/// Runs in the worker: joins the cgroup, creates and starts the container.
+fn work(
+    request: &LaunchRequest,
+    control: OwnedFd,
+    netns: OwnedFd,
+    tasks: &[OwnedFd],
+    executor: &InitExecutor,
+) -> Result<LaunchReply, LaunchReply> {
+    for file in tasks {
+        // "0" is the writer itself; the file was opened by the daemon, whose right to write counts.
+        rustix::io::write(file, b"0").map_err(|e| failed(LaunchStep::JoinCgroup, &e.into()))?;
+    }
+    let place = |fd: OwnedFd, number: i32| {
+        socket::place(fd.as_fd(), number).map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))
+    };
+    place(control, CONTROL_DESCRIPTOR)?;
+    place(netns, NETNS_DESCRIPTOR)?;
+    // libcontainer waits for its intermediate process by itself.
+    signal::keep_children().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
+
+    let create = || {
+        ContainerBuilder::new(request.id.clone(), SyscallType::default())
+            .with_executor(executor.clone())
+            .with_root_path(&request.state_root)?
+            .with_preserved_fds(1)
+            .validate_id()?
+            .as_init(&request.bundle)
+            .with_systemd(false)
+            .with_detach(true)
+            .build()
+    };
+    let mut container = create().map_err(|e| described(LaunchStep::Create, &e))?;
+    container.start().map_err(|e| described(LaunchStep::Start, &e))?;
+    let pid = container.pid().map(|pid| pid.as_raw()).unwrap_or_default();
+    Ok(LaunchReply::Running { pid })
+}
+
+/// Becomes `sandbox-init` as the last step of libcontainer's, capabilities dropped, no_new_privs set.
+#[derive(Debug, Clone)]
+struct InitExecutor {
+    init: Rc<OwnedFd>,
+    filter: Rc<[filter::Instruction]>,
+}
+
+impl Executor for InitExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let environment: Result<Vec<CString>, _> = spec
+            .process()
+            .as_ref()
+            .and_then(|process| process.env().as_ref())
+            .into_iter()
+            .flatten()
+            .map(|entry| CString::new(entry.as_bytes()))
+            .collect();
+        let environment = environment.map_err(|_e| ExecutorError::InvalidArg)?;
+        filter::load(&self.filter).map_err(|e| ExecutorError::Execution(e.into()))?;
+        Err(ExecutorError::Execution(clone::execute(self.init.as_fd(), INIT_NAME, &environment).into()))
+    }
+
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        // The program is not one of the rootfs: there is nothing to look for in its PATH.
+        Ok(())
+    }
+
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        // The environment goes straight from the spec to execveat(2).
+        Ok(())
+    }
+}
+
+/// Moves a descriptor out of the way of the numbers that have a meaning in a worker.
+fn lift(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(&descriptor, FIRST_FREE_DESCRIPTOR)?)
+}
+
+fn failed(step: LaunchStep, error: &io::Error) -> LaunchReply {
+    LaunchReply::Failed { step, errno: error.raw_os_error(), message: error.to_string() }
+}
+
+/// Joins the causes into one line: libcontainer's errors cross processes as text anyway.
+fn described(step: LaunchStep, error: &LibcontainerError) -> LaunchReply {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    LaunchReply::Failed { step, errno: None, message }
+}
+
+fn respond(reply: &OwnedFd, answer: &LaunchReply) {
+    if let Ok(frame) = encode(answer) {
+        // Without the daemon there is nobody to tell; its successor finds the cgroup.
+        let _ignored: io::Result<usize> = socket::send(reply, &frame, &[]);
+    }
+}
+
+/// The path by which the spec names the netns; it is opened in a process that has the descriptor.
+pub fn netns_path() -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{NETNS_DESCRIPTOR}"))
+}

@@ -1,0 +1,15 @@
+//! Asks for containers to be launched and talks to the `sandbox-init` inside.
+//!
+//! libcontainer is named in [`launcher`] only, which runs in a process of its own: its builder
+//! changes the calling process and runs ordinary Rust after a raw `clone3`, which a threaded process
+//! must not do. An exec never goes through it: `sandbox-init` forks inside the sandbox, so a command
+//! inherits every restriction by construction.
+
+mod connection;
+mod exec;
+mod launch;
+pub mod launcher;
+
+pub use connection::{Control, ControlError};
+pub use exec::{Process, ProcessEvent};
+pub use launch::{Config, Launch, LaunchError, Launched, Runtime};

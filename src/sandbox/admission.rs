@@ -1,0 +1,110 @@
+//! Whether the host has memory for one more running sandbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::{Error, RefusedReason};
+use crate::model::ByteSize;
+use crate::sys::memory;
+
+/// The thresholds, in percent of the host's memory that is available.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Below it no sandbox is created.
+    pub headroom_percent: u8,
+    /// Below it no sandbox is woken.
+    pub refuse_wakes_percent: u8,
+    /// Below it the sandboxes that were used longest ago are stopped.
+    pub emergency_percent: u8,
+    /// What a start is expected to take until it shows in the host's figures.
+    pub start_cost: ByteSize,
+}
+
+/// Decides, and counts what has been admitted and does not show yet.
+#[derive(Debug, Clone)]
+pub(super) struct Admission {
+    config: Config,
+    starting: Arc<AtomicU64>,
+}
+
+/// What a start is for: waking has the lower threshold, since somebody waits for what exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Create,
+    Wake,
+}
+
+/// A start that was admitted; dropped when it is over.
+#[derive(Debug)]
+pub(super) struct Admitted(Arc<AtomicU64>);
+
+impl Admission {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, starting: Arc::default() }
+    }
+
+    /// Admits a start.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when memory is short.
+    pub(super) fn admit(&self, purpose: Purpose) -> Result<Admitted, Error> {
+        // Counted before it is checked: of many at once, each sees those before it.
+        let ahead = self.starting.fetch_add(1, Ordering::AcqRel);
+        let admitted = Admitted(Arc::clone(&self.starting));
+        let percent = self.available_percent(ahead);
+        let (threshold, reason) = match purpose {
+            Purpose::Create => (self.config.headroom_percent, RefusedReason::LowMemory),
+            Purpose::Wake => (self.config.refuse_wakes_percent, RefusedReason::WakesRefused),
+        };
+        if percent < f64::from(threshold) {
+            return Err(Error::Refused { reason, mem_available_percent: percent });
+        }
+        Ok(admitted)
+    }
+
+    pub(super) fn is_emergency(&self) -> bool {
+        self.available_percent(0) < f64::from(self.config.emergency_percent)
+    }
+
+    fn available_percent(&self, starting: u64) -> f64 {
+        // Without figures nothing can be known to be short; the kernel's own limits still hold.
+        let Ok(host) = memory::host() else { return 100.0 };
+        let reserved = starting.saturating_mul(self.config.start_cost.as_u64());
+        percent(host.available_bytes.saturating_sub(reserved), host.total_bytes)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than 52 bits")]
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 100.0 } else { (part as f64 / whole as f64 * 1000.0).round() / 10.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_below_the_threshold_and_counts_what_is_under_way() {
+        let config = |headroom, cost| Config {
+            headroom_percent: headroom,
+            refuse_wakes_percent: 0,
+            emergency_percent: 0,
+            start_cost: cost,
+        };
+        let never = Admission::new(config(100, ByteSize::mib(0)));
+        assert!(matches!(never.admit(Purpose::Create), Err(Error::Refused { .. })));
+        assert!(never.admit(Purpose::Wake).is_ok());
+        let total = memory::host().unwrap().total_bytes;
+        let one = Admission::new(config(1, ByteSize::bytes(total)));
+        let first = one.admit(Purpose::Create).unwrap();
+        assert!(matches!(one.admit(Purpose::Create), Err(Error::Refused { .. })));
+        drop(first);
+        assert!(one.admit(Purpose::Create).is_ok());
+    }
+}

@@ -1,0 +1,258 @@
+//! The app of a running sandbox: its manifest is read, its processes are watched, its port is probed.
+//!
+//! `sandbox-init` keeps the processes running; what they are is decided here, since the manifest is
+//! a hostile text and is parsed where a failure harms nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::activity::now_ms;
+use super::connect::dial;
+use super::exec::ExecEvent;
+use super::live::Live;
+use super::registry::Entry;
+use super::request::ExecRequest;
+use super::supervisor::{Shared, Supervisor, blocking};
+use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
+use super::Error;
+use crate::model::GitSource;
+use crate::model::manifest::{Manifest, Web};
+use crate::protocol::{self, App, ProcessState, Reply, Request};
+use crate::runtime::Conversation;
+
+/// The app directory as `sandbox-init` sees it.
+const DIRECTORY: &str = "/home/sandbox/workspace/app";
+/// How often an app that is starting is asked whether it is up.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest an app may take to answer a probe.
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the clone of a repository may take.
+const CLONE_DEADLINE: Duration = Duration::from_secs(600);
+/// How much of git's complaint is told.
+const MESSAGE_CHARS_MAX: usize = 2000;
+
+/// Watches the app until the sandbox ends.
+pub(super) async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live>, git: Option<GitSource>) {
+    let watching = async {
+        if let Some(git) = git {
+            clone(&shared, &entry, &git).await;
+        }
+        if let Err(error) = follow(&shared, &entry, &live).await {
+            // The sandbox runs on without; when it is its init that has failed, the driver sees to it.
+            tracing::warn!(id = %entry.id, error = %super::provision::chain(&error), "an app is not watched any more");
+        }
+    };
+    tokio::select! {
+        () = live.ended.cancelled() => {}
+        () = shared.ending.cancelled() => {}
+        () = watching => {}
+    }
+}
+
+/// What is to be said of an app whose sandbox has ended.
+pub(super) fn ended(app: &mut AppView) {
+    if app.preview.status != PreviewStatus::None {
+        app.preview.status = PreviewStatus::Down;
+    }
+    for process in &mut app.processes {
+        process.running = false;
+        process.pid = None;
+    }
+}
+
+async fn follow(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Result<(), Error> {
+    let mut manifest = read(shared, entry).await?;
+    let mut conversation = live.control.supervise(app_of(manifest.as_ref())).await.map_err(Error::Control)?;
+    loop {
+        let web = manifest.as_ref().and_then(|m| m.web.clone());
+        tokio::select! {
+            changed = until_changed(entry, &mut conversation) => changed?,
+            // Never completes: it probes again whenever the app starts anew.
+            () = probe(shared, entry, live, web) => {}
+        }
+        manifest = read(shared, entry).await?;
+        let app = app_of(manifest.as_ref());
+        conversation.ask(&Request::Supervise { app }, &[]).await.map_err(Error::Control)?;
+    }
+}
+
+/// Reads the manifest; one that is wrong is reported, and counts as none.
+async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Option<Manifest>, Error> {
+    let (storage, id) = (Arc::clone(shared), entry.id);
+    let text = blocking(move || storage.storage.manifest_text(id).map_err(Error::Storage)).await?;
+    let (manifest, problem) = match text.map(|text| Manifest::parse(&text)) {
+        None => (None, None),
+        Some(Ok(manifest)) => (Some(manifest), None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+    };
+    if let Some(problem) = &problem {
+        tracing::info!(%id, problem, "a manifest cannot be used");
+    }
+    let spec_port = entry.record().spec.ports.first().copied();
+    entry.publish(|published| {
+        set_message(published, problem);
+        let web = manifest.as_ref().and_then(|m| m.web.as_ref());
+        let status = if web.is_some() { PreviewStatus::Starting } else { PreviewStatus::None };
+        let port = web.map(|w| w.port).or(spec_port);
+        published.app.preview = Preview { port, status, ..Preview::default() };
+        published.app.processes.clear();
+    });
+    Ok(manifest)
+}
+
+/// Shows a message in the row. It says what is wrong now, so it lives as long as the sandbox does and
+/// need not last longer.
+fn set_message(published: &mut super::registry::Published, message: Option<String>) {
+    if published.record.error_message != message {
+        let mut record = (*published.record).clone();
+        record.error_message = message;
+        published.record = Arc::new(record);
+    }
+}
+
+fn app_of(manifest: Option<&Manifest>) -> App {
+    let Some(manifest) = manifest else { return App { directory: DIRECTORY.to_owned(), ..App::default() } };
+    let web = manifest.web.iter().map(|web| protocol::Process {
+        name: "web".to_owned(),
+        kind: protocol::ProcessKind::Web,
+        command: web.command.clone(),
+    });
+    let workers = manifest.workers.iter().map(|worker| protocol::Process {
+        name: worker.name.clone(),
+        kind: protocol::ProcessKind::Worker,
+        command: worker.command.clone(),
+    });
+    let build = manifest.build.as_ref().map(|build| protocol::Build {
+        command: build.command.clone(),
+        timeout_ms: u64::from(build.timeout_secs) * 1000,
+    });
+    App { build, processes: web.chain(workers).collect(), directory: DIRECTORY.to_owned() }
+}
+
+/// Publishes what `sandbox-init` tells until it says that the manifest has changed.
+async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> Result<(), Error> {
+    loop {
+        match conversation.reply().await.map_err(Error::Control)? {
+            Reply::ManifestChanged => return Ok(()),
+            Reply::Process(state) => entry.publish(|published| set_process(&mut published.app, state)),
+            Reply::Build { running, error } => entry.publish(|published| {
+                let preview = &mut published.app.preview;
+                if error.is_some() {
+                    preview.status = PreviewStatus::Error;
+                } else if running {
+                    preview.status = PreviewStatus::Starting;
+                }
+                preview.build_error_message = error.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
+            }),
+            Reply::Hello { .. } | Reply::Started { .. } | Reply::Failed { .. } | Reply::Exited { .. } => {
+                return Err(Error::Control(crate::runtime::ControlError::Unexpected));
+            }
+        }
+    }
+}
+
+fn set_process(app: &mut AppView, state: ProcessState) {
+    let is_web = state.kind == protocol::ProcessKind::Web;
+    if is_web && app.preview.status != PreviewStatus::None {
+        app.preview.status = if state.given_up {
+            PreviewStatus::Error
+        } else if state.pid.is_none() || app.preview.status != PreviewStatus::Ready {
+            // Between two runs it is on its way again.
+            PreviewStatus::Starting
+        } else {
+            app.preview.status
+        };
+    }
+    let view = ProcessView {
+        name: state.name,
+        kind: if is_web { ProcessKind::Web } else { ProcessKind::Worker },
+        running: state.pid.is_some(),
+        pid: state.pid,
+        restarts: state.restarts,
+    };
+    match app.processes.iter_mut().find(|p| p.name == view.name) {
+        Some(known) => *known = view,
+        None => app.processes.push(view),
+    }
+}
+
+/// Asks the web process for its health path whenever it is starting; never completes.
+async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: Option<Web>) {
+    let Some(web) = web else { return std::future::pending().await };
+    let mut changes = entry.state.subscribe();
+    loop {
+        let starting = |published: &super::registry::Published| published.app.preview.status == PreviewStatus::Starting;
+        if changes.wait_for(starting).await.is_err() {
+            return std::future::pending().await;
+        }
+        let status = match tokio::time::timeout(PROBE_DEADLINE, ask_health(shared, live, &web)).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        entry.publish(|published| {
+            let preview = &mut published.app.preview;
+            preview.last_checked_at = Some(now_ms());
+            preview.last_http_status = status;
+            // Any answer shows that the app serves; whether it is a good one is for people to see.
+            if status.is_some() && preview.status == PreviewStatus::Starting {
+                preview.status = PreviewStatus::Ready;
+            }
+        });
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// Sends one request and reads the status of the answer.
+async fn ask_health(shared: &Arc<Shared>, live: &Arc<Live>, web: &Web) -> std::io::Result<u16> {
+    let mut stream = dial(shared, live, web.port).await?;
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: localhost:{}\r\nUser-Agent: sandboxd-probe\r\nConnection: close\r\n\r\n",
+        web.health_path, web.port
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await?;
+    let status = std::str::from_utf8(&start).ok().and_then(|s| s.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok());
+    status.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Clones the repository into the app directory, as the sandbox's user, inside the sandbox.
+async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) {
+    let mut cmd: Vec<String> = ["git", "clone", "--quiet"].map(str::to_owned).into();
+    if let Some(branch) = git.branch() {
+        cmd.extend(["--branch".to_owned(), branch.to_owned()]);
+    }
+    cmd.extend(["--".to_owned(), git.repo_url().to_owned(), DIRECTORY.to_owned()]);
+    let supervisor = Supervisor { shared: Arc::clone(shared) };
+    let request = ExecRequest { cmd, ..ExecRequest::default() };
+    let problem = match tokio::time::timeout(CLONE_DEADLINE, run(&supervisor, entry, request)).await {
+        Ok(Ok(None)) => None,
+        Ok(Ok(Some(complaint))) => Some(complaint),
+        Ok(Err(error)) => Some(error.message()),
+        Err(_) => Some(format!("it took longer than {} s", CLONE_DEADLINE.as_secs())),
+    };
+    if let Some(problem) = problem {
+        let message = format!("the repository could not be cloned: {problem}");
+        entry.publish(|published| set_message(published, Some(message)));
+    }
+}
+
+/// Runs a command to its end; the value is what it complained of, when it failed.
+async fn run(supervisor: &Supervisor, entry: &Entry, request: ExecRequest) -> Result<Option<String>, Error> {
+    let mut exec = supervisor.exec(entry.id, request).await?;
+    let mut complaint = String::new();
+    while let Some(event) = exec.next().await? {
+        match event {
+            ExecEvent::Stdout(_) => {}
+            ExecEvent::Stderr(bytes) if complaint.len() < MESSAGE_CHARS_MAX => {
+                complaint.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            ExecEvent::Stderr(_) => {}
+            ExecEvent::Exited(0) => return Ok(None),
+            ExecEvent::Exited(_) => break,
+        }
+    }
+    Ok(Some(complaint.trim().chars().take(MESSAGE_CHARS_MAX).collect()))
+}

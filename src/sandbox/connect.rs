@@ -1,0 +1,132 @@
+//! Connections from a preview to an app inside a sandbox.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::activity::Activity;
+use super::driver::Command;
+use super::error::{ConnectError, Error};
+use super::live::Live;
+use super::registry::Entry;
+use super::supervisor::{Shared, Supervisor, ask};
+use super::view::PreviewStatus;
+use crate::model::{SandboxId, Visibility};
+use crate::sys::netns::Domain;
+
+/// How long an app may take to accept a connection, on the loopback device of its own network.
+const DIAL_DEADLINE: Duration = Duration::from_secs(2);
+/// The first pause between two attempts; it doubles.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(25);
+/// When a client that was refused for lack of memory should come back, in seconds.
+const RETRY_AFTER_SECS: u32 = 30;
+
+/// A connection to an app. Whoever moves bytes through it marks the sandbox as used.
+#[derive(Debug)]
+pub struct Upstream {
+    pub stream: TcpStream,
+    pub activity: Activity,
+}
+
+impl Supervisor {
+    /// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a wake that has begun goes on.
+    pub async fn connect(&self, id: SandboxId, port: u16) -> Result<Upstream, ConnectError> {
+        let entry = self.find(id).map_err(|_e| ConnectError::UnknownSandbox)?;
+        let record = entry.record();
+        if record.spec.visibility == Visibility::Private {
+            return Err(ConnectError::Private);
+        }
+        let web_port = entry.state.borrow().app.preview.port;
+        if !record.spec.ports.contains(&port) && web_port != Some(port) {
+            return Err(ConnectError::PortNotExposed(port));
+        }
+        // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
+        let _busy = entry.activity.begin();
+        let begun = Instant::now();
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let live = match entry.live() {
+                Some(live) => live,
+                None => wake(&entry).await?,
+            };
+            match dial(&self.shared, &live, port).await {
+                Ok(stream) => return Ok(Upstream { stream, activity: entry.activity.clone() }),
+                Err(error) => {
+                    tracing::debug!(%id, port, %error, "the app does not answer yet");
+                    let waited = begun.elapsed();
+                    if !self.is_worth_waiting(&entry, &live, waited) {
+                        return Err(given_up(port, waited));
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    /// Says whether a request is held on when nothing listens.
+    fn is_worth_waiting(&self, entry: &Entry, live: &Live, waited: Duration) -> bool {
+        let config = &self.shared.config;
+        match entry.state.borrow().app.preview.status {
+            // Something is known to be on its way.
+            PreviewStatus::Starting => waited < config.wake_timeout,
+            PreviewStatus::Error => false,
+            // Nothing is known of an app; one that was started by hand may come up soon after the sandbox did.
+            PreviewStatus::None | PreviewStatus::Down | PreviewStatus::Ready => {
+                live.uptime() < config.ready_timeout
+            }
+        }
+    }
+}
+
+/// Connects to a port on the loopback device of a sandbox, where every app can be reached, whether it
+/// listens on all addresses or on `localhost` only, of either version.
+///
+/// # Errors
+/// Nothing listens, or it does not accept.
+pub(super) async fn dial(shared: &Arc<Shared>, live: &Live, port: u16) -> io::Result<TcpStream> {
+    match dial_one(shared, live, Domain::V4, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            dial_one(shared, live, Domain::V6, SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)).await
+        }
+        other => other,
+    }
+}
+
+async fn dial_one(shared: &Arc<Shared>, live: &Live, domain: Domain, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = shared.socket(Arc::clone(&live.netns), domain).await?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let connected = tokio::time::timeout(DIAL_DEADLINE, socket.connect(address)).await;
+    let stream = connected.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn wake(entry: &Arc<Entry>) -> Result<Arc<Live>, ConnectError> {
+    let not_started = |message: String| ConnectError::NotStarted { message };
+    match ask(entry, |reply| Command::Start { reply }).await {
+        Ok(_) => entry.live().ok_or_else(|| not_started("it ended at once".to_owned())),
+        Err(Error::NotFound(_)) => Err(ConnectError::UnknownSandbox),
+        Err(Error::Refused { reason, mem_available_percent }) => {
+            Err(ConnectError::Refused { reason, mem_available_percent, retry_after_secs: RETRY_AFTER_SECS })
+        }
+        Err(error) => {
+            tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot wake a sandbox");
+            Err(not_started(error.message()))
+        }
+    }
+}
+
+fn given_up(port: u16, waited: Duration) -> ConnectError {
+    if waited < RETRY_PAUSE_MAX { ConnectError::NothingListens(port) } else { ConnectError::TimedOut { port, waited } }
+}

@@ -1,0 +1,354 @@
+//! The task that changes one sandbox; nobody else does.
+//!
+//! What happens to the sandbox itself (its first process ends) comes before what is asked of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::activity::now_ms;
+use super::admission::Purpose;
+use super::app;
+use super::error::Error;
+use super::lifecycle::{Decision, Event, Request, decide, observe};
+use super::live::Live;
+use super::provision::{self, Occasion, fail_point};
+use super::registry::Entry;
+use super::supervisor::{Shared, blocking};
+use crate::metadata::{Durability, Retirement};
+use crate::model::{External, GitSource, IdlePolicy, Record, Status};
+
+/// How many requests may wait for one sandbox's driver.
+pub(super) const MAILBOX: usize = 64;
+/// The pause before an `always_on` sandbox whose first process was lost is started again.
+const REVIVE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses, which double.
+const REVIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Where the answer goes; whoever asked may have gone.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What is asked of a driver.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Launches the new sandbox; on failure everything of it is gone again.
+    Create { git: Option<GitSource>, reply: Reply<()> },
+    /// The value says whether it had to be launched.
+    Start { reply: Reply<bool> },
+    Stop { only_if_idle: bool, reply: Reply<()> },
+    /// The value is the number of bytes freed.
+    Delete { purge: bool, reply: Reply<u64> },
+    Claim { owner: External, reply: Reply<()> },
+    KeepAlive { until_ms: i64, reply: Reply<()> },
+}
+
+/// Runs until the sandbox is deleted or the daemon ends.
+pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Command>) {
+    let mut driver = Driver { shared, entry, revive_pause: REVIVE_PAUSE };
+    loop {
+        let live = driver.entry.live();
+        let lost = async {
+            match &live {
+                Some(live) => live.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = driver.shared.ending.cancelled() => return,
+            () = lost => driver.init_lost().await,
+            command = mailbox.recv() => match command {
+                Some(command) => if driver.handle(command).await.is_gone() { return },
+                None => return,
+            },
+        }
+    }
+}
+
+/// Whether there is anything left to drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Stays,
+    Gone,
+}
+
+impl After {
+    fn is_gone(self) -> bool {
+        self == Self::Gone
+    }
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    revive_pause: Duration,
+}
+
+impl Driver {
+    async fn handle(&mut self, command: Command) -> After {
+        match command {
+            Command::Create { git, reply } => {
+                let result = self.create(git).await;
+                let after = if result.is_ok() { After::Stays } else { After::Gone };
+                answer(reply, result);
+                return after;
+            }
+            Command::Start { reply } => answer(reply, self.start().await),
+            Command::Stop { only_if_idle, reply } => answer(reply, self.stop(only_if_idle).await),
+            Command::Delete { purge, reply } => {
+                answer(reply, self.delete(purge).await);
+                // Even if files are left over: without its record it is no sandbox any more.
+                let gone = self.shared.registry.find(self.entry.id).is_none();
+                return if gone { After::Gone } else { After::Stays };
+            }
+            Command::Claim { owner, reply } => answer(reply, self.claim(owner).await),
+            Command::KeepAlive { until_ms, reply } => {
+                let change = |record: &mut Record| record.keepalive_until = Some(until_ms);
+                answer(reply, self.amend(change).await);
+            }
+        }
+        After::Stays
+    }
+
+    async fn create(&self, git: Option<GitSource>) -> Result<(), Error> {
+        let begun = Instant::now();
+        let record = self.entry.record();
+        let result = provision::provision(&self.shared, &record, Occasion::Create).await;
+        let result = match result {
+            Ok((live, record)) => self.begin(live, record, git).await,
+            Err(error) => Err(error),
+        };
+        match &result {
+            Ok(()) => self.shared.metrics.observe_create(begun.elapsed()),
+            // The id is free again only now that nothing of it is left.
+            Err(_) => self.shared.registry.remove(self.entry.id),
+        }
+        result
+    }
+
+    async fn start(&self) -> Result<bool, Error> {
+        let status = self.entry.status();
+        match decide(status, Request::Start) {
+            Decision::Already => return Ok(false),
+            Decision::Launch => {}
+            Decision::Stop | Decision::Delete | Decision::Refuse => return Err(refused(Request::Start, status)),
+        }
+        let begun = Instant::now();
+        let result = self.launch_again().await;
+        let outcome = match &result {
+            Ok(()) => "ok",
+            Err(Error::Refused { .. }) => "refused",
+            Err(_) => "failed",
+        };
+        self.shared.metrics.count_wake(outcome, begun.elapsed());
+        result.map(|()| true)
+    }
+
+    async fn launch_again(&self) -> Result<(), Error> {
+        let _admitted = self.shared.admission.admit(Purpose::Wake)?;
+        let record = self.entry.record();
+        match provision::provision(&self.shared, &record, Occasion::Wake).await {
+            Ok((live, record)) => self.begin(live, record, None).await,
+            Err(error) => {
+                // The workspace is untouched: it is stopped as before, and may be tried again.
+                let change = |record: &mut Record| {
+                    record.address_index = None;
+                    record.error_message = Some(format!("the last start failed: {}", error.message()));
+                };
+                if let Err(unwritten) = self.note(change).await {
+                    tracing::error!(id = %self.entry.id, error = %provision::chain(&unwritten), "cannot record a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Records and publishes that the sandbox runs, and starts watching its app.
+    async fn begin(&self, live: Live, mut record: Record, git: Option<GitSource>) -> Result<(), Error> {
+        record.error_message = None;
+        let live = Arc::new(live);
+        let recorded = match fail_point("record-running") {
+            Ok(()) => self.shared.put(record.clone(), Durability::Power).await,
+            failed => failed,
+        };
+        if let Err(error) = recorded {
+            return Err(self.abandon(&live, error).await);
+        }
+        self.entry.activity.mark();
+        self.entry.publish(|published| {
+            published.record = Arc::new(record);
+            published.live = Some(Arc::clone(&live));
+        });
+        let watching = app::watch(Arc::clone(&self.shared), Arc::clone(&self.entry), live, git);
+        self.shared.tasks.spawn(watching);
+        Ok(())
+    }
+
+    /// Ends a sandbox that runs but could not be recorded.
+    async fn abandon(&self, live: &Live, cause: Error) -> Error {
+        live.end(Duration::ZERO).await;
+        let torn_down = provision::tear_down(&self.shared, live).await;
+        if self.entry.status() == Status::Creating {
+            let id = self.entry.id;
+            let shared = Arc::clone(&self.shared);
+            let removed = blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await;
+            for error in [removed.err(), self.shared.delete_record(id, Durability::Process).await.err()] {
+                if let Some(error) = error {
+                    tracing::error!(%id, error = %provision::chain(&error), "cannot take back a create");
+                }
+            }
+        }
+        match torn_down {
+            Ok(()) => cause,
+            Err(error) => Error::Leftovers { cause: Box::new(cause), cleanup: vec![provision::chain(&error)] },
+        }
+    }
+
+    async fn stop(&self, only_if_idle: bool) -> Result<(), Error> {
+        let status = self.entry.status();
+        match decide(status, Request::Stop) {
+            Decision::Already => return Ok(()),
+            Decision::Stop => {}
+            Decision::Launch | Decision::Delete | Decision::Refuse => return Err(refused(Request::Stop, status)),
+        }
+        // Looked at again here: between the decision that it is idle and this moment it may have been used.
+        if only_if_idle && !self.shared.is_idle(&self.entry) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.end(self.shared.config.stop_grace, None).await?;
+        self.shared.metrics.observe_stop(begun.elapsed());
+        Ok(())
+    }
+
+    /// Ends what runs and records the sandbox as stopped.
+    async fn end(&self, grace: Duration, why: Option<&str>) -> Result<(), Error> {
+        let Some(live) = self.entry.live() else { return Ok(()) };
+        // Out of sight first: nobody may be sent to a sandbox that is going away.
+        self.entry.publish(|published| {
+            published.live = None;
+            app::ended(&mut published.app);
+        });
+        live.end(grace).await;
+        let torn_down = provision::tear_down(&self.shared, &live).await;
+        let event = if torn_down.is_ok() { Event::InitLost } else { Event::Leftovers };
+        let now = now_ms();
+        let recorded = self
+            .note(|record| {
+                record.status = observe(record.status, event);
+                record.init_pid = None;
+                record.init_start_ticks = None;
+                record.address_index = None;
+                record.stopped_at = Some(now);
+                record.last_active_at = self.entry.activity.last_ms();
+                if let Some(why) = why {
+                    record.error_message = Some(why.to_owned());
+                }
+                if event == Event::Leftovers {
+                    record.error_message = Some("processes of the sandbox cannot be killed; delete it to try again".into());
+                }
+            })
+            .await;
+        torn_down.and(recorded)
+    }
+
+    async fn delete(&self, purge: bool) -> Result<u64, Error> {
+        let status = self.entry.status();
+        if decide(status, Request::Delete) != Decision::Delete {
+            return Err(refused(Request::Delete, status));
+        }
+        let begun = Instant::now();
+        // A purge throws everything away: there is nothing that a grace time could save.
+        let grace = if purge { Duration::ZERO } else { self.shared.config.stop_grace };
+        self.end(grace, None).await?;
+        if status == Status::Error {
+            self.clear_leftovers().await?;
+        }
+        let id = self.entry.id;
+        fail_point("delete-record")?;
+        if purge {
+            // From here on the next start goes on with the purge if this daemon does not live to.
+            self.shared.retire(id, Retirement::Purging, Durability::Power).await?;
+        } else {
+            self.shared.keep_workspace(id, self.entry.record().spec.external.clone()).await?;
+        }
+        self.shared.registry.remove(id);
+        fail_point("delete-workspace")?;
+        let freed = if purge { self.shared.purge_workspace(id).await? } else { 0 };
+        if purge {
+            self.shared.metrics.observe_purge(begun.elapsed());
+        }
+        Ok(freed)
+    }
+
+    /// Removes by name what an earlier attempt could not.
+    async fn clear_leftovers(&self) -> Result<(), Error> {
+        let cgroup = self.shared.cgroups.leaf(&self.entry.id.lower());
+        blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await?;
+        let directory = self.shared.config.run_dir.join(self.entry.id.lower());
+        blocking(move || provision::remove_run_directory(&directory)).await
+    }
+
+    async fn claim(&self, owner: External) -> Result<(), Error> {
+        let record = self.entry.record();
+        let old = record.spec.external.clone();
+        if let Some(user) = old.user_id()
+            && owner.user_id() != Some(user)
+        {
+            return Err(Error::Conflict("the sandbox is claimed by another user".to_owned()));
+        }
+        let new = owner.clone();
+        self.amend(move |record| record.spec.external = owner).await?;
+        self.shared.registry.move_project(self.entry.id, old.project_id(), new.project_id());
+        Ok(())
+    }
+
+    /// The first process ended although nobody asked for it.
+    async fn init_lost(&mut self) {
+        let id = self.entry.id;
+        tracing::warn!(%id, "the sandbox's first process has ended");
+        let why = "the sandbox's first process ended unexpectedly";
+        if let Err(error) = self.end(Duration::ZERO, Some(why)).await {
+            tracing::error!(%id, error = %provision::chain(&error), "cannot clear up after a lost sandbox");
+        }
+        if self.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn {
+            tokio::time::sleep(self.revive_pause).await;
+            self.revive_pause = (self.revive_pause * 2).min(REVIVE_PAUSE_MAX);
+            if let Err(error) = self.start().await {
+                tracing::error!(%id, error = %provision::chain(&error), "cannot start an always-on sandbox again");
+            }
+        }
+    }
+
+    /// Changes the record: first where it lasts, then where it is seen; not at all if it cannot be written.
+    async fn amend(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let record = self.changed(change);
+        self.shared.put(record.clone(), Durability::Power).await?;
+        self.entry.publish(|published| published.record = Arc::new(record));
+        Ok(())
+    }
+
+    /// Records what has happened, which is seen even if it cannot be written.
+    async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let record = self.changed(change);
+        self.entry.publish(|published| published.record = Arc::new(record.clone()));
+        self.shared.put(record, Durability::Power).await
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Record)) -> Record {
+        let mut record = (*self.entry.record()).clone();
+        change(&mut record);
+        record.updated_at = now_ms();
+        record
+    }
+}
+
+fn refused(request: Request, status: Status) -> Error {
+    Error::State { request: request.verb(), status }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
+    // A client that has gone does not undo what it asked for.
+    let _unread: Result<(), _> = reply.send(result);
+}

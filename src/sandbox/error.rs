@@ -1,0 +1,176 @@
+//! What can go wrong, and whose fault it is.
+
+use std::time::Duration;
+
+use crate::bundle::BundleError;
+use crate::metadata::MetadataError;
+use crate::model::{SandboxId, Status};
+use crate::network::NetworkError;
+use crate::runtime::{ControlError, LaunchError};
+use crate::storage::{FileError, StorageError};
+use crate::sys::cgroup::CgroupError;
+
+/// Why a request failed; [`Error::kind`] says what the client should do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("find the sandbox {0}")]
+    NotFound(SandboxId),
+    #[error("take the request: {0}")]
+    Invalid(String),
+    #[error("take the request: {0}")]
+    Conflict(String),
+    #[error("{request} a sandbox that is {status}")]
+    State { request: &'static str, status: Status },
+    #[error("start a sandbox: the host is short of memory ({mem_available_percent} % available)")]
+    Refused { reason: RefusedReason, mem_available_percent: f64 },
+    #[error("create a sandbox: {0}")]
+    Exhausted(String),
+    #[error("use a file of the workspace")]
+    File(#[source] FileError),
+    #[error("use the workspace")]
+    Storage(#[source] StorageError),
+    #[error("record the sandbox")]
+    Metadata(#[source] MetadataError),
+    #[error("connect the sandbox to the network")]
+    Network(#[source] NetworkError),
+    #[error("limit the sandbox")]
+    Cgroup(#[source] CgroupError),
+    #[error("write the bundle")]
+    Bundle(#[source] BundleError),
+    #[error("launch the sandbox")]
+    Launch(#[source] LaunchError),
+    #[error("talk to the sandbox")]
+    Control(#[source] ControlError),
+    /// A step failed, and then taking back the earlier ones did too.
+    #[error("take back what a failed step left ({})", cleanup.join("; "))]
+    Leftovers { #[source] cause: Box<Self>, cleanup: Vec<String> },
+    #[error("prepare the run directory {path}")]
+    RunDirectory { path: String, #[source] source: std::io::Error },
+    #[error("reach the sandbox's driver: the daemon is ending")]
+    Ending,
+    /// A failure that a test asked for.
+    #[error("pass the fail point {0}")]
+    FailPoint(&'static str),
+    #[error("wait for a blocking step: it panicked")]
+    Panicked,
+}
+
+/// What the caller should do about an error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Change the request.
+    Invalid,
+    NotFound,
+    /// Look at the state.
+    Conflict,
+    TooLarge,
+    /// Free something.
+    Exhausted,
+    /// Wait: memory is short.
+    Refused { reason: RefusedReason, mem_available_percent: f64 },
+    /// Try again soon.
+    Unavailable,
+    /// Report it.
+    Internal,
+}
+
+/// Which threshold of memory refuses a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedReason {
+    LowMemory,
+    WakesRefused,
+}
+
+impl RefusedReason {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LowMemory => "low_memory",
+            Self::WakesRefused => "wakes_refused",
+        }
+    }
+}
+
+impl Error {
+    /// Says what the client should do.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound(_) => Kind::NotFound,
+            Self::Invalid(_) => Kind::Invalid,
+            Self::Conflict(_) | Self::State { .. } => Kind::Conflict,
+            Self::Refused { reason, mem_available_percent } => {
+                Kind::Refused { reason: *reason, mem_available_percent: *mem_available_percent }
+            }
+            Self::Exhausted(_) => Kind::Exhausted,
+            Self::File(error) => file_kind(error),
+            Self::Storage(StorageError::UnknownTemplate { .. }) => Kind::Invalid,
+            Self::Storage(error) if error.is_full() => Kind::Exhausted,
+            Self::Metadata(error) if error.is_full() => Kind::Exhausted,
+            Self::Leftovers { cause, .. } => cause.kind(),
+            Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent) | Self::Ending => {
+                Kind::Unavailable
+            }
+            Self::Storage(_)
+            | Self::Metadata(_)
+            | Self::Network(_)
+            | Self::Cgroup(_)
+            | Self::Bundle(_)
+            | Self::Launch(_)
+            | Self::Control(_)
+            | Self::RunDirectory { .. }
+            | Self::FailPoint(_)
+            | Self::Panicked => Kind::Internal,
+        }
+    }
+
+    /// The text for the client: what was wrong and what to do; nothing internal.
+    pub fn message(&self) -> String {
+        match self {
+            Self::NotFound(_) => "sandbox not found".to_owned(),
+            Self::Invalid(text) | Self::Conflict(text) | Self::Exhausted(text) => text.clone(),
+            Self::State { request, status } => format!("cannot {request} a sandbox that is {status}"),
+            Self::Refused { .. } => "the host is short of memory; try again later".to_owned(),
+            Self::File(error) => error.to_string(),
+            Self::Storage(error @ StorageError::UnknownTemplate { .. }) => error.to_string(),
+            Self::Leftovers { cause, .. } => cause.message(),
+            _ => match self.kind() {
+                Kind::Exhausted => "the host's disk is full".to_owned(),
+                Kind::Unavailable => "the sandbox is not reachable now; try again".to_owned(),
+                _ => "internal error; the server's log has the cause under this request's id".to_owned(),
+            },
+        }
+    }
+}
+
+fn file_kind(error: &FileError) -> Kind {
+    match error {
+        FileError::NotFound { .. } => Kind::NotFound,
+        FileError::TooMany { .. } => Kind::TooLarge,
+        FileError::NoSpace { .. } => Kind::Exhausted,
+        FileError::Io { .. } => Kind::Internal,
+        _ => Kind::Invalid,
+    }
+}
+
+/// Why a preview cannot be connected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no such sandbox")]
+    UnknownSandbox,
+    #[error("the sandbox does not expose port {0}")]
+    PortNotExposed(u16),
+    /// The host is short of memory; nothing was woken.
+    #[error("the host is short of memory ({})", reason.as_str())]
+    Refused { reason: RefusedReason, mem_available_percent: f64, retry_after_secs: u32 },
+    /// The sandbox could not be started.
+    #[error("the sandbox did not start: {message}")]
+    NotStarted { message: String },
+    /// It runs, and nothing listens on the port; not waited for, since it has been up for long.
+    #[error("nothing listens on port {0} in the sandbox")]
+    NothingListens(u16),
+    /// It was woken or is starting, and the app was not up in time.
+    #[error("the app did not listen on port {port} within {} s", waited.as_secs())]
+    TimedOut { port: u16, waited: Duration },
+    /// The sandbox is for people who have been let in only.
+    #[error("the preview is private")]
+    Private,
+}

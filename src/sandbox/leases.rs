@@ -1,0 +1,64 @@
+//! Which addresses are taken.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// Indices into the network's pool. One that is given back is used again as late as possible, so that
+/// nothing that still knows its last holder finds another sandbox there.
+#[derive(Debug)]
+pub(super) struct Leases {
+    capacity: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Leases {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { capacity, state: Mutex::default() }
+    }
+
+    /// Takes an index; `None` when all are taken.
+    pub(super) fn take(&self) -> Option<u32> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.taken.len() >= usize::try_from(self.capacity).unwrap_or(usize::MAX) {
+            return None;
+        }
+        while state.taken.contains(&state.next) {
+            state.next = (state.next + 1) % self.capacity;
+        }
+        let index = state.next;
+        state.taken.insert(index);
+        state.next = (index + 1) % self.capacity;
+        Some(index)
+    }
+
+    /// Takes a certain index, of a sandbox that is found running; false when it is taken already.
+    pub(super) fn adopt(&self, index: u32) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        index < self.capacity && state.taken.insert(index)
+    }
+
+    pub(super) fn release(&self, index: u32) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_unique_and_come_back_late() {
+        let leases = Leases::new(3);
+        assert!(leases.adopt(1) && !leases.adopt(1) && !leases.adopt(3));
+        assert_eq!([leases.take(), leases.take(), leases.take()], [Some(0), Some(2), None]);
+        leases.release(2);
+        leases.release(0);
+        assert_eq!(leases.take(), Some(0));
+    }
+}

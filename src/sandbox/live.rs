@@ -1,0 +1,75 @@
+//! A sandbox that runs, and how it is ended.
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::now_ms;
+use super::view::LiveView;
+use crate::runtime::Control;
+use crate::sys::cgroup::Cgroup;
+use crate::sys::pidfd::PidFd;
+
+/// What exists of a running sandbox.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) control: Control,
+    pub(super) init_pid: i32,
+    pub(super) init: AsyncFd<PidFd>,
+    /// Keeps the network alive, and is where previews are dialled.
+    pub(super) netns: Arc<OwnedFd>,
+    pub(super) address: Ipv4Addr,
+    pub(super) address_index: u32,
+    pub(super) cgroup: Cgroup,
+    pub(super) run_directory: PathBuf,
+    /// Unix milliseconds.
+    pub(super) started_at: i64,
+    /// Cancelled when the sandbox ends: stops whatever watches it.
+    pub(super) ended: CancellationToken,
+}
+
+impl Live {
+    pub(super) fn view(&self) -> LiveView {
+        LiveView {
+            init_pid: self.init_pid,
+            address: self.address,
+            cgroup_path: self.cgroup.path().display().to_string(),
+            started_at: self.started_at,
+            memory_current: self.cgroup.memory_current(),
+        }
+    }
+
+    /// For how long it has been running.
+    pub(super) fn uptime(&self) -> Duration {
+        Duration::from_millis(u64::try_from(now_ms() - self.started_at).unwrap_or(0))
+    }
+
+    /// Waits until PID 1 has ended.
+    pub(super) async fn wait(&self) {
+        // The descriptor stays readable for ever after, so a failure can only mean that it has ended.
+        let _ignored: std::io::Result<_> = self.init.readable().await.map(drop);
+    }
+
+    /// Ends the processes: TERM, `grace`, KILL. Returns once PID 1 is gone, or cannot be killed.
+    pub(super) async fn end(&self, grace: Duration) {
+        self.ended.cancel();
+        if !grace.is_zero() && self.control.terminate(grace).await.is_ok() {
+            // sandbox-init keeps the grace time itself; the margin is for a slow machine.
+            let patience = grace + Duration::from_secs(2);
+            if tokio::time::timeout(patience, self.wait()).await.is_ok() {
+                return;
+            }
+        }
+        if let Err(error) = self.init.get_ref().kill() {
+            tracing::warn!(pid = self.init_pid, %error, "cannot kill a sandbox's first process");
+        }
+        // What cannot be killed now, such as a process in uninterruptible sleep, keeps its cgroup
+        // from being removed, which is reported there.
+        let _timed_out: Result<(), _> = tokio::time::timeout(Duration::from_secs(5), self.wait()).await;
+    }
+}

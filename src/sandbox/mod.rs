@@ -1,0 +1,41 @@
+//! The core: every sandbox's life, from the request that creates it to the purge.
+//!
+//! ```text
+//!  API, proxy ──► Supervisor ──► Entry (one per sandbox) ──mailbox──► driver task ──► provision
+//!                    │             ▲ published state                    │ owns what runs
+//!                    │             └──────────────── watch ◄────────────┤
+//!                    ├─ expiry: idle sandboxes are stopped              └─ app task: manifest, readiness
+//!                    └─ reconcile: at start, record and host are made to agree
+//! ```
+//!
+//! One driver task changes a sandbox, nobody else; what readers see is published by it. A request
+//! that was begun is finished whether or not its client waits.
+
+mod activity;
+mod admission;
+mod app;
+mod connect;
+mod driver;
+mod error;
+mod exec;
+mod expiry;
+mod files;
+mod leases;
+mod lifecycle;
+mod live;
+mod provision;
+mod reconcile;
+mod registry;
+mod request;
+mod supervisor;
+mod view;
+
+pub use activity::Activity;
+pub use connect::Upstream;
+pub use error::{ConnectError, Error, Kind, RefusedReason};
+pub use exec::{Exec, ExecEvent};
+pub use files::{Download, FileEntry, Upload};
+pub use provision::STEPS;
+pub use request::{CreateRequest, Created, ExecRequest, Filter, Started};
+pub use supervisor::{Config, Parts, Supervisor};
+pub use view::{AppView, Counts, LiveView, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot};

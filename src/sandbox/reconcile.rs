@@ -1,0 +1,211 @@
+//! At start, the record and the host are made to agree.
+//!
+//! What the record says runs, and does, is adopted: the same process (pid and start time), whose
+//! `sandbox-init` answers. Everything else on the host that carries our names is removed. What was
+//! being created is gone: nobody was told of it. What was being purged is purged.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::now_ms;
+use super::app;
+use super::driver::Command;
+use super::error::Error;
+use super::live::Live;
+use super::provision::{chain, remove_run_directory};
+use super::supervisor::{Shared, Supervisor, ask, blocking};
+use crate::metadata::{Durability, Retired, Retirement};
+use crate::model::{IdlePolicy, Record, SandboxId, Status};
+use crate::runtime::Control;
+use crate::sys::netns;
+use crate::sys::pidfd::PidFd;
+
+/// How long the `sandbox-init` of a sandbox that is to be adopted may take to answer.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Adopts and removes.
+pub(super) async fn run(supervisor: &Supervisor, records: Vec<Record>, retired: Vec<Retired>) -> Result<(), Error> {
+    let shared = &supervisor.shared;
+    let adoptions = records.iter().map(|record| adopt(shared, record));
+    let lives = futures_util::future::join_all(adoptions).await;
+    let running: BTreeSet<String> =
+        records.iter().zip(&lives).filter(|(_, live)| live.is_some()).map(|(r, _)| r.spec.id.lower()).collect();
+    clear(shared, running).await?;
+
+    let mut always_on = Vec::new();
+    let (mut adopted, mut stopped) = (0, 0);
+    for (record, live) in records.into_iter().zip(lives) {
+        let id = record.spec.id;
+        if record.status == Status::Creating {
+            // Nobody was told of it, so nobody misses it.
+            forget_unborn(shared, id).await;
+            continue;
+        }
+        let starts = live.is_none() && record.spec.idle_policy == IdlePolicy::AlwaysOn;
+        let record = settle(shared, record, live.is_some()).await?;
+        let (entry, mailbox) = shared.entry(record);
+        if let Some(live) = live {
+            adopted += 1;
+            let live = Arc::new(live);
+            entry.publish(|published| published.live = Some(Arc::clone(&live)));
+            shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
+        } else {
+            stopped += 1;
+        }
+        // Ids are unique in the database, so there is nothing that it could collide with.
+        let _unique: Result<(), _> = shared.registry.insert(Arc::clone(&entry), false);
+        shared.drive(Arc::clone(&entry), mailbox);
+        if starts {
+            always_on.push(entry);
+        }
+    }
+    tracing::info!(adopted, stopped, "the record and the host agree");
+    settle_workspaces(shared, retired).await;
+    for entry in always_on {
+        shared.tasks.spawn(async move {
+            if let Err(error) = ask(&entry, |reply| Command::Start { reply }).await {
+                tracing::error!(id = %entry.id, error = %chain(&error), "cannot start an always-on sandbox");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Writes the files that all sandboxes share: the resolver, and the names of the loopback device.
+pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Error> {
+    let write = || -> io::Result<()> {
+        std::fs::create_dir_all(directory)?;
+        crate::storage::write_file(&directory.join("resolv.conf"), format!("nameserver {resolver}\n").as_bytes())?;
+        crate::storage::write_file(&directory.join("hosts"), b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
+    };
+    write().map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })
+}
+
+/// Takes over a sandbox that runs; `None` if it does not, whatever the record says.
+async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
+    let id = record.spec.id;
+    let (pid, ticks, index) = (record.init_pid?, record.init_start_ticks?, record.address_index?);
+    if record.status != Status::Running {
+        return None;
+    }
+    let attempt = async {
+        let process = PidFd::open_exactly(pid, ticks).map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
+        let run_directory = shared.config.run_dir.join(id.lower());
+        let control = Control::open(&run_directory).map_err(Error::Control)?;
+        match tokio::time::timeout(HELLO_DEADLINE, control.hello()).await {
+            Ok(answer) => answer.map_err(Error::Control)?,
+            Err(_elapsed) => return Err(Error::Control(crate::runtime::ControlError::Silent)),
+        }
+        let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/ns/net"), source };
+        let netns = netns::open_of(pid).map_err(failed)?;
+        let init = AsyncFd::new(process).map_err(failed)?;
+        Ok((control, run_directory, netns, init))
+    };
+    match attempt.await {
+        Ok((control, run_directory, netns, init)) if shared.leases.adopt(index) => Some(Live {
+            control,
+            init_pid: pid,
+            init,
+            netns: Arc::new(netns),
+            address: shared.network.address(index),
+            address_index: index,
+            cgroup: shared.cgroups.leaf(&id.lower()),
+            run_directory,
+            started_at: record.updated_at,
+            ended: CancellationToken::new(),
+        }),
+        Ok(_) => {
+            tracing::error!(%id, index, "two sandboxes are recorded with one address; the second is stopped");
+            None
+        }
+        Err(error) => {
+            tracing::info!(%id, reason = %chain(&error), "a sandbox does not run any more");
+            None
+        }
+    }
+}
+
+/// Removes every cgroup and run directory that no running sandbox has.
+async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Error> {
+    let shared = Arc::clone(shared);
+    blocking(move || {
+        for leaf in shared.cgroups.leaves().map_err(Error::Cgroup)? {
+            // Only what could be ours: the names are lower-case ids.
+            if leaf.parse::<SandboxId>().is_ok() && !running.contains(&leaf) {
+                tracing::info!(cgroup = leaf, "a left-over cgroup is removed");
+                if let Err(error) = shared.cgroups.leaf(&leaf).destroy() {
+                    tracing::error!(cgroup = leaf, error = %chain(&Error::Cgroup(error)), "cannot remove a left-over cgroup");
+                }
+            }
+        }
+        let run_dir = &shared.config.run_dir;
+        let failed = |source| Error::RunDirectory { path: run_dir.display().to_string(), source };
+        for entry in std::fs::read_dir(run_dir).map_err(failed)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.parse::<SandboxId>().is_ok() && !running.contains(&name) {
+                remove_run_directory(&entry.path())?;
+            }
+        }
+        let swept = shared.storage.sweep().map_err(Error::Storage)?;
+        tracing::debug!(?swept, "left-over files are removed");
+        Ok(())
+    })
+    .await
+}
+
+async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId) {
+    tracing::info!(%id, "a sandbox that was being created is taken back");
+    let storage = Arc::clone(shared);
+    let removed = blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await;
+    for error in [removed.err(), shared.delete_record(id, Durability::Process).await.err()].into_iter().flatten() {
+        tracing::error!(%id, error = %chain(&error), "cannot take back a sandbox that was being created");
+    }
+}
+
+/// Brings a record in line with what is so.
+async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<Record, Error> {
+    let was_error = record.status == Status::Error;
+    if runs || (record.status == Status::Stopped && record.address_index.is_none()) {
+        return Ok(record);
+    }
+    record.status = Status::Stopped;
+    record.address_index = None;
+    record.init_pid = None;
+    record.init_start_ticks = None;
+    record.stopped_at = record.stopped_at.or_else(|| Some(now_ms()));
+    if was_error {
+        // What was in its way has been cleared above.
+        record.error_message = None;
+    }
+    shared.put(record.clone(), Durability::Process).await?;
+    Ok(record)
+}
+
+/// Goes on with purges that were under way, and remembers whose the kept workspaces are.
+async fn settle_workspaces(shared: &Arc<Shared>, retired: Vec<Retired>) {
+    for Retired { id, retirement } in retired {
+        let lives = shared.registry.find(id).is_some();
+        let result = match retirement {
+            Retirement::Kept(owner) if !lives => {
+                shared.note_kept(id, owner);
+                Ok(0)
+            }
+            Retirement::Purging if !lives => shared.purge_workspace(id).await,
+            Retirement::Kept(_) | Retirement::Purging => {
+                // The sandbox was created again over it.
+                shared.note_kept(id, crate::model::External::default());
+                shared.forget_kept(id).await.map(|()| 0)
+            }
+        };
+        if let Err(error) = result {
+            tracing::error!(%id, error = %chain(&error), "cannot settle a workspace without a sandbox");
+        }
+    }
+}

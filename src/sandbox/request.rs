@@ -1,0 +1,60 @@
+//! What clients ask for.
+
+use std::time::Duration;
+
+use super::view::Snapshot;
+use crate::model::{
+    AppName, ByteSize, Environment, External, GitSource, IdlePolicy, SandboxId, Status, TemplateName, Visibility,
+};
+
+/// What a client asks for when it creates a sandbox; everything is checked already.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Taken: a conflict, unless only its workspace is left and the owner is the same.
+    pub id: Option<SandboxId>,
+    pub ports: Vec<u16>,
+    pub env: Environment,
+    pub template: Option<TemplateName>,
+    pub visibility: Visibility,
+    pub idle_policy: IdlePolicy,
+    pub external: External,
+    pub app_id: Option<AppName>,
+    pub git: Option<GitSource>,
+    pub memory_high: Option<ByteSize>,
+    /// Answer the existing sandbox of the same project instead of making a second one.
+    pub one_per_project: bool,
+}
+
+/// Made, or found by its project.
+#[derive(Debug, Clone)]
+pub enum Created {
+    New(Snapshot),
+    Existing(Snapshot),
+}
+
+/// Which sandboxes to list; an empty field matches all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub external_user_id: Option<String>,
+    pub external_project_id: Option<String>,
+    pub status: Option<Status>,
+}
+
+/// What a start did.
+#[derive(Debug, Clone)]
+pub struct Started {
+    pub snapshot: Snapshot,
+    /// False: it ran already.
+    pub woke: bool,
+    pub took: Duration,
+}
+
+/// A command to run in a sandbox, as its user.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    pub cmd: Vec<String>,
+    /// Added to the sandbox's environment.
+    pub env: Environment,
+    /// Absolute; `~/workspace` when absent.
+    pub cwd: Option<String>,
+}

@@ -1,0 +1,535 @@
+//! The way to every sandbox.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::activity::{Activity, now_ms};
+use super::admission::{self, Admission, Purpose};
+use super::driver::{self, Command, MAILBOX, Reply};
+use super::error::Error;
+use super::leases::Leases;
+use super::registry::{Entry, Published, Registry};
+use super::request::{CreateRequest, Created, Filter, Started};
+use super::view::{AppView, Counts, Snapshot};
+use super::{expiry, reconcile};
+use crate::bundle::Template;
+use crate::metadata::{Durability, Metadata, MetadataError, Retired, Retirement};
+use crate::model::{ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status};
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::storage::Storage;
+use crate::sys::cgroup::Hierarchy;
+use crate::sys::netns::SocketMaker;
+use crate::telemetry::Metrics;
+
+/// The least `memory_high` that a client may ask for: less does not hold a shell and an interpreter.
+const MEMORY_HIGH_MIN: ByteSize = ByteSize::mib(32);
+
+/// How sandboxes are kept.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// One directory per running sandbox beneath it.
+    pub run_dir: PathBuf,
+    pub rootfs: PathBuf,
+    /// Certificates bound over the sandbox's own, for hosts behind an inspecting proxy.
+    pub ca_bundle: Option<PathBuf>,
+    /// The limits of a sandbox that does not ask for others.
+    pub limits: Limits,
+    /// Whether `memory.high` is written at all.
+    pub set_memory_high: bool,
+    pub sandboxes_max: usize,
+    pub idle_threshold: Duration,
+    /// How often idle sandboxes are looked for; zero: never.
+    pub idle_interval: Duration,
+    /// How often memory pressure is looked for.
+    pub pressure_interval: Duration,
+    pub keepalive_max: Duration,
+    /// Between TERM and KILL when a sandbox is stopped.
+    pub stop_grace: Duration,
+    /// How long a request is held for a sandbox that was just started and whose app says nothing of itself.
+    pub ready_timeout: Duration,
+    /// How long a request is held for an app that is known to be starting.
+    pub wake_timeout: Duration,
+    pub admission: admission::Config,
+}
+
+/// What sandboxes are made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub storage: Storage,
+    pub network: Network,
+    pub metadata: Metadata,
+    pub runtime: Runtime,
+    pub cgroups: Hierarchy,
+    pub sockets: SocketMaker,
+    pub template: Template,
+    pub metrics: Metrics,
+}
+
+/// The way to every sandbox; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all drivers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    /// Holds the `resolv.conf` and `hosts` of all sandboxes.
+    pub(super) etc_dir: PathBuf,
+    pub(super) storage: Storage,
+    pub(super) network: Network,
+    metadata: Metadata,
+    pub(super) runtime: Runtime,
+    pub(super) cgroups: Hierarchy,
+    pub(super) sockets: SocketMaker,
+    pub(super) template: Template,
+    destinations: Vec<(PathBuf, PathKind)>,
+    pub(super) metrics: Metrics,
+    pub(super) registry: Registry,
+    pub(super) leases: Leases,
+    pub(super) admission: Admission,
+    /// Workspaces that are kept without a sandbox, and whose they are.
+    kept: Mutex<HashMap<SandboxId, External>>,
+    pub(super) tasks: TaskTracker,
+    pub(super) ending: CancellationToken,
+}
+
+impl Supervisor {
+    /// Takes over the host: what the records say runs and does is adopted, everything else of ours is
+    /// removed; then sandboxes can be used.
+    ///
+    /// # Errors
+    /// The run directory cannot be prepared, or the record cannot be written.
+    pub async fn start(config: Config, parts: Parts, records: Vec<Record>, retired: Vec<Retired>) -> Result<Self, Error> {
+        let etc_dir = config.run_dir.join("etc");
+        reconcile::write_etc(&etc_dir, parts.network.resolver())?;
+        let shared = Arc::new(Shared {
+            destinations: parts.template.destinations(),
+            leases: Leases::new(parts.network.capacity()),
+            admission: Admission::new(config.admission),
+            config,
+            etc_dir,
+            storage: parts.storage,
+            network: parts.network,
+            metadata: parts.metadata,
+            runtime: parts.runtime,
+            cgroups: parts.cgroups,
+            sockets: parts.sockets,
+            template: parts.template,
+            metrics: parts.metrics,
+            registry: Registry::default(),
+            kept: Mutex::default(),
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+        });
+        shared.check_rootfs()?;
+        let supervisor = Self { shared };
+        reconcile::run(&supervisor, records, retired).await?;
+        supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone()));
+        supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
+        supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
+        Ok(supervisor)
+    }
+
+    /// Creates a sandbox and waits until it can take an exec.
+    ///
+    /// # Errors
+    /// The id or owner conflicts, memory is short, or a step failed, in which case nothing is left of it.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
+        let shared = &self.shared;
+        if shared.registry.len() >= shared.config.sandboxes_max {
+            let text = format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
+            return Err(Error::Exhausted(text));
+        }
+        let (git, one_per_project) = (request.git.clone(), request.one_per_project);
+        let record = self.new_record(request)?;
+        let id = record.spec.id;
+        shared.check_workspace_owner(id, &record.spec.external)?;
+        let (entry, mailbox) = shared.entry(record);
+        if let Err(taken) = shared.registry.insert(Arc::clone(&entry), one_per_project) {
+            if taken.id == id {
+                return Err(Error::Conflict(format!("sandbox {id} exists already")));
+            }
+            return Ok(Created::Existing(self.view(&taken)));
+        }
+        // Admitted only now: a project's second request must find the first one's sandbox, not a refusal.
+        let _admitted = match shared.admission.admit(Purpose::Create) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                shared.registry.remove(id);
+                return Err(refused);
+            }
+        };
+        shared.drive(Arc::clone(&entry), mailbox);
+        ask(&entry, |reply| Command::Create { git, reply }).await?;
+        shared.forget_kept(id).await?;
+        Ok(Created::New(self.view(&entry)))
+    }
+
+    /// Looks at a sandbox.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn snapshot(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        Ok(self.view(&*self.find(id)?))
+    }
+
+    /// Looks at all sandboxes that match, the newest first.
+    pub fn list(&self, filter: &Filter) -> Vec<Snapshot> {
+        let matches = |wanted: &Option<String>, has: Option<&str>| wanted.as_deref().is_none_or(|w| has == Some(w));
+        let mut found: Vec<_> = self.shared.registry.all();
+        found.retain(|entry| {
+            let record = entry.record();
+            filter.status.is_none_or(|s| record.status == s)
+                && matches(&filter.external_user_id, record.spec.external.user_id())
+                && matches(&filter.external_project_id, record.spec.external.project_id())
+        });
+        found.sort_by_key(|entry| std::cmp::Reverse((entry.record().created_at, entry.id)));
+        found.iter().map(|entry| self.view(entry)).collect()
+    }
+
+    /// Starts a sandbox unless it runs.
+    ///
+    /// # Errors
+    /// Not found, memory is short, the state forbids it, or a step failed.
+    pub async fn start_sandbox(&self, id: SandboxId) -> Result<Started, Error> {
+        let begun = Instant::now();
+        let entry = self.find(id)?;
+        entry.activity.mark();
+        let woke = if entry.live().is_some() { false } else { ask(&entry, |reply| Command::Start { reply }).await? };
+        Ok(Started { snapshot: self.view(&entry), woke, took: begun.elapsed() })
+    }
+
+    /// Stops a sandbox unless it is stopped.
+    ///
+    /// # Errors
+    /// Not found, the state forbids it, or its processes cannot be ended.
+    pub async fn stop(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Deletes a sandbox and its record; the workspace is kept.
+    ///
+    /// # Errors
+    /// Not found, or its processes cannot be ended.
+    pub async fn delete(&self, id: SandboxId) -> Result<(), Error> {
+        let entry = self.find(id)?;
+        ask(&entry, |reply| Command::Delete { purge: false, reply }).await.map(drop)
+    }
+
+    /// Deletes a sandbox, its record and its workspace, also a workspace without a sandbox; returns the bytes freed.
+    ///
+    /// # Errors
+    /// Its processes cannot be ended, or files cannot be removed.
+    pub async fn purge(&self, id: SandboxId) -> Result<u64, Error> {
+        match self.shared.registry.find(id) {
+            Some(entry) => ask(&entry, |reply| Command::Delete { purge: true, reply }).await,
+            None => {
+                self.shared.retire(id, Retirement::Purging, Durability::Power).await?;
+                self.shared.purge_workspace(id).await
+            }
+        }
+    }
+
+    /// Purges every sandbox of a user; returns how many, and the bytes freed.
+    ///
+    /// # Errors
+    /// The first sandbox that cannot be purged; the others are.
+    pub async fn purge_of_user(&self, user: &str) -> Result<(u64, u64), Error> {
+        self.purge_all(|owner| owner.user_id() == Some(user)).await
+    }
+
+    /// Purges every sandbox of a project; returns how many, and the bytes freed.
+    ///
+    /// # Errors
+    /// The first sandbox that cannot be purged; the others are.
+    pub async fn purge_of_project(&self, project: &str) -> Result<(u64, u64), Error> {
+        self.purge_all(|owner| owner.project_id() == Some(project)).await
+    }
+
+    /// Gives a sandbox an owner.
+    ///
+    /// # Errors
+    /// Not found, or it is another user's already.
+    pub async fn claim(&self, id: SandboxId, owner: External) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        ask(&entry, |reply| Command::Claim { owner, reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Keeps a sandbox awake until a time in unix seconds, or for the idle time from now; returns the time.
+    ///
+    /// # Errors
+    /// Not found, or the time has passed.
+    pub async fn keepalive(&self, id: SandboxId, until: Option<i64>) -> Result<i64, Error> {
+        let entry = self.find(id)?;
+        let now = now_ms() / 1000;
+        let secs = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        let until = until.unwrap_or_else(|| now.saturating_add(secs(self.shared.config.idle_threshold)));
+        if until <= now {
+            return Err(Error::Invalid("\"until\" has passed; it is in unix seconds".to_owned()));
+        }
+        let until = until.min(now.saturating_add(secs(self.shared.config.keepalive_max)));
+        ask(&entry, |reply| Command::KeepAlive { until_ms: until.saturating_mul(1000), reply }).await?;
+        Ok(until)
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.shared.registry.counts()
+    }
+
+    /// Says whether sandboxes can be created.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.shared.ending.is_cancelled() {
+            return Err("the server is ending".to_owned());
+        }
+        self.shared.check_rootfs().map_err(|e| super::provision::chain(&e))
+    }
+
+    /// Ends the daemon's part: sandboxes run on, and are adopted by the next daemon; what waits is told to try again.
+    pub async fn detach(&self) {
+        self.shared.finish().await;
+    }
+
+    /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
+    pub async fn shut_down(&self) {
+        let stops = self.shared.registry.all().into_iter().filter(|e| e.live().is_some()).map(|entry| async move {
+            if let Err(error) = ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await {
+                tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+            }
+        });
+        futures_util::future::join_all(stops).await;
+        self.shared.finish().await;
+    }
+
+    pub(super) fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
+        self.shared.registry.find(id).ok_or(Error::NotFound(id))
+    }
+
+    fn new_record(&self, request: CreateRequest) -> Result<Record, Error> {
+        let mut limits = self.shared.config.limits.clone();
+        if let Some(high) = request.memory_high {
+            if high < MEMORY_HIGH_MIN || high > limits.memory_max {
+                let text = format!("memory_high is from {MEMORY_HIGH_MIN} to {}, not {high}", limits.memory_max);
+                return Err(Error::Invalid(text));
+            }
+            limits.memory_high = high;
+        }
+        let now = now_ms();
+        let spec = SandboxSpec {
+            id: request.id.unwrap_or_else(SandboxId::generate),
+            ports: request.ports,
+            env: request.env,
+            template: request.template,
+            visibility: request.visibility,
+            idle_policy: request.idle_policy,
+            limits,
+            external: request.external,
+            app_id: request.app_id,
+            git: request.git,
+        };
+        Ok(Record {
+            spec,
+            status: Status::Creating,
+            error_message: None,
+            address_index: None,
+            init_pid: None,
+            init_start_ticks: None,
+            created_at: now,
+            updated_at: now,
+            last_active_at: now,
+            stopped_at: None,
+            keepalive_until: None,
+        })
+    }
+
+    fn view(&self, entry: &Entry) -> Snapshot {
+        let published = entry.state.borrow().clone();
+        let idle = &self.shared.config.idle_threshold;
+        let last = entry.activity.last_ms();
+        let runs = published.live.is_some();
+        let sleeps = runs && published.record.spec.idle_policy == IdlePolicy::Sleep;
+        let threshold_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
+        let keepalive = published.record.keepalive_until.unwrap_or_default();
+        let idle_ms = u64::try_from(now_ms().saturating_sub(last)).unwrap_or_default();
+        Snapshot {
+            live: published.live.as_ref().map(|live| live.view()),
+            app: published.app,
+            workspace: entry.workspace.clone(),
+            generation: published.generation,
+            idle_for: (runs && !entry.activity.is_busy()).then(|| Duration::from_millis(idle_ms)),
+            sleeps_at: sleeps.then(|| last.saturating_add(threshold_ms).max(keepalive)),
+            record: published.record,
+        }
+    }
+
+    async fn purge_all(&self, owned: impl Fn(&External) -> bool) -> Result<(u64, u64), Error> {
+        let mut ids: Vec<SandboxId> = Vec::new();
+        ids.extend(self.shared.registry.all().iter().filter(|e| owned(&e.record().spec.external)).map(|e| e.id));
+        ids.extend(self.shared.kept().iter().filter(|(_, owner)| owned(owner)).map(|(id, _)| *id));
+        let (mut count, mut bytes, mut failure) = (0, 0, None);
+        for id in ids {
+            match self.purge(id).await {
+                Ok(freed) => (count, bytes) = (count + 1, bytes + freed),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok((count, bytes)), Err)
+    }
+}
+
+impl Shared {
+    /// Makes an entry and the mailbox that its driver will read.
+    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Command>) {
+        let (mailbox, receiver) = mpsc::channel(MAILBOX);
+        let id = record.spec.id;
+        let activity = Activity::new(record.last_active_at);
+        let published =
+            Published { record: Arc::new(record), live: None, app: AppView::default(), generation: 0 };
+        let entry = Entry {
+            id,
+            mailbox,
+            state: watch::Sender::new(published),
+            activity,
+            workspace: self.storage.workspace_path(id),
+        };
+        (Arc::new(entry), receiver)
+    }
+
+    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Command>) {
+        self.tasks.spawn(driver::run(Arc::clone(self), entry, mailbox));
+    }
+
+    /// Writes a record and waits until it is as durable as asked.
+    pub(super) async fn put(&self, record: Record, durability: Durability) -> Result<(), Error> {
+        self.written(|done| self.metadata.put(record, durability, done)).await
+    }
+
+    pub(super) async fn delete_record(&self, id: SandboxId, durability: Durability) -> Result<(), Error> {
+        self.written(|done| self.metadata.delete(id, durability, done)).await
+    }
+
+    /// Deletes a record and notes what becomes of the workspace, in one transaction.
+    pub(super) async fn retire(&self, id: SandboxId, to: Retirement, durability: Durability) -> Result<(), Error> {
+        self.written(|done| self.metadata.retire(id, to, durability, done)).await
+    }
+
+    /// Deletes a record and keeps the workspace for its owner.
+    pub(super) async fn keep_workspace(&self, id: SandboxId, owner: External) -> Result<(), Error> {
+        self.retire(id, Retirement::Kept(owner.clone()), Durability::Power).await?;
+        self.note_kept(id, owner);
+        Ok(())
+    }
+
+    pub(super) fn note_kept(&self, id: SandboxId, owner: External) {
+        self.kept().insert(id, owner);
+    }
+
+    /// Deletes a workspace whose purge is recorded, and then that record.
+    pub(super) async fn purge_workspace(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
+        let shared = Arc::clone(self);
+        let freed = blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await?;
+        self.kept().remove(&id);
+        // If this is lost, the next start purges once more, and finds nothing.
+        self.written(|done| self.metadata.forget(id, Durability::Process, done)).await?;
+        Ok(freed)
+    }
+
+    /// Notes that a kept workspace has a sandbox again.
+    pub(super) async fn forget_kept(&self, id: SandboxId) -> Result<(), Error> {
+        if self.kept().remove(&id).is_none() {
+            return Ok(());
+        }
+        self.written(|done| self.metadata.forget(id, Durability::Process, done)).await
+    }
+
+    /// Notes when sandboxes were used last.
+    pub(super) fn touch(&self, times: Vec<(SandboxId, i64)>) {
+        self.metadata.touch(times);
+    }
+
+    pub(super) fn check_rootfs(&self) -> Result<(), Error> {
+        let destinations: Vec<_> = self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
+        self.storage.check_rootfs(&destinations).map_err(Error::Storage)
+    }
+
+    /// Says whether a sandbox may be put to sleep now.
+    pub(super) fn is_idle(&self, entry: &Entry) -> bool {
+        let record = entry.record();
+        let now = now_ms();
+        let threshold = i64::try_from(self.config.idle_threshold.as_millis()).unwrap_or(i64::MAX);
+        record.spec.idle_policy == IdlePolicy::Sleep
+            && !entry.activity.is_busy()
+            && now.saturating_sub(entry.activity.last_ms()) >= threshold
+            && record.keepalive_until.is_none_or(|until| until <= now)
+    }
+
+    /// Makes a socket in a sandbox's network.
+    pub(super) async fn socket(&self, netns: Arc<OwnedFd>, domain: crate::sys::netns::Domain) -> std::io::Result<OwnedFd> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |result| drop::<Result<(), _>>(sender.send(result)));
+        self.sockets.request(netns, domain, done);
+        receiver.await.unwrap_or_else(|_closed| Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// A workspace without a sandbox is given back to its owner only.
+    fn check_workspace_owner(&self, id: SandboxId, owner: &External) -> Result<(), Error> {
+        let kept = self.kept().get(&id).cloned();
+        match kept {
+            Some(kept) if kept == *owner => Ok(()),
+            Some(_) => Err(Error::Conflict(format!("the workspace of {id} belongs to another owner"))),
+            None if self.storage.has_workspace(id) => {
+                Err(Error::Conflict(format!("there is a workspace of {id} whose owner is not known; purge it first")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, External>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn written(
+        &self,
+        write: impl FnOnce(Box<dyn FnOnce(Result<(), MetadataError>) + Send>),
+    ) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        write(Box::new(move |result| drop::<Result<(), _>>(sender.send(result))));
+        receiver.await.map_err(|_closed| Error::Ending)?.map_err(Error::Metadata)
+    }
+
+    async fn finish(&self) {
+        self.ending.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Asks a sandbox's driver and waits for its answer.
+pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+    let (sender, receiver) = oneshot::channel();
+    // A driver that has gone has deleted its sandbox, or the daemon is ending.
+    entry.mailbox.send(command(sender)).await.map_err(|_closed| Error::NotFound(entry.id))?;
+    receiver.await.map_err(|_closed| Error::Ending)?
+}
+
+/// Runs a step that waits for the kernel on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    step: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(step).await.unwrap_or(Err(Error::Panicked))
+}

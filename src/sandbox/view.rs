@@ -1,0 +1,97 @@
+//! A sandbox as readers see it.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::Record;
+
+/// A sandbox as it is at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub record: Arc<Record>,
+    /// What runs; `None` unless the status is running.
+    pub live: Option<LiveView>,
+    pub app: AppView,
+    /// `<data>/workspaces/<ID>`.
+    pub workspace: PathBuf,
+    /// Grows with every change.
+    pub generation: u64,
+    /// For how long nobody has used it; `None` when it is in use right now or does not run.
+    pub idle_for: Option<Duration>,
+    /// When it will be put to sleep if nobody uses it, unix milliseconds.
+    pub sleeps_at: Option<i64>,
+}
+
+/// What runs.
+#[derive(Debug, Clone)]
+pub struct LiveView {
+    pub init_pid: i32,
+    pub address: Ipv4Addr,
+    pub cgroup_path: String,
+    /// Unix milliseconds.
+    pub started_at: i64,
+    /// Bytes, page cache included.
+    pub memory_current: Option<u64>,
+}
+
+/// What `sandbox.yaml` declares and what became of it.
+#[derive(Debug, Clone, Default)]
+pub struct AppView {
+    pub preview: Preview,
+    pub processes: Vec<ProcessView>,
+}
+
+/// The app's main port.
+#[derive(Debug, Clone, Default)]
+pub struct Preview {
+    /// The web process's port, else the first exposed one.
+    pub port: Option<u16>,
+    pub status: PreviewStatus,
+    pub last_http_status: Option<u16>,
+    /// Unix milliseconds.
+    pub last_checked_at: Option<i64>,
+    pub build_error_message: Option<String>,
+}
+
+/// How the app's main port is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PreviewStatus {
+    /// There is no web process.
+    #[default]
+    None,
+    /// The sandbox or the web process does not run.
+    Down,
+    Starting,
+    Ready,
+    /// The build failed, or the web process was given up.
+    Error,
+}
+
+/// One process of the app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessView {
+    pub name: String,
+    pub kind: ProcessKind,
+    pub running: bool,
+    /// In the sandbox's pid namespace.
+    pub pid: Option<i32>,
+    pub restarts: u32,
+}
+
+/// Which part of the manifest a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessKind {
+    Web,
+    Worker,
+}
+
+/// How many sandboxes there are, by status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub creating: u64,
+    pub running: u64,
+    pub stopped: u64,
+    pub error: u64,
+}
