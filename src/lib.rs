@@ -20,3 +20,15 @@ pub mod storage;
 pub mod metadata;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod runtime;
+
+#[cfg(feature = "daemon")]
+pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod wire;
+
+#[cfg(feature = "daemon")]
+pub mod api;

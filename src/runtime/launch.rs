@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
@@ -19,6 +18,7 @@ use crate::model::SandboxId;
 use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, encode};
 use crate::sys::cgroup::Entry;
 use crate::sys::pidfd::{self, PidFd};
+use crate::sys::watch::Watched;
 use crate::sys::{process, socket};
 
 /// How long a launch may take before it counts as hung.
@@ -93,7 +93,7 @@ pub struct Runtime {
 #[derive(Debug)]
 struct Launcher {
     child: Child,
-    socket: AsyncFd<OwnedFd>,
+    socket: Watched<OwnedFd>,
 }
 
 impl Runtime {
@@ -176,13 +176,13 @@ impl Launcher {
         drop(command);
         wait_until_ready(&ours)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| LaunchError::Spawn(e.into()))?;
-        let socket = AsyncFd::new(ours).map_err(LaunchError::Spawn)?;
+        let socket = Watched::new(ours).map_err(LaunchError::Spawn)?;
         Ok(Self { child, socket })
     }
 
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         // A packet goes whole or not at all.
-        self.socket.async_io(Interest::WRITABLE, |fd| socket::send(fd, frame, descriptors)).await.map(|_| ())
+        self.socket.write_with(|fd| socket::send(fd, frame, descriptors)).await.map(drop)
     }
 }
 

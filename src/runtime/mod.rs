@@ -10,6 +10,6 @@ mod exec;
 mod launch;
 pub mod launcher;
 
-pub use connection::{Control, ControlError};
+pub use connection::{Control, ControlError, Conversation};
 pub use exec::{Process, ProcessEvent};
 pub use launch::{Config, Launch, LaunchError, Launched, Runtime};

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
@@ -14,13 +13,14 @@ use super::view::LiveView;
 use crate::runtime::Control;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::pidfd::PidFd;
+use crate::sys::watch::Watched;
 
 /// What exists of a running sandbox.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) control: Control,
     pub(super) init_pid: i32,
-    pub(super) init: AsyncFd<PidFd>,
+    pub(super) init: Watched<PidFd>,
     /// Keeps the network alive, and is where previews are dialled.
     pub(super) netns: Arc<OwnedFd>,
     pub(super) address: Ipv4Addr,
@@ -52,7 +52,7 @@ impl Live {
     /// Waits until PID 1 has ended.
     pub(super) async fn wait(&self) {
         // The descriptor stays readable for ever after, so a failure can only mean that it has ended.
-        let _ignored: std::io::Result<_> = self.init.readable().await.map(drop);
+        let _ignored: std::io::Result<()> = self.init.readable().await;
     }
 
     /// Ends the processes: TERM, `grace`, KILL. Returns once PID 1 is gone, or cannot be killed.
@@ -65,7 +65,7 @@ impl Live {
                 return;
             }
         }
-        if let Err(error) = self.init.get_ref().kill() {
+        if let Err(error) = self.init.get().kill() {
             tracing::warn!(pid = self.init_pid, %error, "cannot kill a sandbox's first process");
         }
         // What cannot be killed now, such as a process in uninterruptible sleep, keeps its cgroup

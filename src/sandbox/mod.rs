@@ -31,11 +31,12 @@ mod supervisor;
 mod view;
 
 pub use activity::Activity;
+pub use admission::Config as AdmissionConfig;
 pub use connect::Upstream;
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use exec::{Exec, ExecEvent};
 pub use files::{Download, FileEntry, Upload};
-pub use provision::STEPS;
+pub use provision::{STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, Started};
 pub use supervisor::{Config, Parts, Supervisor};
 pub use view::{AppView, Counts, LiveView, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot};

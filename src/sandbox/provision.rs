@@ -14,7 +14,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
@@ -28,6 +27,7 @@ use crate::network::Attachment;
 use crate::runtime::{Launch, launcher};
 use crate::storage::Prepared;
 use crate::sys::cgroup::{Cgroup, Settings};
+use crate::sys::watch::Watched;
 
 /// The names of the fail points, in the order of the steps: at each, a test makes the step fail or
 /// ends the daemon.
@@ -159,7 +159,7 @@ async fn launch(
     let live = Live {
         control: launched.control,
         init_pid: launched.pid,
-        init: AsyncFd::new(launched.process).map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?,
+        init: Watched::new(launched.process).map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?,
         netns,
         address: attachment.address,
         address_index: index,
@@ -282,13 +282,14 @@ pub(super) fn remove_run_directory(path: &Path) -> Result<(), Error> {
 }
 
 /// Fails if a test has asked for it; without the feature `failpoints` it is nothing.
+#[cfg_attr(not(feature = "failpoints"), expect(unused_variables, reason = "the points are compiled out"))]
 pub(super) fn fail_point(name: &'static str) -> Result<(), Error> {
     fail::fail_point!(name, |_| Err(Error::FailPoint(name)));
     Ok(())
 }
 
 /// An error with its causes in one line.
-pub(super) fn chain(error: &Error) -> String {
+pub fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

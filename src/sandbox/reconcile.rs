@@ -11,7 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
@@ -26,6 +25,7 @@ use crate::model::{IdlePolicy, Record, SandboxId, Status};
 use crate::runtime::Control;
 use crate::sys::netns;
 use crate::sys::pidfd::PidFd;
+use crate::sys::watch::Watched;
 
 /// How long the `sandbox-init` of a sandbox that is to be adopted may take to answer.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
         }
         let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/ns/net"), source };
         let netns = netns::open_of(pid).map_err(failed)?;
-        let init = AsyncFd::new(process).map_err(failed)?;
+        let init = Watched::new(process).map_err(failed)?;
         Ok((control, run_directory, netns, init))
     };
     match attempt.await {

@@ -20,8 +20,12 @@ pub mod netlink;
 pub mod netns;
 #[cfg(feature = "daemon")]
 pub mod pidfd;
+#[cfg(feature = "daemon")]
+pub mod probe;
 pub mod process;
 #[cfg(feature = "daemon")]
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+#[cfg(feature = "daemon")]
+pub mod watch;

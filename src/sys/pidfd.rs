@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -49,12 +49,15 @@ impl PidFd {
         }
     }
 
-    /// Gives up the wrapper; the descriptor is readable once the process has ended.
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
+}
+
+impl AsRawFd for PidFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
+/// The descriptor is readable once the process has ended.
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,0 +1,223 @@
+//! From the domain to bodies, and from bodies to checked requests.
+
+
+use super::App;
+use super::error::{ApiError, Style};
+use crate::model::{Environment, External, GitSource, SandboxSpec};
+use crate::sandbox::{CreateRequest, LiveView, PreviewStatus, ProcessKind, Snapshot};
+use crate::wire;
+
+/// Checks everything in a request before anything is made.
+pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, ApiError> {
+    let style = Style::Compat;
+    let bad = |field: &'static str| move |e: &dyn std::fmt::Display| style.invalid(format!("{field}: {e}"));
+    let external = body.external.unwrap_or_default();
+    let external = External::new(external.user_id, external.project_id, external.workspace_id);
+    let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
+    let git = body.git.map(|git| GitSource::new(git.repo_url, git.branch)).transpose();
+    Ok(CreateRequest {
+        id: parse(body.id).map_err(|e| bad("id")(&e))?,
+        ports: SandboxSpec::parse_ports(&body.ports.unwrap_or_default()).map_err(|e| bad("ports")(&e))?,
+        env: Environment::new(body.env.unwrap_or_default()).map_err(|e| bad("env")(&e))?,
+        template: parse(template).map_err(|e| bad("template")(&e))?,
+        visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
+        idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
+        external: external.map_err(|e| bad("external")(&e))?,
+        app_id: parse(body.app_id).map_err(|e| bad("app_id")(&e))?,
+        git: git.map_err(|e| bad("git")(&e))?,
+        memory_high: parse(body.memory_high).map_err(|e| bad("memory_high")(&e))?,
+        one_per_project: false,
+    })
+}
+
+/// The same for `/v1`.
+pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateRequest, ApiError> {
+    let style = Style::V1;
+    let bad = |field: &'static str| move |e: &dyn std::fmt::Display| style.invalid(format!("{field}: {e}"));
+    if body.project.id.is_empty() {
+        return Err(style.invalid("project.id is empty"));
+    }
+    if body.from_snapshot.is_some() {
+        return Err(style.invalid("from_snapshot: snapshots are not supported by this server"));
+    }
+    let external = External::new(Some(body.project.user_id), Some(body.project.id), None);
+    let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
+    Ok(CreateRequest {
+        // The app's port of the former product, which its clients do not name.
+        ports: vec![3000],
+        template: parse(template).map_err(|e| bad("template")(&e))?,
+        visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
+        external: external.map_err(|e| bad("project")(&e))?,
+        one_per_project: true,
+        ..CreateRequest::default()
+    })
+}
+
+/// A sandbox for the compatible routes.
+pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
+    let record = &snapshot.record;
+    let spec = &record.spec;
+    let workspace = snapshot.workspace.display().to_string();
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let live = snapshot.live.as_ref();
+    wire::Row {
+        id: spec.id.to_string(),
+        status: record.status.as_str(),
+        image: app.config.image.clone(),
+        workspace_img: workspace.clone(),
+        workspace_mnt: workspace,
+        container_id: live.map(|_| spec.id.lower()),
+        cgroup_path: live.map(|l| l.cgroup_path.clone()),
+        memory_high: spec.limits.memory_high.to_string(),
+        error_message: record.error_message.clone(),
+        ports: spec.ports.clone(),
+        created_at: time(record.created_at),
+        updated_at: time(record.updated_at),
+        last_active_at: record.last_active_at.max(last_use(snapshot)) / 1000,
+        stopped_at: record.stopped_at.map(time),
+        keepalive_until: record.keepalive_until.map(|ms| ms / 1000),
+        container_ip: live.map_or(String::new(), |l| l.address.to_string()),
+        external_user_id: owned(spec.external.user_id()),
+        external_project_id: owned(spec.external.project_id()),
+        external_workspace_id: owned(spec.external.workspace_id()),
+        visibility: spec.visibility.as_str(),
+        idle_policy: spec.idle_policy.as_str(),
+        idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
+        sleeps_at: snapshot.sleeps_at.map(|ms| ms / 1000),
+    }
+}
+
+/// A sandbox with what runs in it.
+pub(super) fn detail(app: &App, snapshot: &Snapshot) -> wire::SandboxDetail {
+    let live_state = snapshot.live.as_ref().map(|live: &LiveView| wire::LiveState {
+        running: true,
+        pid: live.init_pid,
+        started_at: time(live.started_at),
+        container_ip: live.address.to_string(),
+        memory_current_bytes: live.memory_current,
+    });
+    let has_app = snapshot.app.preview.status != PreviewStatus::None || !snapshot.app.processes.is_empty();
+    let runtime =
+        has_app.then(|| wire::RuntimeState { preview: preview(app, snapshot), processes: processes(snapshot) });
+    wire::SandboxDetail { row: row(app, snapshot), live_state, runtime }
+}
+
+/// A sandbox for `/v1`.
+pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
+    let record = &snapshot.record;
+    wire::Sandbox {
+        id: record.spec.id.to_string(),
+        status: record.status.as_str(),
+        preview: preview(app, snapshot),
+        processes: processes(snapshot),
+        active_task_id: None,
+        template: record.spec.template.as_ref().map_or_else(|| "blank".to_owned(), ToString::to_string),
+        created_at: time(record.created_at),
+        updated_at: Some(time(record.updated_at)),
+    }
+}
+
+/// RFC 3339, UTC, of unix milliseconds.
+pub(super) fn time(ms: i64) -> String {
+    let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    let (year, month, day) = date(days);
+    let (seconds, millis) = (of_day / 1000, of_day % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// The Gregorian date of a day since 1970: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+fn date(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Unix milliseconds of the last use that is not recorded yet.
+fn last_use(snapshot: &Snapshot) -> i64 {
+    let Some(idle) = snapshot.idle_for else { return 0 };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.saturating_sub(idle).as_millis()).unwrap_or_default()
+}
+
+fn preview(app: &App, snapshot: &Snapshot) -> wire::Preview {
+    let view = &snapshot.app.preview;
+    let spec = &snapshot.record.spec;
+    let port = view.port.or_else(|| spec.ports.first().copied()).unwrap_or(3000);
+    let config = &app.config;
+    let (scheme, own_port) = if config.preview_tls { ("https", 443) } else { ("http", 80) };
+    let suffix = if config.public_port == own_port { String::new() } else { format!(":{}", config.public_port) };
+    let host = format!("{}-{port}.preview.{}{suffix}", spec.id.host_name(), config.preview_domain);
+    wire::Preview {
+        url: format!("{scheme}://{host}"),
+        port,
+        status: match view.status {
+            PreviewStatus::None => "none",
+            PreviewStatus::Down => "down",
+            PreviewStatus::Starting => "starting",
+            PreviewStatus::Ready => "ready",
+            PreviewStatus::Error => "error",
+        },
+        last_http_status: view.last_http_status,
+        last_checked_at: view.last_checked_at.map(time),
+        build_error_message: view.build_error_message.clone(),
+    }
+}
+
+fn processes(snapshot: &Snapshot) -> Vec<wire::Process> {
+    let convert = |process: &crate::sandbox::ProcessView| wire::Process {
+        name: process.name.clone(),
+        kind: match process.kind {
+            ProcessKind::Web => "web",
+            ProcessKind::Worker => "worker",
+        },
+        running: process.running,
+        pid: process.pid,
+        restarts: process.restarts,
+    };
+    snapshot.app.processes.iter().map(convert).collect()
+}
+
+fn parse<T: std::str::FromStr>(text: Option<String>) -> Result<Option<T>, T::Err> {
+    text.map(|t| t.parse()).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(time(1_796_083_199_999), "2026-11-30T23:59:59.999Z");
+        assert_eq!(time(-1), "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn everything_in_a_create_is_checked() {
+        let check = |text: &str| create_request(serde_json::from_str(text).unwrap());
+        assert!(check("{}").is_ok());
+        assert!(check(r#"{"unknown":1,"ports":[3000],"env":{"A":"b"},"memory_high":"64M"}"#).is_ok());
+        for bad in [
+            r#"{"ports":[0]}"#,
+            r#"{"ports":[70000]}"#,
+            r#"{"id":"../../etc"}"#,
+            r#"{"env":{"A=":"b"}}"#,
+            r#"{"env":{"A":"b\u0000"}}"#,
+            r#"{"template":"../x"}"#,
+            r#"{"visibility":"secret"}"#,
+            r#"{"idle_policy":"never"}"#,
+            r#"{"memory_high":"lots"}"#,
+            r#"{"external":{"user_id":"a\nb"}}"#,
+            r#"{"git":{"repo_url":"ext::sh -c id"}}"#,
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}

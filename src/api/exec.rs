@@ -1,0 +1,134 @@
+//! The compatible exec: an answer in one piece, or a stream.
+
+use std::convert::Infallible;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::App;
+use super::error::{ApiError, Style};
+use super::extract::{Body1, Id, Json};
+use crate::sandbox::{self, ExecEvent, ExecRequest};
+use crate::wire::{CompatError, Exec, ExecBody};
+
+/// How much of each output an answer in one piece holds.
+const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How much of stderr a stream keeps for its end.
+const STREAM_STDERR_BYTES_MAX: usize = 1024 * 1024;
+
+#[utoipa::path(post, path = "/sandbox/{id}/exec", tag = "sandboxes", params(("id" = String, Path)), request_body = ExecBody, responses(
+    (status = 200, description = "The command has ended; with `stream` plain text as it comes: stdout, then `---stderr---` and stderr if there is any, then `exit_code: N`", body = Exec),
+    (status = 400, body = CompatError), (status = 404, body = CompatError), (status = 503, body = CompatError)))]
+pub(super) async fn exec(
+    State(app): State<App>,
+    Id(id): Id,
+    Body1(body): Body1<ExecBody>,
+) -> Result<Response, ApiError> {
+    let begun = Instant::now();
+    let failed = |error: sandbox::Error| Style::Compat.of_core(&error);
+    let request = ExecRequest { cmd: body.cmd, ..ExecRequest::default() };
+    let exec = app.supervisor.exec(id, request).await.map_err(failed)?;
+    if body.stream {
+        return Ok(streamed(exec));
+    }
+    let answer = collect(exec).await.map_err(failed)?;
+    app.metrics.observe_exec(begun.elapsed());
+    Ok(Json(answer).into_response())
+}
+
+async fn collect(mut exec: sandbox::Exec) -> Result<Exec, sandbox::Error> {
+    let (mut stdout, mut stderr, mut exit_code) = (Vec::new(), Vec::new(), 0);
+    let mut truncated = false;
+    while let Some(event) = exec.next().await? {
+        match event {
+            ExecEvent::Stdout(bytes) => truncated |= !keep(&mut stdout, &bytes, OUTPUT_BYTES_MAX),
+            ExecEvent::Stderr(bytes) => truncated |= !keep(&mut stderr, &bytes, OUTPUT_BYTES_MAX),
+            ExecEvent::Exited(code) => exit_code = code,
+        }
+    }
+    Ok(Exec { stdout: text(stdout), stderr: text(stderr), exit_code, truncated })
+}
+
+/// What a stream still has to say.
+enum Part {
+    Running { exec: sandbox::Exec, stderr: Vec<u8>, cut: bool },
+    Done,
+}
+
+fn streamed(exec: sandbox::Exec) -> Response {
+    let begin = Part::Running { exec, stderr: Vec::new(), cut: false };
+    let pieces = stream::unfold(begin, |part| async {
+        let Part::Running { mut exec, mut stderr, mut cut } = part else { return None };
+        loop {
+            match exec.next().await {
+                Ok(Some(ExecEvent::Stdout(bytes))) => return Some((piece(bytes), Part::Running { exec, stderr, cut })),
+                Ok(Some(ExecEvent::Stderr(bytes))) => cut |= !keep(&mut stderr, &bytes, STREAM_STDERR_BYTES_MAX),
+                Ok(Some(ExecEvent::Exited(code))) => return Some((piece(end(&stderr, cut, code)), Part::Done)),
+                Ok(None) => return None,
+                // The status has been sent: the end of the stream has to say it.
+                Err(error) => {
+                    tracing::error!(error = %sandbox::chain(&error), "a command's output was cut off");
+                    let text = format!("---stderr---\nsandboxd: {}\nexit_code: -1\n", error.message());
+                    return Some((piece(text.into()), Part::Done));
+                }
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn piece(bytes: Bytes) -> Result<Bytes, Infallible> {
+    Ok(bytes)
+}
+
+fn end(stderr: &[u8], cut: bool, code: i32) -> Bytes {
+    let mut tail = Vec::new();
+    if !stderr.is_empty() {
+        tail.extend_from_slice(b"---stderr---\n");
+        tail.extend_from_slice(stderr);
+        if cut {
+            tail.extend_from_slice(b"\n(stderr was cut at 1 MiB)");
+        }
+        if tail.last() != Some(&b'\n') {
+            tail.push(b'\n');
+        }
+    }
+    tail.extend_from_slice(format!("exit_code: {code}\n").as_bytes());
+    tail.into()
+}
+
+/// Appends as much as fits; false when something did not.
+fn keep(kept: &mut Vec<u8>, bytes: &[u8], max: usize) -> bool {
+    let room = max.saturating_sub(kept.len()).min(bytes.len());
+    kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    room == bytes.len()
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_stream_has_its_form() {
+        assert_eq!(end(b"", false, 0), "exit_code: 0\n");
+        assert_eq!(end(b"oops", false, 3), "---stderr---\noops\nexit_code: 3\n");
+    }
+
+    #[test]
+    fn output_is_cut_at_the_limit() {
+        let mut kept = Vec::new();
+        assert!(keep(&mut kept, b"abc", 5) && !keep(&mut kept, b"def", 5));
+        assert_eq!(kept, b"abcde");
+    }
+}

@@ -1,0 +1,81 @@
+//! What happens around every request: its id, its log line, its figures, its key, its headers.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tracing::Instrument as _;
+
+use super::App;
+use super::error::Style;
+use super::extract::Json;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Answers are data: no browser may make a page of one, or keep it.
+const HEADERS: [(HeaderName, &str); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; sandbox"),
+];
+
+/// Gives the request an id and logs and counts its answer.
+pub(super) async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = ulid::Ulid::new().to_string();
+    let method = request.method().clone();
+    // The route's template: a path from a client would make a label of its own.
+    let endpoint = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!("request", request_id = %id);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    let (code, took) = (response.status().as_u16(), begun.elapsed());
+    app.metrics.observe_api(&endpoint, known_method(&method), code, took);
+    span.in_scope(|| tracing::info!(%method, endpoint, code, micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "api"));
+    response
+}
+
+/// Lets only those pass who have a key and do not come from a page of somebody else's.
+pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+    if !app.config.auth.admits(request.uri().path(), request.headers()) {
+        let body = Json(serde_json::json!({ "error": "unauthorized" }));
+        let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+        return (StatusCode::UNAUTHORIZED, challenge, body).into_response();
+    }
+    if is_cross_site(&request) {
+        let style = Style::of(request.uri().path());
+        return style.error(StatusCode::FORBIDDEN, "forbidden", "requests from pages of other origins are refused").into_response();
+    }
+    next.run(request).await
+}
+
+/// Says whether a page of another origin wants to change something: previews are such pages.
+fn is_cross_site(request: &Request) -> bool {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return false;
+    }
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return false };
+    let origin: Option<Uri> = origin.to_str().ok().and_then(|text| text.parse().ok());
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let authority = origin.as_ref().and_then(|o| o.authority()).map(http::uri::Authority::as_str);
+    authority.is_none() || !authority.zip(host).is_some_and(|(a, h)| a.eq_ignore_ascii_case(h))
+}
+
+/// Methods that are counted under their names; others have one together.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        _ => "OTHER",
+    }
+}

@@ -1,0 +1,80 @@
+//! The routes of `/v1/sandboxes`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+
+use super::App;
+use super::convert;
+use super::error::{ApiError, Style};
+use super::extract::{Body1, Id, Json, Query};
+use crate::model::SandboxId;
+use crate::sandbox::{Created, Error, Filter};
+use crate::wire::{CreateV1Body, ListV1Query, Sandbox, SandboxList, V1Error};
+
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 500;
+
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "v1", request_body = CreateV1Body, responses(
+    (status = 201, description = "Made", body = Sandbox), (status = 200, description = "The project has one already", body = Sandbox),
+    (status = 400, body = V1Error), (status = 503, body = V1Error), (status = 507, body = V1Error)))]
+pub(super) async fn create(State(app): State<App>, Body1(body): Body1<CreateV1Body>) -> Result<Response, ApiError> {
+    let request = convert::create_v1_request(body)?;
+    let (status, snapshot) = match app.supervisor.create(request).await.map_err(core)? {
+        Created::New(snapshot) => (StatusCode::CREATED, snapshot),
+        Created::Existing(snapshot) => (StatusCode::OK, snapshot),
+    };
+    Ok((status, Json(convert::sandbox(&app, &snapshot))).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes", tag = "v1", params(ListV1Query), responses(
+    (status = 200, description = "By id, the newest first", body = SandboxList), (status = 400, body = V1Error)))]
+pub(super) async fn list(State(app): State<App>, Query(query): Query<ListV1Query>) -> Result<Json<SandboxList>, ApiError> {
+    let status = query.status.map(|s| s.parse().map_err(|()| Style::V1.invalid(format!("status: there is no {s:?}")))).transpose()?;
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Style::V1.invalid(format!("limit is from 1 to {PAGE_MAX}")));
+    }
+    let cursor: Option<SandboxId> =
+        query.cursor.map(|c| c.parse().map_err(|_e| Style::V1.invalid("cursor is not one of ours"))).transpose()?;
+    let mut found = app.supervisor.list(&Filter { status, ..Filter::default() });
+    // By id alone, so that a page is the same wherever the one before ended.
+    found.sort_by_key(|s| std::cmp::Reverse(s.record.spec.id));
+    let mut rest = found.iter().filter(|s| cursor.is_none_or(|c| s.record.spec.id < c));
+    let page: Vec<_> = rest.by_ref().take(limit).collect();
+    let next_cursor = rest.next().and(page.last()).map(|s| s.record.spec.id.to_string());
+    Ok(Json(SandboxList { sandboxes: page.iter().map(|s| convert::sandbox(&app, s)).collect(), next_cursor }))
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, body = Sandbox), (status = 404, body = V1Error)))]
+pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    let snapshot = app.supervisor.snapshot(id).map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/start", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error), (status = 503, body = V1Error)))]
+pub(super) async fn start(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    let started = app.supervisor.start_sandbox(id).await.map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &started.snapshot)))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/stop", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error)))]
+pub(super) async fn stop(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    let snapshot = app.supervisor.stop(id).await.map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 204, description = "The sandbox and its workspace are gone"), (status = 404, body = V1Error)))]
+pub(super) async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, ApiError> {
+    app.supervisor.snapshot(id).map_err(core)?;
+    app.supervisor.purge(id).await.map_err(core)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn core(error: Error) -> ApiError {
+    Style::V1.of_core(&error)
+}

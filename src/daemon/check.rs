@@ -1,0 +1,177 @@
+//! `check`, `check-config` and `health`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use super::exit::{Exit, complain, say};
+use super::serve::read_config;
+use crate::config::Config;
+use crate::model::Finding;
+use crate::network;
+use crate::sys::cgroup::{Hierarchy, Version};
+use crate::sys::probe;
+
+/// How long a running server may take to answer.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Names every kernel feature that is found or missing.
+pub(super) fn run(flags: &[(String, String)]) -> Exit {
+    let config = match read_config(flags) {
+        Ok(config) => config,
+        Err(error) => return Exit::Config.because(&error, ""),
+    };
+    let mut findings = privileges();
+    findings.extend(control_groups(&config));
+    findings.extend(kernel());
+    findings.extend(network::missing_features());
+    findings.extend(files(&config));
+    let mut missing = false;
+    for finding in &findings {
+        let mark = match (finding.found, finding.required) {
+            (true, _) => "found  ",
+            (false, false) => "weaker ",
+            (false, true) => "MISSING",
+        };
+        say(&format!("{mark}  {:<22} {}", finding.feature, finding.detail));
+        if !finding.found {
+            say(&format!("         without it: {}", finding.consequence));
+            say(&format!("         remedy:     {}", finding.remedy));
+            missing |= finding.required;
+        }
+    }
+    if missing { Exit::Failure } else { Exit::Success }
+}
+
+/// Prints every setting with where it came from.
+pub(super) fn config(flags: &[(String, String)]) -> Exit {
+    match read_config(flags) {
+        Ok(config) => {
+            for (name, value, origin) in &config.described {
+                say(&format!("{name:<32} {value:<28} {origin}"));
+            }
+            Exit::Success
+        }
+        Err(error) => Exit::Config.because(&error, ""),
+    }
+}
+
+/// Asks the server that has these settings whether it is well.
+pub(super) fn health(flags: &[(String, String)]) -> Exit {
+    let config = match read_config(flags) {
+        Ok(config) => config,
+        Err(error) => return Exit::Config.because(&error, ""),
+    };
+    match ask_health(config.api_addr) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Exit::Success,
+        Ok(answer) => {
+            complain(&format!("sandboxd: the server is not well: {}", answer.lines().next().unwrap_or_default()));
+            Exit::Failure
+        }
+        Err(error) => Exit::Failure.because(&error, "no server answers at SANDBOXD_ADDR"),
+    }
+}
+
+fn ask_health(mut address: SocketAddr) -> std::io::Result<String> {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_DEADLINE)?;
+    stream.set_read_timeout(Some(HEALTH_DEADLINE))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn privileges() -> Vec<Finding> {
+    let root = rustix::process::geteuid().is_root();
+    let needed = [caps::Capability::CAP_SYS_ADMIN, caps::Capability::CAP_NET_ADMIN, caps::Capability::CAP_SETUID, caps::Capability::CAP_CHOWN];
+    let held = caps::read(None, caps::CapSet::Effective).unwrap_or_default();
+    let missing: Vec<_> = needed.iter().filter(|c| !held.contains(c)).map(ToString::to_string).collect();
+    let resource = held.contains(&caps::Capability::CAP_SYS_RESOURCE);
+    vec![
+        Finding {
+            feature: "root",
+            found: root && missing.is_empty(),
+            detail: if missing.is_empty() { format!("user {}", rustix::process::geteuid().as_raw()) } else { format!("lacks {}", missing.join(", ")) },
+            consequence: "no namespace, mount or control group can be made: the server does not start",
+            remedy: "run it as root; in a container with `docker run --privileged`",
+            required: true,
+        },
+        Finding {
+            feature: "CAP_SYS_RESOURCE",
+            found: resource,
+            detail: if resource { "held" } else { "not held" }.to_owned(),
+            consequence: "hard limits cannot be raised: a sandbox has at most as many open files as the daemon",
+            remedy: "start the daemon with it, and with a high LimitNOFILE",
+            required: false,
+        },
+    ]
+}
+
+fn control_groups(config: &Config) -> Vec<Finding> {
+    let detected = Hierarchy::detect(&config.instance);
+    let version = detected.as_ref().ok().map(Hierarchy::version);
+    let detail = match (&detected, version) {
+        (_, Some(Version::V2)) => "version 2".to_owned(),
+        (_, Some(Version::Hybrid)) => "version 1 enforces, version 2 is mounted without controllers (hybrid)".to_owned(),
+        (_, Some(Version::V1)) => "version 1".to_owned(),
+        (Err(error), None) => error.to_string(),
+        (Ok(_), None) => String::new(),
+    };
+    let v2 = version == Some(Version::V2);
+    vec![
+        Finding {
+            feature: "control groups",
+            found: version.is_some(),
+            detail,
+            consequence: "memory and processes cannot be limited: the server does not start",
+            remedy: "mount cgroup2 on /sys/fs/cgroup; in a container use --privileged",
+            required: true,
+        },
+        Finding {
+            feature: "memory.high",
+            found: v2,
+            detail: if v2 { "enforced by version 2" } else { "version 1 has none; memory.soft_limit_in_bytes is set instead" }.to_owned(),
+            consequence: "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
+            remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone",
+            required: false,
+        },
+    ]
+}
+
+fn kernel() -> Vec<Finding> {
+    let finding = |feature, probed: Result<String, String>, consequence, remedy, required| {
+        let found = probed.is_ok();
+        let detail = probed.unwrap_or_else(|problem| problem);
+        Finding { feature, found, detail, consequence, remedy, required }
+    };
+    vec![
+        finding("namespaces", probe::namespaces(), "sandboxes cannot be kept apart: the server does not start", "a kernel with pid, mount, ipc, uts, net and cgroup namespaces", true),
+        finding("seccomp", probe::seccomp(), "system calls cannot be restricted: no sandbox starts", "a kernel with CONFIG_SECCOMP_FILTER", true),
+        finding("openat2", probe::openat2(), "files of a workspace cannot be opened safely: no sandbox starts", "Linux 5.6 or newer", true),
+        finding("pidfd", probe::pidfd(), "processes cannot be addressed safely: no sandbox starts", "Linux 5.3 or newer", true),
+        finding("mount_setattr", probe::mount_setattr(), "the launcher cannot be confined: the server does not start", "Linux 5.12 or newer", true),
+        finding("user namespaces", probe::user_namespaces(), "nothing yet: sandboxes do not use them in this version", "sysctl user.max_user_namespaces above 0", false),
+        finding("swap", probe::swap(), "memory of idle processes cannot be pushed out", "add a swap file or zram", false),
+        finding("PSI", probe::psi(), "memory pressure is judged by the available memory alone", "boot with psi=1", false),
+    ]
+}
+
+fn files(config: &Config) -> Vec<Finding> {
+    let there = |path: &Path| path.exists();
+    let finding = |feature, path: &Path, remedy| Finding {
+        feature,
+        found: there(path),
+        detail: path.display().to_string(),
+        consequence: "the server does not start",
+        remedy,
+        required: true,
+    };
+    vec![
+        finding("root file system", &config.rootfs, "build it with scripts/build-rootfs and name it by SANDBOXD_ROOTFS"),
+        finding("sandbox-init", &config.init, "build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT"),
+    ]
+}

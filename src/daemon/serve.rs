@@ -1,0 +1,264 @@
+//! `serve`: build, spawn, wait for a signal, drain.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{Exit, complain};
+use super::key;
+use super::lock;
+use crate::api::{self, Auth};
+use crate::bundle::Template;
+use crate::config::{Config, ConfigError, Sources};
+use crate::metadata::{self, Contents, Metadata};
+use crate::model::Limits;
+use crate::network::dns::{self, DnsSockets};
+use crate::network::{self, Network};
+use crate::proxy;
+use crate::runtime::{self, Runtime, launcher};
+use crate::sandbox::{self, Parts, Supervisor};
+use crate::storage::{self, Storage};
+use crate::sys::cgroup::Hierarchy;
+use crate::sys::netns::SocketMaker;
+use crate::telemetry::{self, Metrics};
+
+/// How many threads may wait for the kernel at once.
+const BLOCKING_THREADS_MAX: usize = 64;
+/// tokio's own threads: the daemon waits far more than it computes.
+const WORKER_THREADS_MAX: usize = 4;
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Sandboxes are stopped: the machine or container ends with the daemon.
+    ShutDown,
+    /// Sandboxes run on and are adopted by the next daemon.
+    Detach,
+}
+
+/// Reads the settings from everywhere.
+pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigError> {
+    let env = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?))).collect();
+    let sources: Sources = crate::config::collect(flags, &env, Some(&crate::config::default_file()))?;
+    Config::parse(&sources)
+}
+
+/// Serves until told to end.
+pub(super) fn run(flags: &[(String, String)]) -> Exit {
+    let config = match read_config(flags) {
+        Ok(config) => config,
+        Err(error) => return Exit::Config.because(&error, "see `sandboxd check-config` and docs/configuration.md"),
+    };
+    if let Err(error) = telemetry::init(config.log_json, &config.log_filter) {
+        return Exit::Config.because(&error, "");
+    }
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(2, WORKER_THREADS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
+    }
+}
+
+/// Runs the launcher.
+pub(super) fn launcher(init: PathBuf, writable: Vec<PathBuf>) -> Exit {
+    match launcher::run(&launcher::Options { init, writable }) {
+        Ok(()) => Exit::Success,
+        Err(error) => Exit::Software.because(&error, ""),
+    }
+}
+
+async fn serve(config: Config) -> Exit {
+    for name in &config.ignored {
+        tracing::warn!(name, "a setting of the former product means nothing here");
+    }
+    if !rustix::process::geteuid().is_root() {
+        complain("sandboxd: needs root: it makes namespaces, mounts and control groups; run it with sudo, or the image with --privileged");
+        return Exit::Permission;
+    }
+    if let Err(error) = std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::create_dir_all(&config.run_dir)) {
+        return Exit::Unavailable.because(&error, "the data or run directory cannot be made; see data_dir and run_dir");
+    }
+    let lock = match lock::take(&config.data_dir) {
+        Ok(lock) => lock,
+        Err(error) => return Exit::Unavailable.because(&error, "end the other one, or choose another data_dir"),
+    };
+    // Bound first: a port that is taken must be known before anything is made.
+    let listeners = tokio::try_join!(TcpListener::bind(config.api_addr), TcpListener::bind(config.preview_addr));
+    let (api_listener, preview_listener) = match listeners {
+        Ok(both) => both,
+        Err(error) => {
+            let remedy = format!("is {} or {} taken? Choose others by SANDBOXD_ADDR and SANDBOXD_PREVIEW_ADDR", config.api_addr, config.preview_addr);
+            return Exit::Unavailable.because(&error, &remedy);
+        }
+    };
+    let (app, metadata) = match build(&config).await {
+        Ok(built) => built,
+        Err(exit) => return exit,
+    };
+    let code = app.run(&config, api_listener, preview_listener).await;
+    metadata.close();
+    drop(lock);
+    code
+}
+
+struct App {
+    supervisor: Supervisor,
+    auth: Auth,
+    metrics: Metrics,
+    dns: DnsSockets,
+}
+
+/// Builds every part, from the bottom to the top; what fails says so, with its remedy.
+async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
+    let auth = auth(config)?;
+    let cgroups = Hierarchy::open(&config.instance)
+        .map_err(|e| Exit::Permission.because(&e, "control groups cannot be written; in a container use --privileged. See `sandboxd check`"))?;
+    let storage_config = storage::Config {
+        data_dir: config.data_dir.clone(),
+        rootfs: config.rootfs.clone(),
+        templates_dir: config.templates_dir.clone(),
+    };
+    let storage = Storage::open(storage_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let (metadata, contents) = Metadata::open(&metadata::Config { path: config.database.clone() })
+        .map_err(|e| if e.is_full() { Exit::TryAgain.because(&e, "free space and start again") } else { Exit::Unavailable.because(&e, "") })?;
+    let network_config = network::Config {
+        pool: config.network_pool,
+        name_prefix: network_prefix(&config.instance),
+        table: config.instance.clone(),
+    };
+    let network = Network::open(network_config).map_err(|e| Exit::Unavailable.because(&e, "see `sandboxd check`"))?;
+    let resolver = network.resolver();
+    let dns = DnsSockets::bind(resolver)
+        .await
+        .map_err(|e| Exit::Unavailable.because(&e, &format!("the name server for sandboxes cannot listen on {resolver}:53")))?;
+    let runtime_config = runtime::Config {
+        executable: "/proc/self/exe".into(),
+        init: config.init.clone(),
+        run_dir: config.run_dir.clone(),
+        workspaces_dir: storage.workspaces_dir(),
+    };
+    let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
+    let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?;
+    let metrics = Metrics::new();
+    let parts =
+        Parts { storage, network, metadata: metadata.clone(), runtime, cgroups, sockets, template, metrics: metrics.clone() };
+    let Contents { records, retired } = contents;
+    let supervisor = Supervisor::start(sandbox_config(config), parts, records, retired)
+        .await
+        .map_err(|e| Exit::Unavailable.because(&e, "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS"))?;
+    Ok((App { supervisor, auth, metrics, dns }, metadata))
+}
+
+impl App {
+    async fn run(self, config: &Config, api_listener: TcpListener, preview_listener: TcpListener) -> Exit {
+        let ending = CancellationToken::new();
+        let api_config = api::Config {
+            auth: self.auth,
+            files_bytes_max: config.files_max.as_u64(),
+            image: config.image.clone(),
+            preview_domain: config.preview_domain.clone(),
+            preview_tls: config.preview_tls,
+            public_port: config.public_http_port,
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let router = api::router(api_config, self.supervisor.clone(), self.metrics.clone());
+        let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls);
+        let proxy = Arc::new(proxy::Proxy::new(proxy_config, self.supervisor.clone(), self.metrics.clone()));
+        let api = tokio::task::spawn(proxy::serve(api_listener, Arc::clone(&proxy), Some(router), ending.clone(), config.drain));
+        let previews = tokio::task::spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
+        let dns = tokio::task::spawn(dns::serve(self.dns, ending.clone()));
+        tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
+
+        let how = match wait_for_signal().await {
+            Ok(how) => how,
+            Err(error) => return Exit::Software.because(&error, "signals cannot be received"),
+        };
+        tracing::info!(?how, "ending");
+        // Requests that are open get their answers while the sandboxes are still there.
+        ending.cancel();
+        let drained = async {
+            for (part, task) in [("api", api), ("previews", previews), ("dns", dns)] {
+                if let Err(error) = task.await {
+                    tracing::error!(part, %error, "a part of the daemon has failed");
+                }
+            }
+        };
+        match how {
+            Ending::ShutDown => {
+                tokio::join!(drained, self.supervisor.shut_down());
+            }
+            Ending::Detach => {
+                drained.await;
+                self.supervisor.detach().await;
+            }
+        }
+        tracing::info!("ended");
+        Exit::Success
+    }
+}
+
+fn sandbox_config(config: &Config) -> sandbox::Config {
+    sandbox::Config {
+        run_dir: config.run_dir.clone(),
+        rootfs: config.rootfs.clone(),
+        ca_bundle: config.ca_bundle.clone(),
+        limits: Limits::with_memory(config.memory_max),
+        set_memory_high: config.set_memory_high,
+        sandboxes_max: config.sandboxes_max,
+        idle_threshold: config.idle_threshold,
+        idle_interval: config.idle_reap_interval,
+        pressure_interval: config.pressure_interval,
+        keepalive_max: config.keepalive_max,
+        stop_grace: config.stop_grace,
+        ready_timeout: config.ready_timeout,
+        wake_timeout: config.wake_timeout,
+        admission: sandbox::AdmissionConfig {
+            headroom_percent: config.headroom_percent,
+            refuse_wakes_percent: config.refuse_wakes_percent,
+            emergency_percent: config.emergency_percent,
+            start_cost: config.wake_cost,
+        },
+    }
+}
+
+/// The keys; the first start makes one and shows it, this once.
+fn auth(config: &Config) -> Result<Auth, Exit> {
+    let key = key::load_or_make(&config.data_dir).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    if key.is_new {
+        complain(&format!("sandboxd: made the API key, kept in {}:\nsandboxd:   {}", key.path.display(), key.text));
+    }
+    if config.api_auth_disabled {
+        tracing::warn!("AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)");
+    }
+    let own = std::iter::once(("api-key", key.text.as_str()));
+    let named = config.api_tokens.iter().map(|(name, secret)| (name.as_str(), secret.reveal()));
+    Ok(Auth::new(own.chain(named), config.api_auth_disabled))
+}
+
+/// Link names have 15 bytes, of which the numbers behind the prefix take up to 9.
+fn network_prefix(instance: &str) -> String {
+    if instance == "sandboxd" { "sbx".to_owned() } else { instance.chars().take(6).collect() }
+}
+
+async fn wait_for_signal() -> io::Result<Ending> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => Ending::ShutDown,
+        _ = interrupt.recv() => Ending::ShutDown,
+        _ = hangup.recv() => Ending::Detach,
+    })
+}

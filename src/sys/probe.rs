@@ -1,0 +1,83 @@
+//! What this kernel can do: for people who ask before they rely on it.
+//!
+//! Each probe returns what was seen, or what is missing.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::fs::Links;
+use super::pidfd::PidFd;
+
+/// The namespaces that every sandbox has.
+const NAMESPACES: [&str; 6] = ["pid", "mnt", "ipc", "uts", "net", "cgroup"];
+
+/// # Errors
+/// Those that are missing.
+pub fn namespaces() -> Result<String, String> {
+    let missing: Vec<_> = NAMESPACES.into_iter().filter(|n| !Path::new("/proc/self/ns").join(n).exists()).collect();
+    if missing.is_empty() { Ok(NAMESPACES.join(", ")) } else { Err(format!("missing: {}", missing.join(", "))) }
+}
+
+/// # Errors
+/// The kernel has no filters.
+pub fn seccomp() -> Result<String, String> {
+    read("/proc/sys/kernel/seccomp/actions_avail").map(|actions| format!("actions: {actions}"))
+}
+
+/// # Errors
+/// The system call's.
+pub fn openat2() -> Result<String, String> {
+    let directory = super::fs::open_directory(Path::new("/")).map_err(text)?;
+    let opened = super::fs::open_beneath(directory, Path::new("proc"), OFlags::PATH, 0, Links::Refuse);
+    opened.map(|_| "works".to_owned()).map_err(text)
+}
+
+/// # Errors
+/// The system call's.
+pub fn pidfd() -> Result<String, String> {
+    PidFd::open(rustix::process::getpid().as_raw_pid()).map(|_| "works".to_owned()).map_err(text)
+}
+
+/// Changes nothing: asks for an invalid change and looks how it is refused.
+///
+/// # Errors
+/// The kernel does not know the call.
+pub fn mount_setattr() -> Result<String, String> {
+    // SAFETY: an invalid descriptor and no attributes: the kernel can only refuse.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, -1, std::ptr::null::<u8>(), 0, std::ptr::null::<u8>(), 0) };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() == Some(libc::ENOSYS) { Err(text(error)) } else { Ok("works".to_owned()) }
+}
+
+/// # Errors
+/// They are turned off.
+pub fn user_namespaces() -> Result<String, String> {
+    match read("/proc/sys/user/max_user_namespaces")?.as_str() {
+        "0" => Err("user.max_user_namespaces is 0".to_owned()),
+        number => Ok(format!("up to {number}")),
+    }
+}
+
+/// # Errors
+/// There is none.
+pub fn swap() -> Result<String, String> {
+    let lines = read("/proc/swaps")?.lines().count().saturating_sub(1);
+    if lines == 0 { Err("none".to_owned()) } else { Ok(format!("{lines} areas")) }
+}
+
+/// # Errors
+/// The kernel has no figures of pressure.
+pub fn psi() -> Result<String, String> {
+    read("/proc/pressure/memory").map(|_| "on".to_owned())
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map(|t| t.trim().to_owned()).map_err(|e| format!("{path}: {e}"))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,7 @@
+//! Sets up logs and metrics; no policy.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogError, init};
+pub use metrics::Metrics;

@@ -1,0 +1,16 @@
+//! Bodies of the REST API: the compatibility promise.
+//!
+//! Each type says in its field order how it is written. Conversions from the domain lie in `api`.
+
+mod error;
+mod request;
+mod row;
+mod v1;
+
+pub use error::{CompatError, V1Error, V1ErrorBody};
+pub use request::{
+    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, FileQuery, GitBody, KeepaliveBody, ListQuery,
+    ListV1Query, ManifestBody, ProjectBody,
+};
+pub use row::{Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken};
+pub use v1::{FileEntry, FileList, ManifestReport, Preview, Process, Sandbox, SandboxList, WrittenFile};

@@ -1,0 +1,126 @@
+//! What clients send.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+/// `POST /sandbox`; every field may be left out, and so may the body.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct CreateBody {
+    /// A ULID; made when left out.
+    pub id: Option<String>,
+    /// 1 to 65535 each, at most 64.
+    pub ports: Option<Vec<i64>>,
+    #[schema(example = "512M")]
+    pub memory_high: Option<String>,
+    /// `public` (default) or `private`.
+    pub visibility: Option<String>,
+    pub external: Option<ExternalBody>,
+    /// A template's name; `blank` or `none` for an empty app directory.
+    pub template: Option<String>,
+    pub env: Option<BTreeMap<String, String>>,
+    /// `sleep` (default) or `always_on`.
+    pub idle_policy: Option<String>,
+    pub app_id: Option<String>,
+    /// A template by another name; `template` wins.
+    pub runtime_preset: Option<String>,
+    pub git: Option<GitBody>,
+}
+
+/// Whose sandbox it is, in the client's own terms; at most 256 bytes each.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct ExternalBody {
+    pub user_id: Option<String>,
+    pub project_id: Option<String>,
+    pub workspace_id: Option<String>,
+}
+
+/// A repository to clone into the app directory.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct GitBody {
+    pub repo_url: String,
+    pub branch: Option<String>,
+}
+
+/// `POST /v1/sandboxes`: one sandbox per project.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateV1Body {
+    pub project: ProjectBody,
+    pub visibility: Option<String>,
+    pub template: Option<String>,
+    pub from_snapshot: Option<String>,
+    pub runtime_preset: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectBody {
+    pub id: String,
+    pub user_id: String,
+}
+
+/// `POST /sandbox/{id}/exec`.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ExecBody {
+    #[schema(example = json!(["bash", "-lc", "echo hello"]))]
+    pub cmd: Vec<String>,
+    /// Answer in plain text, as it comes.
+    #[serde(default)]
+    pub stream: bool,
+}
+
+/// `POST /sandbox/{id}/keepalive`.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct KeepaliveBody {
+    /// Unix seconds; the idle time from now when left out.
+    pub until: Option<i64>,
+}
+
+/// `POST /sandbox/{id}/claim`.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ClaimBody {
+    pub external_user_id: String,
+    pub external_project_id: Option<String>,
+    pub external_workspace_id: Option<String>,
+}
+
+/// `POST /v1/runtime/manifest/validate`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestBody {
+    /// The text of a `sandbox.yaml`.
+    pub manifest: String,
+}
+
+/// The filter of `GET /sandboxes`.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    pub external_user_id: Option<String>,
+    pub external_project_id: Option<String>,
+}
+
+/// The filter of `GET /v1/sandboxes`.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListV1Query {
+    pub status: Option<String>,
+    /// 1 to 500; 100 when left out.
+    pub limit: Option<usize>,
+    /// The `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Which file.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FileQuery {
+    /// Relative to the app directory.
+    #[serde(default)]
+    pub path: String,
+    #[serde(default)]
+    pub recursive: bool,
+}
