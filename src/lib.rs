@@ -13,17 +13,17 @@ pub mod init;
 #[cfg(feature = "daemon")]
 pub mod bundle;
 #[cfg(feature = "daemon")]
-pub mod network;
-#[cfg(feature = "daemon")]
-pub mod storage;
+pub mod config;
 #[cfg(feature = "daemon")]
 pub mod metadata;
 #[cfg(feature = "daemon")]
-pub mod config;
-#[cfg(feature = "daemon")]
-pub mod telemetry;
+pub mod network;
 #[cfg(feature = "daemon")]
 pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod storage;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
 
 #[cfg(feature = "daemon")]
 pub mod sandbox;
@@ -32,3 +32,8 @@ pub mod wire;
 
 #[cfg(feature = "daemon")]
 pub mod api;
+#[cfg(feature = "daemon")]
+pub mod proxy;
+
+#[cfg(feature = "daemon")]
+pub mod daemon;

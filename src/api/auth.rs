@@ -73,7 +73,14 @@ mod tests {
             auth.admits("/sandboxes", &headers)
         };
         assert!(ask(Some("Bearer 0123456789abcdef")) && ask(Some("bearer fedcba9876543210")));
-        for bad in [None, Some(""), Some("Bearer"), Some("Bearer x"), Some("Basic 0123456789abcdef"), Some("0123456789abcdef")] {
+        for bad in [
+            None,
+            Some(""),
+            Some("Bearer"),
+            Some("Bearer x"),
+            Some("Basic 0123456789abcdef"),
+            Some("0123456789abcdef"),
+        ] {
             assert!(!ask(bad), "{bad:?}");
         }
         assert!(auth.admits("/healthz", &HeaderMap::new()));

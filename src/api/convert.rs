@@ -1,6 +1,5 @@
 //! From the domain to bodies, and from bodies to checked requests.
 
-
 use super::App;
 use super::error::{ApiError, Style};
 use crate::model::{Environment, External, GitSource, SandboxSpec};
@@ -97,8 +96,8 @@ pub(super) fn detail(app: &App, snapshot: &Snapshot) -> wire::SandboxDetail {
         memory_current_bytes: live.memory_current,
     });
     let has_app = snapshot.app.preview.status != PreviewStatus::None || !snapshot.app.processes.is_empty();
-    let runtime =
-        has_app.then(|| wire::RuntimeState { preview: preview(app, snapshot), processes: processes(snapshot) });
+    let runtime = has_app
+        .then(|| wire::RuntimeState { preview: preview(app, snapshot), processes: processes(snapshot) });
     wire::SandboxDetail { row: row(app, snapshot), live_state, runtime }
 }
 
@@ -151,7 +150,8 @@ fn preview(app: &App, snapshot: &Snapshot) -> wire::Preview {
     let port = view.port.or_else(|| spec.ports.first().copied()).unwrap_or(3000);
     let config = &app.config;
     let (scheme, own_port) = if config.preview_tls { ("https", 443) } else { ("http", 80) };
-    let suffix = if config.public_port == own_port { String::new() } else { format!(":{}", config.public_port) };
+    let suffix =
+        if config.public_port == own_port { String::new() } else { format!(":{}", config.public_port) };
     let host = format!("{}-{port}.preview.{}{suffix}", spec.id.host_name(), config.preview_domain);
     wire::Preview {
         url: format!("{scheme}://{host}"),

@@ -36,8 +36,20 @@ impl Style {
         if path.starts_with("/v1/") || path == "/v1" { Self::V1 } else { Self::Compat }
     }
 
-    pub(super) fn error(self, status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { style: self, status, code, message: message.into(), mem_available_percent: None, retry_after: None }
+    pub(super) fn error(
+        self,
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> ApiError {
+        ApiError {
+            style: self,
+            status,
+            code,
+            message: message.into(),
+            mem_available_percent: None,
+            retry_after: None,
+        }
     }
 
     pub(super) fn invalid(self, message: impl Into<String>) -> ApiError {
@@ -69,7 +81,8 @@ impl Style {
                 refused
             }
             Kind::Unavailable => {
-                let mut unavailable = self.error(StatusCode::SERVICE_UNAVAILABLE, "sandbox_unavailable", message);
+                let mut unavailable =
+                    self.error(StatusCode::SERVICE_UNAVAILABLE, "sandbox_unavailable", message);
                 unavailable.retry_after = Some(UNAVAILABLE_RETRY_SECS);
                 unavailable
             }
@@ -90,11 +103,13 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = match self.style {
             Style::Compat => {
-                Json(CompatError { error: self.message, mem_available_percent: self.mem_available_percent }).into_response()
+                Json(CompatError { error: self.message, mem_available_percent: self.mem_available_percent })
+                    .into_response()
             }
             Style::V1 => {
                 let retryable = self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS;
-                Json(V1Error { error: V1ErrorBody { code: self.code, message: self.message, retryable } }).into_response()
+                Json(V1Error { error: V1ErrorBody { code: self.code, message: self.message, retryable } })
+                    .into_response()
             }
         };
         let mut response = (self.status, body).into_response();

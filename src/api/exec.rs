@@ -66,9 +66,15 @@ fn streamed(exec: sandbox::Exec) -> Response {
         let Part::Running { mut exec, mut stderr, mut cut } = part else { return None };
         loop {
             match exec.next().await {
-                Ok(Some(ExecEvent::Stdout(bytes))) => return Some((piece(bytes), Part::Running { exec, stderr, cut })),
-                Ok(Some(ExecEvent::Stderr(bytes))) => cut |= !keep(&mut stderr, &bytes, STREAM_STDERR_BYTES_MAX),
-                Ok(Some(ExecEvent::Exited(code))) => return Some((piece(end(&stderr, cut, code)), Part::Done)),
+                Ok(Some(ExecEvent::Stdout(bytes))) => {
+                    return Some((piece(bytes), Part::Running { exec, stderr, cut }));
+                }
+                Ok(Some(ExecEvent::Stderr(bytes))) => {
+                    cut |= !keep(&mut stderr, &bytes, STREAM_STDERR_BYTES_MAX)
+                }
+                Ok(Some(ExecEvent::Exited(code))) => {
+                    return Some((piece(end(&stderr, cut, code)), Part::Done));
+                }
                 Ok(None) => return None,
                 // The status has been sent: the end of the stream has to say it.
                 Err(error) => {
@@ -80,7 +86,9 @@ fn streamed(exec: sandbox::Exec) -> Response {
         }
     });
     let mut response = Response::new(Body::from_stream(pieces));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

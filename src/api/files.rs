@@ -33,7 +33,11 @@ pub(super) async fn list(
         path: entry.path,
         size: entry.size,
     };
-    Ok(Json(FileList { entries: found.into_iter().map(entry).collect(), path: query.path, recursive: query.recursive }))
+    Ok(Json(FileList {
+        entries: found.into_iter().map(entry).collect(),
+        path: query.path,
+        recursive: query.recursive,
+    }))
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/content", tag = "files", params(("id" = String, Path), FileQuery), responses(
@@ -52,13 +56,19 @@ pub(super) async fn read(
         Range::Whole => (StatusCode::OK, 0, size),
         Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
         Range::Unsatisfiable => {
-            let error = Style::V1.error(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_request", "the range is beyond the end");
+            let error = Style::V1.error(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "invalid_request",
+                "the range is beyond the end",
+            );
             return Ok(([(header::CONTENT_RANGE, format!("bytes */{size}"))], error).into_response());
         }
     };
     if start > 0 {
         let sought = download.file.seek(SeekFrom::Start(start)).await;
-        sought.map_err(|_e| Style::V1.error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the file cannot be read"))?;
+        sought.map_err(|_e| {
+            Style::V1.error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the file cannot be read")
+        })?;
     }
     // Not more than was announced, if the tenant makes the file longer meanwhile.
     let stream = ReaderStream::with_capacity(download.file.take(length), CHUNK_BYTES);
@@ -86,8 +96,10 @@ pub(super) async fn write(
     request: Request,
 ) -> Result<Json<WrittenFile>, ApiError> {
     let limit = app.config.files_bytes_max;
-    let too_large = || Style::V1.too_large(format!("a file has at most {limit} bytes; see SANDBOXD_FILES_MAX_BYTES"));
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let too_large =
+        || Style::V1.too_large(format!("a file has at most {limit} bytes; see SANDBOXD_FILES_MAX_BYTES"));
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
@@ -116,7 +128,9 @@ enum Range {
 
 /// Reads one byte range (RFC 9110, 14.1.2); what is malformed, or several ranges, mean the whole file.
 fn parse_range(text: &str, size: u64) -> Range {
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|r| r.split_once('-')) else { return Range::Whole };
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|r| r.split_once('-')) else {
+        return Range::Whole;
+    };
     let (first, last) = (first.trim(), last.trim());
     let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
         (Ok(start), Ok(end)) if start <= end => (start, end.saturating_add(1).min(size)),

@@ -26,7 +26,8 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let id = ulid::Ulid::new().to_string();
     let method = request.method().clone();
     // The route's template: a path from a client would make a label of its own.
-    let endpoint = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let endpoint =
+        request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", request_id = %id);
     let mut response = next.run(request).instrument(span.clone()).await;
     let headers = response.headers_mut();
@@ -51,7 +52,9 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     }
     if is_cross_site(&request) {
         let style = Style::of(request.uri().path());
-        return style.error(StatusCode::FORBIDDEN, "forbidden", "requests from pages of other origins are refused").into_response();
+        return style
+            .error(StatusCode::FORBIDDEN, "forbidden", "requests from pages of other origins are refused")
+            .into_response();
     }
     next.run(request).await
 }

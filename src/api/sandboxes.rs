@@ -11,17 +11,21 @@ use super::extract::{Body1, Id, Json, OptionalBody, Query};
 use crate::model::External;
 use crate::sandbox::{Created, Error, Filter};
 use crate::wire::{
-    ClaimBody, Claimed, CompatError, CreateBody, KeepaliveBody, KeptAlive, ListQuery, Purged, PurgedMany, Row,
-    SandboxDetail, Woken,
+    ClaimBody, Claimed, CompatError, CreateBody, KeepaliveBody, KeptAlive, ListQuery, Purged, PurgedMany,
+    Row, SandboxDetail, Woken,
 };
 
 #[utoipa::path(post, path = "/sandbox", tag = "sandboxes", request_body = CreateBody, responses(
     (status = 201, description = "The sandbox can take an exec", body = Row),
     (status = 400, body = CompatError), (status = 409, body = CompatError), (status = 413, body = CompatError),
     (status = 503, description = "Memory is short; see Retry-After", body = CompatError), (status = 507, body = CompatError)))]
-pub(super) async fn create(State(app): State<App>, OptionalBody(body): OptionalBody<CreateBody>) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    OptionalBody(body): OptionalBody<CreateBody>,
+) -> Result<Response, ApiError> {
     let request = convert::create_request(body)?;
-    let (Created::New(snapshot) | Created::Existing(snapshot)) = app.supervisor.create(request).await.map_err(core)?;
+    let (Created::New(snapshot) | Created::Existing(snapshot)) =
+        app.supervisor.create(request).await.map_err(core)?;
     Ok((StatusCode::CREATED, Json(convert::row(&app, &snapshot))).into_response())
 }
 
@@ -78,8 +82,9 @@ pub(super) async fn claim(
         return Err(Style::Compat.invalid("external_user_id is empty"));
     }
     let external_user_id = body.external_user_id.clone();
-    let owner = External::new(Some(body.external_user_id), body.external_project_id, body.external_workspace_id)
-        .map_err(|e| Style::Compat.invalid(e.to_string()))?;
+    let owner =
+        External::new(Some(body.external_user_id), body.external_project_id, body.external_workspace_id)
+            .map_err(|e| Style::Compat.invalid(e.to_string()))?;
     app.supervisor.claim(id, owner).await.map_err(core)?;
     Ok(Json(Claimed { id: id.to_string(), external_user_id, claimed: true }))
 }
@@ -93,7 +98,10 @@ pub(super) async fn wake(State(app): State<App>, Id(id): Id) -> Result<Json<Woke
 }
 
 #[utoipa::path(post, path = "/external-users/{user}/purge", tag = "sandboxes", params(("user" = String, Path)), responses((status = 200, body = PurgedMany)))]
-pub(super) async fn purge_user(State(app): State<App>, Path(user): Path<String>) -> Result<Json<PurgedMany>, ApiError> {
+pub(super) async fn purge_user(
+    State(app): State<App>,
+    Path(user): Path<String>,
+) -> Result<Json<PurgedMany>, ApiError> {
     let (purged_count, freed_bytes) = app.supervisor.purge_of_user(&user).await.map_err(core)?;
     Ok(Json(PurgedMany { purged_count, freed_bytes }))
 }

@@ -22,7 +22,10 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(problem) => {
             tracing::error!(problem, "not ready");
-            let body = CompatError { error: "not ready; the server's log says why".to_owned(), mem_available_percent: None };
+            let body = CompatError {
+                error: "not ready; the server's log says why".to_owned(),
+                mem_available_percent: None,
+            };
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
@@ -31,8 +34,12 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "Figures in Prometheus' text form", body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let counts = app.supervisor.counts();
-    let numbers =
-        [("creating", counts.creating), ("running", counts.running), ("stopped", counts.stopped), ("error", counts.error)];
+    let numbers = [
+        ("creating", counts.creating),
+        ("running", counts.running),
+        ("stopped", counts.stopped),
+        ("error", counts.error),
+    ];
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], app.metrics.render(&numbers)).into_response()
 }

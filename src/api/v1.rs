@@ -18,7 +18,10 @@ const PAGE_MAX: usize = 500;
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "v1", request_body = CreateV1Body, responses(
     (status = 201, description = "Made", body = Sandbox), (status = 200, description = "The project has one already", body = Sandbox),
     (status = 400, body = V1Error), (status = 503, body = V1Error), (status = 507, body = V1Error)))]
-pub(super) async fn create(State(app): State<App>, Body1(body): Body1<CreateV1Body>) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Body1(body): Body1<CreateV1Body>,
+) -> Result<Response, ApiError> {
     let request = convert::create_v1_request(body)?;
     let (status, snapshot) = match app.supervisor.create(request).await.map_err(core)? {
         Created::New(snapshot) => (StatusCode::CREATED, snapshot),
@@ -29,14 +32,22 @@ pub(super) async fn create(State(app): State<App>, Body1(body): Body1<CreateV1Bo
 
 #[utoipa::path(get, path = "/v1/sandboxes", tag = "v1", params(ListV1Query), responses(
     (status = 200, description = "By id, the newest first", body = SandboxList), (status = 400, body = V1Error)))]
-pub(super) async fn list(State(app): State<App>, Query(query): Query<ListV1Query>) -> Result<Json<SandboxList>, ApiError> {
-    let status = query.status.map(|s| s.parse().map_err(|()| Style::V1.invalid(format!("status: there is no {s:?}")))).transpose()?;
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListV1Query>,
+) -> Result<Json<SandboxList>, ApiError> {
+    let status = query
+        .status
+        .map(|s| s.parse().map_err(|()| Style::V1.invalid(format!("status: there is no {s:?}"))))
+        .transpose()?;
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Style::V1.invalid(format!("limit is from 1 to {PAGE_MAX}")));
     }
-    let cursor: Option<SandboxId> =
-        query.cursor.map(|c| c.parse().map_err(|_e| Style::V1.invalid("cursor is not one of ours"))).transpose()?;
+    let cursor: Option<SandboxId> = query
+        .cursor
+        .map(|c| c.parse().map_err(|_e| Style::V1.invalid("cursor is not one of ours")))
+        .transpose()?;
     let mut found = app.supervisor.list(&Filter { status, ..Filter::default() });
     // By id alone, so that a page is the same wherever the one before ended.
     found.sort_by_key(|s| std::cmp::Reverse(s.record.spec.id));

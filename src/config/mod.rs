@@ -17,7 +17,7 @@ use crate::model::ByteSize;
 use crate::network::Pool;
 
 pub use settings::{SETTINGS, Setting};
-pub use source::{Sources, collect};
+pub use source::{Sources, collect, default_file};
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -105,7 +105,8 @@ mod tests {
     use super::*;
 
     fn parse(entries: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let env: BTreeMap<String, String> = entries.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let env: BTreeMap<String, String> =
+            entries.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         Config::parse(&collect(&[], &env, None).unwrap())
     }
 
@@ -123,7 +124,11 @@ mod tests {
     fn later_sources_win() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("config.toml");
-        std::fs::write(&file, "idle_threshold_seconds = 10\nstop_grace_seconds = 1\npreview_domain = \"a.org\"\n").unwrap();
+        std::fs::write(
+            &file,
+            "idle_threshold_seconds = 10\nstop_grace_seconds = 1\npreview_domain = \"a.org\"\n",
+        )
+        .unwrap();
         let env = BTreeMap::from([
             ("SANDBOXD_CONFIG".to_owned(), file.display().to_string()),
             ("SANDBOXD_STOP_GRACE_SECONDS".to_owned(), "2".to_owned()),

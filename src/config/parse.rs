@@ -148,15 +148,19 @@ impl Parser<'_> {
     fn duration(&mut self, name: &str) -> Duration {
         let text = self.text(name);
         let (number, factor) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
-            Some(number) => (number, match text.as_bytes().last() {
-                Some(b'm') => 60,
-                Some(b'h') => 3600,
-                Some(b'd') => 86_400,
-                _ => 1,
-            }),
+            Some(number) => (
+                number,
+                match text.as_bytes().last() {
+                    Some(b'm') => 60,
+                    Some(b'h') => 3600,
+                    Some(b'd') => 86_400,
+                    _ => 1,
+                },
+            ),
             None => (text.as_str(), 1),
         };
-        let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|s| *s <= SECONDS_MAX);
+        let seconds =
+            number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|s| *s <= SECONDS_MAX);
         if seconds.is_none() {
             self.complain(name, &format!("{text:?} is not a number of seconds, nor like 30s, 5m, 2h"));
         }
@@ -201,8 +205,13 @@ impl Parser<'_> {
 
     /// What is wrong only in connection.
     fn check_together(&mut self, config: &Config) {
-        if config.emergency_percent > config.refuse_wakes_percent || config.refuse_wakes_percent > config.headroom_percent {
-            self.complain("mem_emergency_pct", "is at most mem_refuse_wakes_pct, and that at most mem_headroom_pct");
+        if config.emergency_percent > config.refuse_wakes_percent
+            || config.refuse_wakes_percent > config.headroom_percent
+        {
+            self.complain(
+                "mem_emergency_pct",
+                "is at most mem_refuse_wakes_pct, and that at most mem_headroom_pct",
+            );
         }
         if self.given("runtime").is_some() {
             self.complain("runtime", "only the built-in runtime is supported; leave it empty");

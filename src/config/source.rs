@@ -61,7 +61,7 @@ pub fn collect(
 }
 
 /// The file that is read when no other is named.
-pub(crate) fn default_file() -> PathBuf {
+pub fn default_file() -> PathBuf {
     PathBuf::from(FILE)
 }
 
@@ -94,7 +94,9 @@ impl Sources {
 
     fn unknown(&mut self, name: &str, origin: &str) {
         let nearest = SETTINGS.iter().min_by_key(|s| distance(s.name, name)).map(|s| s.name);
-        let hint = nearest.filter(|n| distance(n, name) <= 3).map_or(String::new(), |n| format!("; did you mean {n}?"));
+        let hint = nearest
+            .filter(|n| distance(n, name) <= 3)
+            .map_or(String::new(), |n| format!("; did you mean {n}?"));
         self.problems.push(format!("{origin}: there is no setting {name:?}{hint}"));
     }
 }

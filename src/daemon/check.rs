@@ -66,7 +66,10 @@ pub(super) fn health(flags: &[(String, String)]) -> Exit {
     match ask_health(config.api_addr) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Exit::Success,
         Ok(answer) => {
-            complain(&format!("sandboxd: the server is not well: {}", answer.lines().next().unwrap_or_default()));
+            complain(&format!(
+                "sandboxd: the server is not well: {}",
+                answer.lines().next().unwrap_or_default()
+            ));
             Exit::Failure
         }
         Err(error) => Exit::Failure.because(&error, "no server answers at SANDBOXD_ADDR"),
@@ -87,7 +90,12 @@ fn ask_health(mut address: SocketAddr) -> std::io::Result<String> {
 
 fn privileges() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let needed = [caps::Capability::CAP_SYS_ADMIN, caps::Capability::CAP_NET_ADMIN, caps::Capability::CAP_SETUID, caps::Capability::CAP_CHOWN];
+    let needed = [
+        caps::Capability::CAP_SYS_ADMIN,
+        caps::Capability::CAP_NET_ADMIN,
+        caps::Capability::CAP_SETUID,
+        caps::Capability::CAP_CHOWN,
+    ];
     let held = caps::read(None, caps::CapSet::Effective).unwrap_or_default();
     let missing: Vec<_> = needed.iter().filter(|c| !held.contains(c)).map(ToString::to_string).collect();
     let resource = held.contains(&caps::Capability::CAP_SYS_RESOURCE);
@@ -95,7 +103,11 @@ fn privileges() -> Vec<Finding> {
         Finding {
             feature: "root",
             found: root && missing.is_empty(),
-            detail: if missing.is_empty() { format!("user {}", rustix::process::geteuid().as_raw()) } else { format!("lacks {}", missing.join(", ")) },
+            detail: if missing.is_empty() {
+                format!("user {}", rustix::process::geteuid().as_raw())
+            } else {
+                format!("lacks {}", missing.join(", "))
+            },
             consequence: "no namespace, mount or control group can be made: the server does not start",
             remedy: "run it as root; in a container with `docker run --privileged`",
             required: true,
@@ -116,7 +128,9 @@ fn control_groups(config: &Config) -> Vec<Finding> {
     let version = detected.as_ref().ok().map(Hierarchy::version);
     let detail = match (&detected, version) {
         (_, Some(Version::V2)) => "version 2".to_owned(),
-        (_, Some(Version::Hybrid)) => "version 1 enforces, version 2 is mounted without controllers (hybrid)".to_owned(),
+        (_, Some(Version::Hybrid)) => {
+            "version 1 enforces, version 2 is mounted without controllers (hybrid)".to_owned()
+        }
         (_, Some(Version::V1)) => "version 1".to_owned(),
         (Err(error), None) => error.to_string(),
         (Ok(_), None) => String::new(),
@@ -134,7 +148,12 @@ fn control_groups(config: &Config) -> Vec<Finding> {
         Finding {
             feature: "memory.high",
             found: v2,
-            detail: if v2 { "enforced by version 2" } else { "version 1 has none; memory.soft_limit_in_bytes is set instead" }.to_owned(),
+            detail: if v2 {
+                "enforced by version 2"
+            } else {
+                "version 1 has none; memory.soft_limit_in_bytes is set instead"
+            }
+            .to_owned(),
             consequence: "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
             remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone",
             required: false,
@@ -149,14 +168,62 @@ fn kernel() -> Vec<Finding> {
         Finding { feature, found, detail, consequence, remedy, required }
     };
     vec![
-        finding("namespaces", probe::namespaces(), "sandboxes cannot be kept apart: the server does not start", "a kernel with pid, mount, ipc, uts, net and cgroup namespaces", true),
-        finding("seccomp", probe::seccomp(), "system calls cannot be restricted: no sandbox starts", "a kernel with CONFIG_SECCOMP_FILTER", true),
-        finding("openat2", probe::openat2(), "files of a workspace cannot be opened safely: no sandbox starts", "Linux 5.6 or newer", true),
-        finding("pidfd", probe::pidfd(), "processes cannot be addressed safely: no sandbox starts", "Linux 5.3 or newer", true),
-        finding("mount_setattr", probe::mount_setattr(), "the launcher cannot be confined: the server does not start", "Linux 5.12 or newer", true),
-        finding("user namespaces", probe::user_namespaces(), "nothing yet: sandboxes do not use them in this version", "sysctl user.max_user_namespaces above 0", false),
-        finding("swap", probe::swap(), "memory of idle processes cannot be pushed out", "add a swap file or zram", false),
-        finding("PSI", probe::psi(), "memory pressure is judged by the available memory alone", "boot with psi=1", false),
+        finding(
+            "namespaces",
+            probe::namespaces(),
+            "sandboxes cannot be kept apart: the server does not start",
+            "a kernel with pid, mount, ipc, uts, net and cgroup namespaces",
+            true,
+        ),
+        finding(
+            "seccomp",
+            probe::seccomp(),
+            "system calls cannot be restricted: no sandbox starts",
+            "a kernel with CONFIG_SECCOMP_FILTER",
+            true,
+        ),
+        finding(
+            "openat2",
+            probe::openat2(),
+            "files of a workspace cannot be opened safely: no sandbox starts",
+            "Linux 5.6 or newer",
+            true,
+        ),
+        finding(
+            "pidfd",
+            probe::pidfd(),
+            "processes cannot be addressed safely: no sandbox starts",
+            "Linux 5.3 or newer",
+            true,
+        ),
+        finding(
+            "mount_setattr",
+            probe::mount_setattr(),
+            "the launcher cannot be confined: the server does not start",
+            "Linux 5.12 or newer",
+            true,
+        ),
+        finding(
+            "user namespaces",
+            probe::user_namespaces(),
+            "nothing yet: sandboxes do not use them in this version",
+            "sysctl user.max_user_namespaces above 0",
+            false,
+        ),
+        finding(
+            "swap",
+            probe::swap(),
+            "memory of idle processes cannot be pushed out",
+            "add a swap file or zram",
+            false,
+        ),
+        finding(
+            "PSI",
+            probe::psi(),
+            "memory pressure is judged by the available memory alone",
+            "boot with psi=1",
+            false,
+        ),
     ]
 }
 
@@ -171,7 +238,15 @@ fn files(config: &Config) -> Vec<Finding> {
         required: true,
     };
     vec![
-        finding("root file system", &config.rootfs, "build it with scripts/build-rootfs and name it by SANDBOXD_ROOTFS"),
-        finding("sandbox-init", &config.init, "build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT"),
+        finding(
+            "root file system",
+            &config.rootfs,
+            "build it with scripts/build-rootfs and name it by SANDBOXD_ROOTFS",
+        ),
+        finding(
+            "sandbox-init",
+            &config.init,
+            "build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT",
+        ),
     ]
 }

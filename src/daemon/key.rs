@@ -16,10 +16,17 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 16..=256;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KeyError {
     #[error("{action} the key {path}")]
-    File { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("use the key {0}: others than its owner may read it; run `chmod 600` on it")]
     Open(PathBuf),
-    #[error("use the key {0}: it has not 16 to 256 printable characters; delete the file and a new key is made")]
+    #[error(
+        "use the key {0}: it has not 16 to 256 printable characters; delete the file and a new key is made"
+    )]
     Malformed(PathBuf),
 }
 
@@ -44,7 +51,10 @@ pub(super) fn load_or_make(data_dir: &Path) -> Result<Key, KeyError> {
 
 fn read(path: PathBuf) -> Result<Key, KeyError> {
     let text = fs::read_to_string(&path);
-    let text = text.map_err(|source| KeyError::File { action: "read", path: path.clone(), source })?.trim().to_owned();
+    let text = text
+        .map_err(|source| KeyError::File { action: "read", path: path.clone(), source })?
+        .trim()
+        .to_owned();
     if !LENGTHS.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(KeyError::Malformed(path));
     }
@@ -55,7 +65,8 @@ fn read(path: PathBuf) -> Result<Key, KeyError> {
 fn make(path: PathBuf) -> Result<Key, KeyError> {
     let temporary = path.with_extension("new");
     let write = |text: &str| -> io::Result<()> {
-        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
         writeln!(file, "{text}")?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

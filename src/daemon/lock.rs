@@ -11,7 +11,11 @@ pub(super) enum LockError {
     #[error("lock {0}: another sandboxd uses this data directory")]
     Taken(PathBuf),
     #[error("open the lock {path}")]
-    Open { path: PathBuf, #[source] source: io::Error },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Held for as long as the daemon lives; the kernel releases it however the daemon ends.

@@ -42,7 +42,9 @@ enum Ending {
 
 /// Reads the settings from everywhere.
 pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigError> {
-    let env = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?))).collect();
+    let env = std::env::vars_os()
+        .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
+        .collect();
     let sources: Sources = crate::config::collect(flags, &env, Some(&crate::config::default_file()))?;
     Config::parse(&sources)
 }
@@ -51,14 +53,17 @@ pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigEr
 pub(super) fn run(flags: &[(String, String)]) -> Exit {
     let config = match read_config(flags) {
         Ok(config) => config,
-        Err(error) => return Exit::Config.because(&error, "see `sandboxd check-config` and docs/configuration.md"),
+        Err(error) => {
+            return Exit::Config.because(&error, "see `sandboxd check-config` and docs/configuration.md");
+        }
     };
     if let Err(error) = telemetry::init(config.log_json, &config.log_filter) {
         return Exit::Config.because(&error, "");
     }
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(2, WORKER_THREADS_MAX);
+    let workers =
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(2, WORKER_THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -83,22 +88,33 @@ async fn serve(config: Config) -> Exit {
         tracing::warn!(name, "a setting of the former product means nothing here");
     }
     if !rustix::process::geteuid().is_root() {
-        complain("sandboxd: needs root: it makes namespaces, mounts and control groups; run it with sudo, or the image with --privileged");
+        complain(
+            "sandboxd: needs root: it makes namespaces, mounts and control groups; run it with sudo, or the image with --privileged",
+        );
         return Exit::Permission;
     }
-    if let Err(error) = std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::create_dir_all(&config.run_dir)) {
-        return Exit::Unavailable.because(&error, "the data or run directory cannot be made; see data_dir and run_dir");
+    if let Err(error) =
+        std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::create_dir_all(&config.run_dir))
+    {
+        return Exit::Unavailable
+            .because(&error, "the data or run directory cannot be made; see data_dir and run_dir");
     }
     let lock = match lock::take(&config.data_dir) {
         Ok(lock) => lock,
-        Err(error) => return Exit::Unavailable.because(&error, "end the other one, or choose another data_dir"),
+        Err(error) => {
+            return Exit::Unavailable.because(&error, "end the other one, or choose another data_dir");
+        }
     };
     // Bound first: a port that is taken must be known before anything is made.
-    let listeners = tokio::try_join!(TcpListener::bind(config.api_addr), TcpListener::bind(config.preview_addr));
+    let listeners =
+        tokio::try_join!(TcpListener::bind(config.api_addr), TcpListener::bind(config.preview_addr));
     let (api_listener, preview_listener) = match listeners {
         Ok(both) => both,
         Err(error) => {
-            let remedy = format!("is {} or {} taken? Choose others by SANDBOXD_ADDR and SANDBOXD_PREVIEW_ADDR", config.api_addr, config.preview_addr);
+            let remedy = format!(
+                "is {} or {} taken? Choose others by SANDBOXD_ADDR and SANDBOXD_PREVIEW_ADDR",
+                config.api_addr, config.preview_addr
+            );
             return Exit::Unavailable.because(&error, &remedy);
         }
     };
@@ -122,26 +138,38 @@ struct App {
 /// Builds every part, from the bottom to the top; what fails says so, with its remedy.
 async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
     let auth = auth(config)?;
-    let cgroups = Hierarchy::open(&config.instance)
-        .map_err(|e| Exit::Permission.because(&e, "control groups cannot be written; in a container use --privileged. See `sandboxd check`"))?;
+    let cgroups = Hierarchy::open(&config.instance).map_err(|e| {
+        Exit::Permission.because(
+            &e,
+            "control groups cannot be written; in a container use --privileged. See `sandboxd check`",
+        )
+    })?;
     let storage_config = storage::Config {
         data_dir: config.data_dir.clone(),
         rootfs: config.rootfs.clone(),
         templates_dir: config.templates_dir.clone(),
     };
     let storage = Storage::open(storage_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
-    let (metadata, contents) = Metadata::open(&metadata::Config { path: config.database.clone() })
-        .map_err(|e| if e.is_full() { Exit::TryAgain.because(&e, "free space and start again") } else { Exit::Unavailable.because(&e, "") })?;
+    let (metadata, contents) =
+        Metadata::open(&metadata::Config { path: config.database.clone() }).map_err(|e| {
+            if e.is_full() {
+                Exit::TryAgain.because(&e, "free space and start again")
+            } else {
+                Exit::Unavailable.because(&e, "")
+            }
+        })?;
     let network_config = network::Config {
         pool: config.network_pool,
         name_prefix: network_prefix(&config.instance),
         table: config.instance.clone(),
     };
-    let network = Network::open(network_config).map_err(|e| Exit::Unavailable.because(&e, "see `sandboxd check`"))?;
+    let network =
+        Network::open(network_config).map_err(|e| Exit::Unavailable.because(&e, "see `sandboxd check`"))?;
     let resolver = network.resolver();
-    let dns = DnsSockets::bind(resolver)
-        .await
-        .map_err(|e| Exit::Unavailable.because(&e, &format!("the name server for sandboxes cannot listen on {resolver}:53")))?;
+    let dns = DnsSockets::bind(resolver).await.map_err(|e| {
+        Exit::Unavailable
+            .because(&e, &format!("the name server for sandboxes cannot listen on {resolver}:53"))
+    })?;
     let runtime_config = runtime::Config {
         executable: "/proc/self/exe".into(),
         init: config.init.clone(),
@@ -152,12 +180,24 @@ async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
     let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?;
     let metrics = Metrics::new();
-    let parts =
-        Parts { storage, network, metadata: metadata.clone(), runtime, cgroups, sockets, template, metrics: metrics.clone() };
+    let parts = Parts {
+        storage,
+        network,
+        metadata: metadata.clone(),
+        runtime,
+        cgroups,
+        sockets,
+        template,
+        metrics: metrics.clone(),
+    };
     let Contents { records, retired } = contents;
-    let supervisor = Supervisor::start(sandbox_config(config), parts, records, retired)
-        .await
-        .map_err(|e| Exit::Unavailable.because(&e, "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS"))?;
+    let supervisor =
+        Supervisor::start(sandbox_config(config), parts, records, retired).await.map_err(|e| {
+            Exit::Unavailable.because(
+                &e,
+                "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
+            )
+        })?;
     Ok((App { supervisor, auth, metrics, dns }, metadata))
 }
 
@@ -176,8 +216,15 @@ impl App {
         let router = api::router(api_config, self.supervisor.clone(), self.metrics.clone());
         let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls);
         let proxy = Arc::new(proxy::Proxy::new(proxy_config, self.supervisor.clone(), self.metrics.clone()));
-        let api = tokio::task::spawn(proxy::serve(api_listener, Arc::clone(&proxy), Some(router), ending.clone(), config.drain));
-        let previews = tokio::task::spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
+        let api = tokio::task::spawn(proxy::serve(
+            api_listener,
+            Arc::clone(&proxy),
+            Some(router),
+            ending.clone(),
+            config.drain,
+        ));
+        let previews =
+            tokio::task::spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
         let dns = tokio::task::spawn(dns::serve(self.dns, ending.clone()));
         tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
 
@@ -237,10 +284,16 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
 fn auth(config: &Config) -> Result<Auth, Exit> {
     let key = key::load_or_make(&config.data_dir).map_err(|e| Exit::Unavailable.because(&e, ""))?;
     if key.is_new {
-        complain(&format!("sandboxd: made the API key, kept in {}:\nsandboxd:   {}", key.path.display(), key.text));
+        complain(&format!(
+            "sandboxd: made the API key, kept in {}:\nsandboxd:   {}",
+            key.path.display(),
+            key.text
+        ));
     }
     if config.api_auth_disabled {
-        tracing::warn!("AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)");
+        tracing::warn!(
+            "AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)"
+        );
     }
     let own = std::iter::once(("api-key", key.text.as_str()));
     let named = config.api_tokens.iter().map(|(name, secret)| (name.as_str(), secret.reveal()));

@@ -52,7 +52,10 @@ fn supervise(flags: &[(String, String)]) -> io::Result<Exit> {
         if begun.elapsed() >= STEADY {
             pause = RESTART_PAUSE;
         }
-        complain(&format!("sandboxd: the daemon has died ({ended:?}); it is started again in {} ms", pause.as_millis()));
+        complain(&format!(
+            "sandboxd: the daemon has died ({ended:?}); it is started again in {} ms",
+            pause.as_millis()
+        ));
         std::thread::sleep(pause);
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
     }

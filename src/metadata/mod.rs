@@ -35,8 +35,14 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     #[error("open the database {path}")]
-    Open { path: PathBuf, #[source] source: rusqlite::Error },
-    #[error("use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error(
+        "use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes"
+    )]
     Unusable { path: PathBuf, problem: String },
     #[error("use the database: it was written by a newer version (schema {found}, this one knows {known})")]
     Newer { found: i64, known: i64 },

@@ -8,7 +8,8 @@ use rusqlite::{Connection, Row, named_params};
 
 use super::{Contents, MetadataError, Retired, Retirement};
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, Status, TemplateName,
+    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, Status,
+    TemplateName,
 };
 
 const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
@@ -21,12 +22,14 @@ const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND
 /// Reads everything.
 pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataError> {
     let mut contents = Contents::default();
-    let mut statement = connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(MetadataError::Write)?;
+    let mut statement =
+        connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(MetadataError::Write)?;
     let mut rows = statement.query([]).map_err(MetadataError::Write)?;
     while let Some(row) = rows.next().map_err(MetadataError::Write)? {
         contents.records.push(parse(row)?);
     }
-    let mut statement = connection.prepare("SELECT * FROM retired ORDER BY id").map_err(MetadataError::Write)?;
+    let mut statement =
+        connection.prepare("SELECT * FROM retired ORDER BY id").map_err(MetadataError::Write)?;
     let mut rows = statement.query([]).map_err(MetadataError::Write)?;
     while let Some(row) = rows.next().map_err(MetadataError::Write)? {
         contents.retired.push(parse_retired(row)?);
@@ -104,7 +107,8 @@ pub(super) fn forget(connection: &Connection, id: SandboxId) -> rusqlite::Result
 }
 
 pub(super) fn touch(connection: &Connection, times: &[(SandboxId, i64)]) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("UPDATE sandboxes SET last_active_at = ?2 WHERE id = ?1")?;
+    let mut statement =
+        connection.prepare_cached("UPDATE sandboxes SET last_active_at = ?2 WHERE id = ?1")?;
     times.iter().try_for_each(|(id, time)| statement.execute((id.to_string(), time)).map(drop))
 }
 
@@ -189,7 +193,11 @@ impl Fields<'_> {
 
     fn external(&self) -> Result<External, MetadataError> {
         let get = |name| self.get::<Option<String>>(name);
-        let external = External::new(get("external_user_id")?, get("external_project_id")?, get("external_workspace_id")?);
+        let external = External::new(
+            get("external_user_id")?,
+            get("external_project_id")?,
+            get("external_workspace_id")?,
+        );
         external.map_err(|e| self.bad("external", &e))
     }
 

@@ -18,7 +18,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens the database, making it if there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
     // Made here rather than by SQLite, for its mode: it holds the environments of all sandboxes.
-    let made = File::options().create(true).append(true).mode(0o600).open(path).map_err(MetadataError::File)?;
+    let made =
+        File::options().create(true).append(true).mode(0o600).open(path).map_err(MetadataError::File)?;
     let is_new = made.metadata().map_err(MetadataError::File)?.len() == 0;
     drop(made);
     let failed = |source: rusqlite::Error| match source.sqlite_error_code() {

@@ -93,7 +93,11 @@ fn an_address_has_one_holder_and_only_the_second_fails() {
     let (sender, receiver) = mpsc::channel();
     for (number, index) in [Some(5), Some(5), Some(6)].into_iter().enumerate() {
         let sender = sender.clone();
-        metadata.put(record(index), Durability::Power, Box::new(move |r| sender.send((number, r.is_ok())).unwrap()));
+        metadata.put(
+            record(index),
+            Durability::Power,
+            Box::new(move |r| sender.send((number, r.is_ok())).unwrap()),
+        );
     }
     let mut results: Vec<_> = receiver.iter().take(3).collect();
     results.sort_unstable();

@@ -65,11 +65,18 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>) {
 
 /// Writes a group in one transaction; if that fails, one by one, so that only the culprit fails.
 fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
-    let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) { Durability::Power } else { Durability::Process };
-    let together = transact(connection, &group.iter().map(|(write, ..)| write).collect::<Vec<_>>(), durability);
+    let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) {
+        Durability::Power
+    } else {
+        Durability::Process
+    };
+    let together =
+        transact(connection, &group.iter().map(|(write, ..)| write).collect::<Vec<_>>(), durability);
     match together {
         Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
-        Err(error) if group.len() == 1 => group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error))))),
+        Err(error) if group.len() == 1 => {
+            group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error)))))
+        }
         Err(_) => {
             for (write, durability, done) in group {
                 done(transact(connection, &[&write], durability).map_err(classify));
@@ -78,11 +85,7 @@ fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
     }
 }
 
-fn transact(
-    connection: &mut Connection,
-    writes: &[&Write],
-    durability: Durability,
-) -> rusqlite::Result<()> {
+fn transact(connection: &mut Connection, writes: &[&Write], durability: Durability) -> rusqlite::Result<()> {
     // With NORMAL a commit in WAL mode has no fsync; with FULL it has one — sqlite.org/pragma.html#pragma_synchronous.
     let synchronous = if durability == Durability::Power { "FULL" } else { "NORMAL" };
     connection.pragma_update(None, "synchronous", synchronous)?;
@@ -112,6 +115,7 @@ fn classify(error: rusqlite::Error) -> MetadataError {
 
 /// The library's error is not `Clone`; its code and text are what matters.
 fn clone_of(error: &rusqlite::Error) -> rusqlite::Error {
-    let code = error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
+    let code =
+        error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
     rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }

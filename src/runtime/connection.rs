@@ -30,7 +30,11 @@ const READ_BYTES: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("{action} the control socket")]
-    Socket { action: &'static str, #[source] source: io::Error },
+    Socket {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("exchange frames with sandbox-init")]
     Frame(#[source] FrameError),
     #[error("get an answer from sandbox-init: it ended the connection")]
@@ -71,7 +75,12 @@ impl Control {
     /// The kernel's.
     pub fn listen(&self) -> Result<OwnedFd, ControlError> {
         let make = || {
-            let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            let listener = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
             rustix::net::bind(&listener, &SocketAddrUnix::new(self.path())?)?;
             rustix::net::listen(&listener, BACKLOG)?;
             Ok::<_, rustix::io::Errno>(listener)
@@ -97,7 +106,12 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError::Exec`] when the command itself cannot be started.
-    pub async fn exec(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: String) -> Result<Process, ControlError> {
+    pub async fn exec(
+        &self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        cwd: String,
+    ) -> Result<Process, ControlError> {
         let mut conversation = self.connect().await?;
         let (process, theirs) = Process::prepare()?;
         let descriptors: Vec<BorrowedFd<'_>> = theirs.iter().map(|fd| fd.as_fd()).collect();
@@ -137,7 +151,9 @@ impl Control {
                 match UnixStream::connect(self.path()).await {
                     Ok(stream) => return Ok(Conversation { stream, decoder: Decoder::default() }),
                     // The backlog is full: a unix socket says so at once instead of waiting.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(RETRY_PAUSE).await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        tokio::time::sleep(RETRY_PAUSE).await
+                    }
                     Err(source) => return Err(ControlError::Socket { action: "connect to", source }),
                 }
             }
@@ -162,7 +178,11 @@ impl Conversation {
     ///
     /// # Errors
     /// The connection has ended.
-    pub async fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+    pub async fn ask(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ControlError> {
         let frame = encode(request).map_err(ControlError::Frame)?;
         let failed = |source| ControlError::Socket { action: "write to", source };
         let exchange = async {

@@ -137,7 +137,9 @@ impl Runtime {
         let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
         let pid = match answer.await.unwrap_or(Err(LaunchError::Silent))? {
             LaunchReply::Running { pid } => pid,
-            LaunchReply::Failed { step, message, .. } => return Err(LaunchError::Container { step, message }),
+            LaunchReply::Failed { step, message, .. } => {
+                return Err(LaunchError::Container { step, message });
+            }
         };
         let process = PidFd::open(pid).map_err(LaunchError::Process)?;
         let start_ticks = pidfd::start_ticks(pid).map_err(LaunchError::Process)?;
@@ -149,7 +151,9 @@ impl Runtime {
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
         let mut launcher = self.launcher.lock().await;
         match launcher.send(frame, descriptors).await {
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
                 tracing::warn!("the launcher has died and is started again");
                 let config = Arc::clone(&self.config);
                 let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;

@@ -53,9 +53,19 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum LauncherError {
     #[error("{action}")]
-    Setup { action: &'static str, #[source] source: io::Error },
-    #[error("open {path}: build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT")]
-    Init { path: PathBuf, #[source] source: io::Error },
+    Setup {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "open {path}: build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT"
+    )]
+    Init {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("compile the seccomp profile")]
     Seccomp(#[source] seccomp::SeccompError),
 }
@@ -90,7 +100,9 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
         match socket::receive(&requests, &mut buffer) {
             // The daemon is gone: nobody is left to launch for.
             Ok((0, _)) => return Ok(()),
-            Ok((length, descriptors)) => serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor),
+            Ok((length, descriptors)) => {
+                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor)
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(LauncherError::Setup { action: "receive a request", source }),
         }
@@ -106,7 +118,9 @@ fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     // Out of the way of the numbers that the worker fills.
     let Ok(descriptors) = descriptors.into_iter().map(lift).collect::<io::Result<Vec<_>>>() else { return };
     let mut descriptors = descriptors.into_iter();
-    let (Some(reply), Some(control), Some(netns)) = (descriptors.next(), descriptors.next(), descriptors.next()) else {
+    let (Some(reply), Some(control), Some(netns)) =
+        (descriptors.next(), descriptors.next(), descriptors.next())
+    else {
         return;
     };
     let cgroup: Vec<OwnedFd> = descriptors.collect();

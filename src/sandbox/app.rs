@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::Error;
 use super::activity::now_ms;
 use super::connect::dial;
 use super::exec::ExecEvent;
@@ -16,7 +17,6 @@ use super::registry::Entry;
 use super::request::ExecRequest;
 use super::supervisor::{Shared, Supervisor, blocking};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
-use super::Error;
 use crate::model::GitSource;
 use crate::model::manifest::{Manifest, Web};
 use crate::protocol::{self, App, ProcessState, Reply, Request};
@@ -144,7 +144,8 @@ async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> R
                 } else if running {
                     preview.status = PreviewStatus::Starting;
                 }
-                preview.build_error_message = error.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
+                preview.build_error_message =
+                    error.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
             }),
             Reply::Hello { .. } | Reply::Started { .. } | Reply::Failed { .. } | Reply::Exited { .. } => {
                 return Err(Error::Control(crate::runtime::ControlError::Unexpected));
@@ -183,7 +184,8 @@ async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: 
     let Some(web) = web else { return std::future::pending().await };
     let mut changes = entry.state.subscribe();
     loop {
-        let starting = |published: &super::registry::Published| published.app.preview.status == PreviewStatus::Starting;
+        let starting =
+            |published: &super::registry::Published| published.app.preview.status == PreviewStatus::Starting;
         if changes.wait_for(starting).await.is_err() {
             return std::future::pending().await;
         }
@@ -214,7 +216,8 @@ async fn ask_health(shared: &Arc<Shared>, live: &Arc<Live>, web: &Web) -> std::i
     stream.write_all(request.as_bytes()).await?;
     let mut start = [0; 12];
     stream.read_exact(&mut start).await?;
-    let status = std::str::from_utf8(&start).ok().and_then(|s| s.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok());
+    let status =
+        std::str::from_utf8(&start).ok().and_then(|s| s.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok());
     status.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 

@@ -103,7 +103,12 @@ pub(super) async fn dial(shared: &Arc<Shared>, live: &Live, port: u16) -> io::Re
     }
 }
 
-async fn dial_one(shared: &Arc<Shared>, live: &Live, domain: Domain, address: SocketAddr) -> io::Result<TcpStream> {
+async fn dial_one(
+    shared: &Arc<Shared>,
+    live: &Live,
+    domain: Domain,
+    address: SocketAddr,
+) -> io::Result<TcpStream> {
     let socket = shared.socket(Arc::clone(&live.netns), domain).await?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let connected = tokio::time::timeout(DIAL_DEADLINE, socket.connect(address)).await;
@@ -128,5 +133,9 @@ async fn wake(entry: &Arc<Entry>) -> Result<Arc<Live>, ConnectError> {
 }
 
 fn given_up(port: u16, waited: Duration) -> ConnectError {
-    if waited < RETRY_PAUSE_MAX { ConnectError::NothingListens(port) } else { ConnectError::TimedOut { port, waited } }
+    if waited < RETRY_PAUSE_MAX {
+        ConnectError::NothingListens(port)
+    } else {
+        ConnectError::TimedOut { port, waited }
+    }
 }

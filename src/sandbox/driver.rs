@@ -33,14 +33,31 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 pub(super) enum Command {
     /// Launches the new sandbox; on failure everything of it is gone again.
-    Create { git: Option<GitSource>, reply: Reply<()> },
+    Create {
+        git: Option<GitSource>,
+        reply: Reply<()>,
+    },
     /// The value says whether it had to be launched.
-    Start { reply: Reply<bool> },
-    Stop { only_if_idle: bool, reply: Reply<()> },
+    Start {
+        reply: Reply<bool>,
+    },
+    Stop {
+        only_if_idle: bool,
+        reply: Reply<()>,
+    },
     /// The value is the number of bytes freed.
-    Delete { purge: bool, reply: Reply<u64> },
-    Claim { owner: External, reply: Reply<()> },
-    KeepAlive { until_ms: i64, reply: Reply<()> },
+    Delete {
+        purge: bool,
+        reply: Reply<u64>,
+    },
+    Claim {
+        owner: External,
+        reply: Reply<()>,
+    },
+    KeepAlive {
+        until_ms: i64,
+        reply: Reply<()>,
+    },
 }
 
 /// Runs until the sandbox is deleted or the daemon ends.
@@ -132,7 +149,9 @@ impl Driver {
         match decide(status, Request::Start) {
             Decision::Already => return Ok(false),
             Decision::Launch => {}
-            Decision::Stop | Decision::Delete | Decision::Refuse => return Err(refused(Request::Start, status)),
+            Decision::Stop | Decision::Delete | Decision::Refuse => {
+                return Err(refused(Request::Start, status));
+            }
         }
         let begun = Instant::now();
         let result = self.launch_again().await;
@@ -201,7 +220,9 @@ impl Driver {
         }
         match torn_down {
             Ok(()) => cause,
-            Err(error) => Error::Leftovers { cause: Box::new(cause), cleanup: vec![provision::chain(&error)] },
+            Err(error) => {
+                Error::Leftovers { cause: Box::new(cause), cleanup: vec![provision::chain(&error)] }
+            }
         }
     }
 
@@ -210,7 +231,9 @@ impl Driver {
         match decide(status, Request::Stop) {
             Decision::Already => return Ok(()),
             Decision::Stop => {}
-            Decision::Launch | Decision::Delete | Decision::Refuse => return Err(refused(Request::Stop, status)),
+            Decision::Launch | Decision::Delete | Decision::Refuse => {
+                return Err(refused(Request::Stop, status));
+            }
         }
         // Looked at again here: between the decision that it is idle and this moment it may have been used.
         if only_if_idle && !self.shared.is_idle(&self.entry) {
@@ -246,7 +269,8 @@ impl Driver {
                     record.error_message = Some(why.to_owned());
                 }
                 if event == Event::Leftovers {
-                    record.error_message = Some("processes of the sandbox cannot be killed; delete it to try again".into());
+                    record.error_message =
+                        Some("processes of the sandbox cannot be killed; delete it to try again".into());
                 }
             })
             .await;

@@ -43,9 +43,17 @@ pub enum Error {
     Control(#[source] ControlError),
     /// A step failed, and then taking back the earlier ones did too.
     #[error("take back what a failed step left ({})", cleanup.join("; "))]
-    Leftovers { #[source] cause: Box<Self>, cleanup: Vec<String> },
+    Leftovers {
+        #[source]
+        cause: Box<Self>,
+        cleanup: Vec<String>,
+    },
     #[error("prepare the run directory {path}")]
-    RunDirectory { path: String, #[source] source: std::io::Error },
+    RunDirectory {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("reach the sandbox's driver: the daemon is ending")]
     Ending,
     /// A failure that a test asked for.
@@ -67,7 +75,10 @@ pub enum Kind {
     /// Free something.
     Exhausted,
     /// Wait: memory is short.
-    Refused { reason: RefusedReason, mem_available_percent: f64 },
+    Refused {
+        reason: RefusedReason,
+        mem_available_percent: f64,
+    },
     /// Try again soon.
     Unavailable,
     /// Report it.
@@ -106,9 +117,8 @@ impl Error {
             Self::Storage(error) if error.is_full() => Kind::Exhausted,
             Self::Metadata(error) if error.is_full() => Kind::Exhausted,
             Self::Leftovers { cause, .. } => cause.kind(),
-            Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent) | Self::Ending => {
-                Kind::Unavailable
-            }
+            Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
+            | Self::Ending => Kind::Unavailable,
             Self::Storage(_)
             | Self::Metadata(_)
             | Self::Network(_)

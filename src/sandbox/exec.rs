@@ -37,9 +37,15 @@ pub enum ExecEvent {
 
 #[derive(Debug)]
 enum State {
-    Running { process: Process, busy: Busy },
+    Running {
+        process: Process,
+        busy: Busy,
+    },
     /// The command could not be started: what a shell would say of it, and its status.
-    Failed { message: Option<String>, code: Option<i32> },
+    Failed {
+        message: Option<String>,
+        code: Option<i32>,
+    },
     Done,
 }
 
@@ -54,7 +60,8 @@ impl Supervisor {
         check(&request)?;
         let entry = self.find(id)?;
         let busy = entry.activity.begin();
-        let env: Vec<_> = request.env.entries().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let env: Vec<_> =
+            request.env.entries().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let cwd = request.cwd.unwrap_or_else(|| DIRECTORY.to_owned());
         let tasks = self.shared.tasks.clone();
         let mut retried = false;
@@ -68,7 +75,9 @@ impl Supervisor {
             };
             match live.control.exec(request.cmd.clone(), env.clone(), cwd.clone()).await {
                 Ok(process) => return Ok(Exec { state: State::Running { process, busy }, tasks }),
-                Err(ControlError::Exec(errno)) => return Ok(Exec { state: unstartable(&request.cmd, errno), tasks }),
+                Err(ControlError::Exec(errno)) => {
+                    return Ok(Exec { state: unstartable(&request.cmd, errno), tasks });
+                }
                 // It was put to sleep between the look and the command: once more, awake.
                 Err(ControlError::Ended | ControlError::Socket { .. }) if !retried => {
                     retried = true;
@@ -134,7 +143,9 @@ fn check(request: &ExecRequest) -> Result<(), Error> {
     let invalid = |text: &str| Err(Error::Invalid(text.to_owned()));
     let bytes: usize = request.cmd.iter().map(|argument| argument.len() + 1).sum();
     if request.cmd.first().is_none_or(String::is_empty) {
-        return invalid("\"cmd\" is a list of strings that begins with a program, for example [\"bash\",\"-lc\",\"ls\"]");
+        return invalid(
+            "\"cmd\" is a list of strings that begins with a program, for example [\"bash\",\"-lc\",\"ls\"]",
+        );
     }
     if request.cmd.iter().any(|argument| argument.contains('\0')) {
         return invalid("\"cmd\" has a NUL character");

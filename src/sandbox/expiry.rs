@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Error;
 use super::driver::Command;
 use super::provision::chain;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
-use super::Error;
 use crate::model::IdlePolicy;
 use crate::network::RulesState;
 
@@ -52,7 +52,9 @@ pub(super) async fn watch_network(shared: Arc<Shared>) {
         let network = Arc::clone(&shared);
         match blocking(move || network.network.check_rules().map_err(Error::Network)).await {
             Ok(RulesState::Intact) => {}
-            Ok(state) => tracing::warn!(?state, "the firewall's rules were changed by somebody and are put back"),
+            Ok(state) => {
+                tracing::warn!(?state, "the firewall's rules were changed by somebody and are put back")
+            }
             Err(error) => tracing::error!(error = %chain(&error), "cannot check the firewall's rules"),
         }
     }

@@ -37,9 +37,15 @@ impl Supervisor {
     ///
     /// # Errors
     /// Not found, not a directory, too many entries, or a path that leads out.
-    pub async fn list_files(&self, id: SandboxId, path: &str, recursive: bool) -> Result<Vec<FileEntry>, Error> {
+    pub async fn list_files(
+        &self,
+        id: SandboxId,
+        path: &str,
+        recursive: bool,
+    ) -> Result<Vec<FileEntry>, Error> {
         let path = FilePath::parse_directory(path).map_err(Error::File)?;
-        let entries = self.with_files(id, move |files| files.list(&path, recursive).map_err(Error::File)).await?;
+        let entries =
+            self.with_files(id, move |files| files.list(&path, recursive).map_err(Error::File)).await?;
         let convert = |entry: storage::Entry| FileEntry {
             directory: entry.kind == storage::EntryKind::Dir,
             path: entry.path,

@@ -57,7 +57,9 @@ pub(super) const fn observe(status: Status, event: Event) -> Status {
     match (status, event) {
         (Status::Running | Status::Stopped, Event::InitLost) => Status::Stopped,
         (Status::Creating | Status::Error, Event::InitLost)
-        | (Status::Creating | Status::Running | Status::Stopped | Status::Error, Event::Leftovers) => Status::Error,
+        | (Status::Creating | Status::Running | Status::Stopped | Status::Error, Event::Leftovers) => {
+            Status::Error
+        }
     }
 }
 

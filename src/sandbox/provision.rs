@@ -62,7 +62,11 @@ enum Undo {
 ///
 /// # Errors
 /// The step that failed; what was made before it is gone again, or named by [`Error::Leftovers`].
-pub(super) async fn provision(shared: &Arc<Shared>, record: &Record, occasion: Occasion) -> Result<(Live, Record), Error> {
+pub(super) async fn provision(
+    shared: &Arc<Shared>,
+    record: &Record,
+    occasion: Occasion,
+) -> Result<(Live, Record), Error> {
     let mut undo = Vec::new();
     match steps(shared, record, occasion, &mut undo).await {
         Ok(done) => Ok(done),
@@ -84,7 +88,9 @@ pub(super) async fn tear_down(shared: &Arc<Shared>, live: &Live) -> Result<(), E
     let mut failures = failures.into_iter();
     match failures.next() {
         None => Ok(()),
-        Some(cause) => Err(Error::Leftovers { cause: Box::new(cause), cleanup: failures.map(|e| chain(&e)).collect() }),
+        Some(cause) => {
+            Err(Error::Leftovers { cause: Box::new(cause), cleanup: failures.map(|e| chain(&e)).collect() })
+        }
     }
 }
 
@@ -96,7 +102,10 @@ async fn steps(
 ) -> Result<(Live, Record), Error> {
     let id = record.spec.id;
     fail_point("provision-lease")?;
-    let index = shared.leases.take().ok_or_else(|| Error::Exhausted("no address is left for another sandbox".into()))?;
+    let index = shared
+        .leases
+        .take()
+        .ok_or_else(|| Error::Exhausted("no address is left for another sandbox".into()))?;
     undo.push(Undo::Lease(index));
 
     let mut record = record.clone();
@@ -159,7 +168,8 @@ async fn launch(
     let live = Live {
         control: launched.control,
         init_pid: launched.pid,
-        init: Watched::new(launched.process).map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?,
+        init: Watched::new(launched.process)
+            .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?,
         netns,
         address: attachment.address,
         address_index: index,

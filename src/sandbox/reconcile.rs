@@ -31,12 +31,20 @@ use crate::sys::watch::Watched;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Adopts and removes.
-pub(super) async fn run(supervisor: &Supervisor, records: Vec<Record>, retired: Vec<Retired>) -> Result<(), Error> {
+pub(super) async fn run(
+    supervisor: &Supervisor,
+    records: Vec<Record>,
+    retired: Vec<Retired>,
+) -> Result<(), Error> {
     let shared = &supervisor.shared;
     let adoptions = records.iter().map(|record| adopt(shared, record));
     let lives = futures_util::future::join_all(adoptions).await;
-    let running: BTreeSet<String> =
-        records.iter().zip(&lives).filter(|(_, live)| live.is_some()).map(|(r, _)| r.spec.id.lower()).collect();
+    let running: BTreeSet<String> = records
+        .iter()
+        .zip(&lives)
+        .filter(|(_, live)| live.is_some())
+        .map(|(r, _)| r.spec.id.lower())
+        .collect();
     clear(shared, running).await?;
 
     let mut always_on = Vec::new();
@@ -82,8 +90,14 @@ pub(super) async fn run(supervisor: &Supervisor, records: Vec<Record>, retired: 
 pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(directory)?;
-        crate::storage::write_file(&directory.join("resolv.conf"), format!("nameserver {resolver}\n").as_bytes())?;
-        crate::storage::write_file(&directory.join("hosts"), b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
+        crate::storage::write_file(
+            &directory.join("resolv.conf"),
+            format!("nameserver {resolver}\n").as_bytes(),
+        )?;
+        crate::storage::write_file(
+            &directory.join("hosts"),
+            b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
+        )
     };
     write().map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })
 }
@@ -96,7 +110,8 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
         return None;
     }
     let attempt = async {
-        let process = PidFd::open_exactly(pid, ticks).map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
+        let process = PidFd::open_exactly(pid, ticks)
+            .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
         let run_directory = shared.config.run_dir.join(id.lower());
         let control = Control::open(&run_directory).map_err(Error::Control)?;
         match tokio::time::timeout(HELLO_DEADLINE, control.hello()).await {
@@ -164,7 +179,9 @@ async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId) {
     tracing::info!(%id, "a sandbox that was being created is taken back");
     let storage = Arc::clone(shared);
     let removed = blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await;
-    for error in [removed.err(), shared.delete_record(id, Durability::Process).await.err()].into_iter().flatten() {
+    for error in
+        [removed.err(), shared.delete_record(id, Durability::Process).await.err()].into_iter().flatten()
+    {
         tracing::error!(%id, error = %chain(&error), "cannot take back a sandbox that was being created");
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::view::Snapshot;
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, IdlePolicy, SandboxId, Status, TemplateName, Visibility,
+    AppName, ByteSize, Environment, External, GitSource, IdlePolicy, SandboxId, Status, TemplateName,
+    Visibility,
 };
 
 /// What a client asks for when it creates a sandbox; everything is checked already.

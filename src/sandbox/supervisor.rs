@@ -1,9 +1,9 @@
 //! The way to every sandbox.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +21,9 @@ use super::view::{AppView, Counts, Snapshot};
 use super::{expiry, reconcile};
 use crate::bundle::Template;
 use crate::metadata::{Durability, Metadata, MetadataError, Retired, Retirement};
-use crate::model::{ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status};
+use crate::model::{
+    ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
+};
 use crate::network::Network;
 use crate::runtime::Runtime;
 use crate::storage::Storage;
@@ -109,7 +111,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// The run directory cannot be prepared, or the record cannot be written.
-    pub async fn start(config: Config, parts: Parts, records: Vec<Record>, retired: Vec<Retired>) -> Result<Self, Error> {
+    pub async fn start(
+        config: Config,
+        parts: Parts,
+        records: Vec<Record>,
+        retired: Vec<Retired>,
+    ) -> Result<Self, Error> {
         let etc_dir = config.run_dir.join("etc");
         reconcile::write_etc(&etc_dir, parts.network.resolver())?;
         let shared = Arc::new(Shared {
@@ -147,7 +154,8 @@ impl Supervisor {
     pub async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
         let shared = &self.shared;
         if shared.registry.len() >= shared.config.sandboxes_max {
-            let text = format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
+            let text =
+                format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
             return Err(Error::Exhausted(text));
         }
         let (git, one_per_project) = (request.git.clone(), request.one_per_project);
@@ -185,7 +193,8 @@ impl Supervisor {
 
     /// Looks at all sandboxes that match, the newest first.
     pub fn list(&self, filter: &Filter) -> Vec<Snapshot> {
-        let matches = |wanted: &Option<String>, has: Option<&str>| wanted.as_deref().is_none_or(|w| has == Some(w));
+        let matches =
+            |wanted: &Option<String>, has: Option<&str>| wanted.as_deref().is_none_or(|w| has == Some(w));
         let mut found: Vec<_> = self.shared.registry.all();
         found.retain(|entry| {
             let record = entry.record();
@@ -205,7 +214,11 @@ impl Supervisor {
         let begun = Instant::now();
         let entry = self.find(id)?;
         entry.activity.mark();
-        let woke = if entry.live().is_some() { false } else { ask(&entry, |reply| Command::Start { reply }).await? };
+        let woke = if entry.live().is_some() {
+            false
+        } else {
+            ask(&entry, |reply| Command::Start { reply }).await?
+        };
         Ok(Started { snapshot: self.view(&entry), woke, took: begun.elapsed() })
     }
 
@@ -324,7 +337,8 @@ impl Supervisor {
         let mut limits = self.shared.config.limits.clone();
         if let Some(high) = request.memory_high {
             if high < MEMORY_HIGH_MIN || high > limits.memory_max {
-                let text = format!("memory_high is from {MEMORY_HIGH_MIN} to {}, not {high}", limits.memory_max);
+                let text =
+                    format!("memory_high is from {MEMORY_HIGH_MIN} to {}, not {high}", limits.memory_max);
                 return Err(Error::Invalid(text));
             }
             limits.memory_high = high;
@@ -379,7 +393,9 @@ impl Supervisor {
 
     async fn purge_all(&self, owned: impl Fn(&External) -> bool) -> Result<(u64, u64), Error> {
         let mut ids: Vec<SandboxId> = Vec::new();
-        ids.extend(self.shared.registry.all().iter().filter(|e| owned(&e.record().spec.external)).map(|e| e.id));
+        ids.extend(
+            self.shared.registry.all().iter().filter(|e| owned(&e.record().spec.external)).map(|e| e.id),
+        );
         ids.extend(self.shared.kept().iter().filter(|(_, owner)| owned(owner)).map(|(id, _)| *id));
         let (mut count, mut bytes, mut failure) = (0, 0, None);
         for id in ids {
@@ -424,7 +440,12 @@ impl Shared {
     }
 
     /// Deletes a record and notes what becomes of the workspace, in one transaction.
-    pub(super) async fn retire(&self, id: SandboxId, to: Retirement, durability: Durability) -> Result<(), Error> {
+    pub(super) async fn retire(
+        &self,
+        id: SandboxId,
+        to: Retirement,
+        durability: Durability,
+    ) -> Result<(), Error> {
         self.written(|done| self.metadata.retire(id, to, durability, done)).await
     }
 
@@ -463,7 +484,8 @@ impl Shared {
     }
 
     pub(super) fn check_rootfs(&self) -> Result<(), Error> {
-        let destinations: Vec<_> = self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
+        let destinations: Vec<_> =
+            self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
         self.storage.check_rootfs(&destinations).map_err(Error::Storage)
     }
 
@@ -479,7 +501,11 @@ impl Shared {
     }
 
     /// Makes a socket in a sandbox's network.
-    pub(super) async fn socket(&self, netns: Arc<OwnedFd>, domain: crate::sys::netns::Domain) -> std::io::Result<OwnedFd> {
+    pub(super) async fn socket(
+        &self,
+        netns: Arc<OwnedFd>,
+        domain: crate::sys::netns::Domain,
+    ) -> std::io::Result<OwnedFd> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| drop::<Result<(), _>>(sender.send(result)));
         self.sockets.request(netns, domain, done);
@@ -492,9 +518,9 @@ impl Shared {
         match kept {
             Some(kept) if kept == *owner => Ok(()),
             Some(_) => Err(Error::Conflict(format!("the workspace of {id} belongs to another owner"))),
-            None if self.storage.has_workspace(id) => {
-                Err(Error::Conflict(format!("there is a workspace of {id} whose owner is not known; purge it first")))
-            }
+            None if self.storage.has_workspace(id) => Err(Error::Conflict(format!(
+                "there is a workspace of {id} whose owner is not known; purge it first"
+            ))),
             None => Ok(()),
         }
     }

@@ -48,7 +48,6 @@ impl PidFd {
             Err(errno) => Err(errno.into()),
         }
     }
-
 }
 
 impl AsRawFd for PidFd {

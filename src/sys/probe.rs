@@ -17,8 +17,13 @@ const NAMESPACES: [&str; 6] = ["pid", "mnt", "ipc", "uts", "net", "cgroup"];
 /// # Errors
 /// Those that are missing.
 pub fn namespaces() -> Result<String, String> {
-    let missing: Vec<_> = NAMESPACES.into_iter().filter(|n| !Path::new("/proc/self/ns").join(n).exists()).collect();
-    if missing.is_empty() { Ok(NAMESPACES.join(", ")) } else { Err(format!("missing: {}", missing.join(", "))) }
+    let missing: Vec<_> =
+        NAMESPACES.into_iter().filter(|n| !Path::new("/proc/self/ns").join(n).exists()).collect();
+    if missing.is_empty() {
+        Ok(NAMESPACES.join(", "))
+    } else {
+        Err(format!("missing: {}", missing.join(", ")))
+    }
 }
 
 /// # Errors
@@ -47,9 +52,15 @@ pub fn pidfd() -> Result<String, String> {
 /// The kernel does not know the call.
 pub fn mount_setattr() -> Result<String, String> {
     // SAFETY: an invalid descriptor and no attributes: the kernel can only refuse.
-    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, -1, std::ptr::null::<u8>(), 0, std::ptr::null::<u8>(), 0) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, std::ptr::null::<u8>(), 0, std::ptr::null::<u8>(), 0)
+    };
     let error = io::Error::last_os_error();
-    if result < 0 && error.raw_os_error() == Some(libc::ENOSYS) { Err(text(error)) } else { Ok("works".to_owned()) }
+    if result < 0 && error.raw_os_error() == Some(libc::ENOSYS) {
+        Err(text(error))
+    } else {
+        Ok("works".to_owned())
+    }
 }
 
 /// # Errors

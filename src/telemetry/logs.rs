@@ -16,7 +16,8 @@ pub struct LogError(String);
 /// The filter is not one.
 pub fn init(json: Option<bool>, filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter).map_err(|_e| LogError(filter.to_owned()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(StandardError).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(StandardError).with_target(false);
     if json.unwrap_or_else(|| !io::stderr().is_terminal()) {
         builder.json().flatten_event(true).init();
     } else {

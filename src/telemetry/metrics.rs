@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use prometheus::{Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
 
 /// From 0.2 ms to 30 s, in seconds.
-const BUCKETS: [f64; 16] = [
-    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
-];
+const BUCKETS: [f64; 16] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// All figures; cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,16 +38,38 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         Self {
-            api_requests: counters(r, "api_requests_total", "Requests to the API.", &["endpoint", "method", "code"]),
-            api_duration: histograms(r, "api_request_duration_seconds", "How long requests to the API take.", &["endpoint"]),
+            api_requests: counters(
+                r,
+                "api_requests_total",
+                "Requests to the API.",
+                &["endpoint", "method", "code"],
+            ),
+            api_duration: histograms(
+                r,
+                "api_request_duration_seconds",
+                "How long requests to the API take.",
+                &["endpoint"],
+            ),
             preview_requests: counters(r, "preview_requests_total", "Requests to previews.", &["code"]),
-            preview_duration: histogram(r, "preview_request_duration_seconds", "From a preview's request to the head of its answer."),
+            preview_duration: histogram(
+                r,
+                "preview_request_duration_seconds",
+                "From a preview's request to the head of its answer.",
+            ),
             sandboxes: gauges(r, "sandboxes_total", "Sandboxes by status.", &["status"]),
             wakes: counters(r, "wakes_total", "Starts of sleeping sandboxes.", &["outcome"]),
             wake_duration: histogram(r, "wake_duration_seconds", "How long such a start takes."),
-            create_duration: histogram(r, "create_duration_seconds", "From a create to a sandbox that takes an exec."),
+            create_duration: histogram(
+                r,
+                "create_duration_seconds",
+                "From a create to a sandbox that takes an exec.",
+            ),
             stop_duration: histogram(r, "stop_duration_seconds", "How long a stop takes."),
-            purge_duration: histogram(r, "purge_duration_seconds", "How long a purge takes, its files included."),
+            purge_duration: histogram(
+                r,
+                "purge_duration_seconds",
+                "How long a purge takes, its files included.",
+            ),
             exec_duration: histogram(r, "exec_duration_seconds", "How long commands run."),
             resident_bytes: gauge(r, "process_resident_memory_bytes", "Memory of the daemon."),
             open_fds: gauge(r, "process_open_fds", "Open descriptors of the daemon."),
@@ -98,7 +122,8 @@ impl Metrics {
         self.open_fds.set(i64::try_from(fds).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         // Writing to memory cannot fail.
-        let _infallible: prometheus::Result<()> = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        let _infallible: prometheus::Result<()> =
+            TextEncoder::new().encode(&self.registry.gather(), &mut text);
         String::from_utf8(text).unwrap_or_default()
     }
 }
@@ -117,9 +142,14 @@ fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("sandboxd_{name}"), help)
 }
 
-fn register<T: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<T>) -> T {
+fn register<T: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<T>,
+) -> T {
     let figure = made.expect("a figure's name and labels are constants that the tests have seen");
-    registry.register(Box::new(figure.clone())).expect("a figure's name is unique, which the tests have seen");
+    registry
+        .register(Box::new(figure.clone()))
+        .expect("a figure's name is unique, which the tests have seen");
     figure
 }
 

@@ -9,8 +9,10 @@ mod v1;
 
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use request::{
-    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, FileQuery, GitBody, KeepaliveBody, ListQuery,
-    ListV1Query, ManifestBody, ProjectBody,
+    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, FileQuery, GitBody, KeepaliveBody,
+    ListQuery, ListV1Query, ManifestBody, ProjectBody,
 };
-pub use row::{Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken};
+pub use row::{
+    Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
+};
 pub use v1::{FileEntry, FileList, ManifestReport, Preview, Process, Sandbox, SandboxList, WrittenFile};
