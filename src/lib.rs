@@ -4,3 +4,6 @@
 
 #[cfg(feature = "daemon")]
 pub mod model;
+
+#[cfg(feature = "daemon")]
+pub mod client;
