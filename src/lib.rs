@@ -6,4 +6,6 @@
 pub mod model;
 
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod client;
