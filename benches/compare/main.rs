@@ -265,7 +265,10 @@ fn contenders(
     ];
     let mut ours = Ours::new(server)?;
     note("setting up sandboxd");
-    ours.set_up().map_err(|e| Trouble::because("set up sandboxd", &e))?;
+    if let Err(trouble) = ours.set_up() {
+        ours.tear_down();
+        return Err(Trouble::because("set up sandboxd", &trouble));
+    }
     let mut ready: Vec<Box<dyn Contender>> = vec![Box::new(ours)];
     for (name, rival) in rivals {
         if options.without.iter().any(|without| without == name) {
@@ -273,7 +276,7 @@ fn contenders(
             continue;
         }
         note(&format!("setting up {name}"));
-        match rival.and_then(|mut rival: Box<dyn Contender>| rival.set_up().map(|()| rival)) {
+        match rival.and_then(warm_up) {
             Ok(rival) => ready.push(rival),
             Err(trouble) => {
                 note(&format!("  not measured: {trouble}"));
@@ -283,6 +286,17 @@ fn contenders(
     }
     results.contenders = ready.iter().map(|contender| contender.name()).collect();
     Ok(ready)
+}
+
+/// Sets up a rival; one that cannot be leaves nothing behind.
+fn warm_up(mut rival: Box<dyn Contender>) -> Result<Box<dyn Contender>, Trouble> {
+    match rival.set_up() {
+        Ok(()) => Ok(rival),
+        Err(trouble) => {
+            rival.tear_down();
+            Err(trouble)
+        }
+    }
 }
 
 fn measure(
@@ -354,7 +368,13 @@ fn idle_memory(options: &Options, contender: &mut dyn Contender, results: &mut R
             // What a start leaves to be done afterwards is done by then.
             std::thread::sleep(Duration::from_secs(1));
             let after = Processes::read(contender.process_names());
-            results.memory.push(after.since(&before, name, count));
+            match after.since(&before, name, count) {
+                Some(memory) => results.memory.push(memory),
+                None => results.not_measured.push((
+                    format!("{name}, memory"),
+                    format!("no new process is called {}…", contender.process_names().join("… or ")),
+                )),
+            }
         }
         Some(Err(trouble)) => {
             results.not_measured.push((format!("{name}, memory"), trouble.to_string()));

@@ -28,8 +28,9 @@ impl Processes {
         Self { by_pid }
     }
 
-    /// Compares with what was there before `count` sandboxes were started.
-    pub(crate) fn since(&self, before: &Self, contender: &'static str, count: u32) -> PerSandbox {
+    /// Compares with what was there before `count` sandboxes were started; `None` if no process came with them,
+    /// which is no cost of nothing but a look in the wrong place.
+    pub(crate) fn since(&self, before: &Self, contender: &'static str, count: u32) -> Option<PerSandbox> {
         let mut processes = BTreeMap::new();
         let mut growth = 0_i64;
         let mut cgroups = BTreeSet::new();
@@ -42,14 +43,21 @@ impl Processes {
                 }
             }
         }
+        // What did not come with the sandboxes is not charged to them: a shim may run in its daemon's cgroup,
+        // or in the one this program runs in.
+        for pid in before.by_pid.keys().copied().chain([std::process::id()]) {
+            if let Some(shared) = memory_cgroup(pid) {
+                cgroups.remove(&shared);
+            }
+        }
         let kernel = kernel_bytes(&cgroups).map(|bytes| bytes / u64::from(count));
-        PerSandbox {
+        (!processes.is_empty()).then(|| PerSandbox {
             contender,
             sandboxes: count,
             processes,
             daemons_growth: growth / i64::from(count),
             kernel,
-        }
+        })
     }
 }
 
