@@ -15,7 +15,8 @@ enum Step {
     Halting(&'static str, Duration, &'static str),
     /// Reads a request and says nothing until the client goes.
     Silence,
-    Close,
+    /// Closes the connection after a while, without a request.
+    Close(Duration),
 }
 
 /// A request as the server saw it: the connection's number, the request line and headers, the body.
@@ -34,7 +35,8 @@ fn serve(connections: Vec<Vec<Step>>) -> (SocketAddr, Receiver<Seen>) {
             for (number, steps) in connections.into_iter().enumerate() {
                 let (mut stream, _) = listener.accept().unwrap();
                 for step in steps {
-                    if matches!(step, Step::Close) {
+                    if let Step::Close(pause) = step {
+                        std::thread::sleep(pause);
                         break;
                     }
                     let (head, body) = read_request(&mut stream);
@@ -47,7 +49,7 @@ fn serve(connections: Vec<Vec<Step>>) -> (SocketAddr, Receiver<Seen>) {
                             stream.write_all(second.as_bytes()).unwrap();
                         }
                         Step::Silence => drop(stream.read(&mut [0; 1])),
-                        Step::Close => {}
+                        Step::Close(_) => {}
                     }
                 }
             }
@@ -102,14 +104,30 @@ async fn sends_the_key_and_reuses_the_connection() {
 
 #[tokio::test]
 async fn a_closed_connection_is_replaced_unnoticed() {
-    let (address, seen) = serve(vec![vec![Step::Answer(PURGED), Step::Close], vec![Step::Answer(PURGED)]]);
+    let closed = |after| vec![Step::Answer(PURGED), Step::Close(Duration::from_millis(after))];
+    let (address, seen) = serve(vec![closed(0), closed(60), closed(0)]);
     let client = client(address);
     client.purge(ID).await.unwrap();
-    // The close is on its way; whether it has arrived or not, the next request must succeed, so wait
-    // until it surely has.
+    // The connection's task sees the close and says so.
     tokio::time::sleep(Duration::from_millis(50)).await;
     client.purge(ID).await.unwrap();
-    assert_eq!(seen.iter().map(|(connection, ..)| connection).collect::<Vec<_>>(), [0, 1]);
+    // It sees that the connection is idle, but a blocked thread keeps it from seeing the close.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    std::thread::sleep(Duration::from_millis(150));
+    client.purge(ID).await.unwrap();
+    assert_eq!(seen.iter().map(|(connection, ..)| connection).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn an_answer_has_a_limit() {
+    let (address, _seen) = serve(vec![vec![Step::Answer(PURGED)], vec![Step::Answer(PURGED)]]);
+    let transport = Transport::new(format!("http://{address}").parse().unwrap(), Timeouts::default());
+    let request =
+        || http::Request::get("/").header("host", "h").body(http_body_util::Full::default()).unwrap();
+    let exchange = transport.send(request(), SHORT).await.unwrap();
+    assert!(matches!(exchange.collect(33, SHORT).await, Err(TransportError::TooLarge { limit: 33, .. })));
+    let exchange = transport.send(request(), SHORT).await.unwrap();
+    assert_eq!(exchange.collect(34, SHORT).await.unwrap().len(), 34);
 }
 
 #[tokio::test]

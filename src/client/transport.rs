@@ -151,6 +151,9 @@ impl Transport {
     async fn take_idle(&self) -> Option<Sender> {
         loop {
             let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            // Lets the connection's task see a close that came while this thread did something else: a
+            // request that is written to a closed connection is lost, and nobody can say whether it was read.
+            tokio::task::yield_now().await;
             if since.elapsed() < IDLE_AGE_MAX
                 && matches!(tokio::time::timeout(READY_WAIT, sender.ready()).await, Ok(Ok(())))
             {
