@@ -13,27 +13,33 @@ pub mod init;
 #[cfg(feature = "daemon")]
 pub mod bundle;
 #[cfg(feature = "daemon")]
-pub mod config;
-#[cfg(feature = "daemon")]
 pub mod metadata;
 #[cfg(feature = "daemon")]
 pub mod network;
 #[cfg(feature = "daemon")]
-pub mod runtime;
-#[cfg(feature = "daemon")]
 pub mod storage;
+
+#[cfg(feature = "daemon")]
+pub mod config;
 #[cfg(feature = "daemon")]
 pub mod telemetry;
 
 #[cfg(feature = "daemon")]
-pub mod sandbox;
+pub mod runtime;
 #[cfg(feature = "daemon")]
-pub mod wire;
+pub mod sandbox;
 
 #[cfg(feature = "daemon")]
 pub mod api;
 #[cfg(feature = "daemon")]
 pub mod proxy;
+#[cfg(feature = "daemon")]
+pub mod wire;
+
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod client;
 
 #[cfg(feature = "daemon")]
 pub mod daemon;

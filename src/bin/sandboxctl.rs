@@ -1,1 +1,7 @@
-fn main() {}
+//! `sandboxctl`: the commands of `sandboxd::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sandboxd::cli::main()
+}

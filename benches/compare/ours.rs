@@ -1,0 +1,179 @@
+//! The server, over loopback HTTP, as any client would drive it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sandboxd::client::{Client, CreateSandbox};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use super::stats::Operation;
+use super::{Contender, Recorder, Trouble, web};
+
+/// A command or a wake that takes longer is a failure, not a sample.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) token: Option<String>,
+    /// `host:port` of the previews.
+    pub(crate) preview: String,
+    pub(crate) preview_domain: String,
+}
+
+/// The server as a contender.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    server: Server,
+    runtime: Runtime,
+    client: Arc<Client>,
+    /// Sleeps and wakes; made by the set-up.
+    app: Option<String>,
+    idle: Vec<String>,
+    /// Processes of the server and of its sandboxes begin so.
+    process_names: Vec<&'static str>,
+}
+
+impl Ours {
+    pub(crate) fn new(server: Server) -> Result<Self, Trouble> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Trouble::because("start a runtime", &e))?;
+        let client = Arc::new(connect(&server)?);
+        Ok(Self { server, runtime, client, app: None, idle: Vec::new(), process_names: vec!["sandbox"] })
+    }
+
+    fn create(&self) -> Result<String, Trouble> {
+        self.runtime.block_on(create(&self.client))
+    }
+
+    fn exec(&self, id: &str, command: &str) -> Result<(), Trouble> {
+        let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        let answer = self.runtime.block_on(self.client.exec(id, &command, LIMIT));
+        let output = answer.map_err(|e| Trouble::because("exec", &e))?.value;
+        if output.exit_code != 0 {
+            return Err(Trouble::new(format!("exec {command:?} ended with {}", output.exit_code)));
+        }
+        Ok(())
+    }
+
+    fn purge(&self, id: &str) -> Result<(), Trouble> {
+        self.runtime.block_on(self.client.purge(id)).map(|_| ()).map_err(|e| Trouble::because("purge", &e))
+    }
+
+    fn stop(&self, id: &str) -> Result<(), Trouble> {
+        self.runtime.block_on(self.client.stop(id)).map(|_| ()).map_err(|e| Trouble::because("stop", &e))
+    }
+
+    fn wake(&self, id: &str) -> Result<Duration, Trouble> {
+        let host = format!("s-{}-{}.preview.{}", id.to_lowercase(), web::PORT, self.server.preview_domain);
+        web::first_answer(&self.server.preview, &host, Instant::now(), LIMIT)
+    }
+}
+
+impl Contender for Ours {
+    fn name(&self) -> &'static str {
+        "sandboxd"
+    }
+
+    fn set_up(&mut self) -> Result<(), Trouble> {
+        let id = self.create()?;
+        self.app = Some(id.clone());
+        for (path, content) in [("server.py", web::SERVER), ("sandbox.yaml", web::MANIFEST)] {
+            let put = self.client.put_file(&id, path, Bytes::from_static(content.as_bytes()));
+            self.runtime.block_on(put).map_err(|e| Trouble::because("put a file", &e))?;
+        }
+        // Once through everything: caches are warm as the rivals' are.
+        self.stop(&id)?;
+        self.wake(&id)?;
+        self.stop(&id)?;
+        let warm = self.create()?;
+        self.exec(&warm, "true")?;
+        self.purge(&warm)
+    }
+
+    fn round(&mut self, recorder: &mut Recorder<'_>) -> Result<(), Trouble> {
+        let app = self.app.clone().ok_or_else(|| Trouble::new("use an app that was not set up"))?;
+        recorder.pause();
+        let started = Instant::now();
+        let id = self.create()?;
+        let created = started.elapsed();
+        self.exec(&id, "echo ready")?;
+        recorder.add(Operation::CreateExec, started.elapsed());
+        recorder.add(Operation::Create, created);
+        recorder.time(Operation::Exec, || self.exec(&id, "true"))?;
+        recorder.time_hot(Operation::ExecHot, || self.exec(&id, "true"))?;
+        recorder.time(Operation::Purge, || self.purge(&id))?;
+        recorder.pause();
+        recorder.add(Operation::Wake, self.wake(&app)?);
+        recorder.time(Operation::Stop, || self.stop(&app))
+    }
+
+    fn creates_per_second(&mut self, clients: u32, each: u32) -> Option<Result<f64, Trouble>> {
+        let started = Instant::now();
+        let ids = self.runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..clients {
+                // Each with a connection of its own, as separate clients have.
+                let client = connect(&self.server)?;
+                tasks.spawn(async move {
+                    let mut ids = Vec::new();
+                    for _ in 0..each {
+                        ids.push(create(&client).await?);
+                    }
+                    Ok::<_, Trouble>(ids)
+                });
+            }
+            tasks.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()
+        });
+        let took = started.elapsed();
+        Some(ids.and_then(|ids| {
+            ids.iter().flatten().try_for_each(|id| self.purge(id))?;
+            Ok(f64::from(clients * each) / took.as_secs_f64())
+        }))
+    }
+
+    fn start_idle(&mut self, count: u32) -> Option<Result<(), Trouble>> {
+        Some((0..count).try_for_each(|_| {
+            self.idle.push(self.create()?);
+            Ok(())
+        }))
+    }
+
+    fn stop_idle(&mut self) {
+        for id in std::mem::take(&mut self.idle) {
+            // What is left is left on the private server, which goes next.
+            self.purge(&id).ok();
+        }
+    }
+
+    fn process_names(&self) -> &[&'static str] {
+        &self.process_names
+    }
+
+    fn tear_down(&mut self) {
+        self.stop_idle();
+        if let Some(app) = self.app.take() {
+            self.purge(&app).ok();
+        }
+    }
+}
+
+fn connect(server: &Server) -> Result<Client, Trouble> {
+    Client::new(&server.url, server.token.as_deref())
+        .map_err(|e| Trouble::because("use the server's address", &e))
+}
+
+async fn create(client: &Client) -> Result<String, Trouble> {
+    let request = CreateSandbox {
+        ports: vec![web::PORT],
+        template: Some("blank".to_owned()),
+        memory_high: Some("512M".to_owned()),
+        ..CreateSandbox::default()
+    };
+    client.create(&request).await.map(|row| row.value.id).map_err(|e| Trouble::because("create", &e))
+}

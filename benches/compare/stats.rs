@@ -1,0 +1,110 @@
+//! What was measured, and its percentiles.
+
+use std::collections::BTreeMap;
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Operation {
+    CreateExec,
+    Create,
+    Exec,
+    ExecHot,
+    Stop,
+    Wake,
+    Purge,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) contender: &'static str,
+    pub(crate) operation: Operation,
+    pub(crate) round: u32,
+    pub(crate) milliseconds: f64,
+}
+
+/// What one idle sandbox costs, in bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PerSandbox {
+    pub(crate) contender: &'static str,
+    pub(crate) sandboxes: u32,
+    /// PSS of the processes that came with the sandboxes, by name.
+    pub(crate) processes: BTreeMap<String, u64>,
+    /// Growth of the PSS of what was there before (daemons).
+    pub(crate) daemons_growth: i64,
+    /// Kernel memory charged to the sandboxes' cgroups; `None` where it cannot be read.
+    pub(crate) kernel: Option<u64>,
+}
+
+/// The percentiles of one contender's samples of one operation, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Summary {
+    pub(crate) count: usize,
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::CreateExec, Self::Create, Self::Exec, Self::ExecHot, Self::Stop, Self::Wake, Self::Purge];
+
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::CreateExec => "create_exec",
+            Self::Create => "create",
+            Self::Exec => "exec",
+            Self::ExecHot => "exec_hot",
+            Self::Stop => "stop",
+            Self::Wake => "wake",
+            Self::Purge => "purge",
+        }
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::CreateExec => "create → first exec output",
+            Self::Create => "create",
+            Self::Exec => "exec true, after a pause",
+            Self::ExecHot => "exec true, at once again",
+            Self::Stop => "stop, with an app running",
+            Self::Wake => "wake → first byte of the app",
+            Self::Purge => "purge",
+        }
+    }
+}
+
+impl PerSandbox {
+    pub(crate) fn process_bytes(&self) -> u64 {
+        self.processes.values().sum()
+    }
+}
+
+impl Summary {
+    /// Summarises samples; `None` of none.
+    pub(crate) fn of(samples: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        Some(Self {
+            count: sorted.len(),
+            p50: percentile(&sorted, 50)?,
+            p95: percentile(&sorted, 95)?,
+            p99: percentile(&sorted, 99)?,
+            max: *sorted.last()?,
+        })
+    }
+
+    /// Summarises one contender's samples of one operation.
+    pub(crate) fn select(samples: &[Sample], contender: &str, operation: Operation) -> Option<Self> {
+        let chosen = samples.iter().filter(|s| s.contender == contender && s.operation == operation);
+        Self::of(chosen.map(|s| s.milliseconds))
+    }
+}
+
+/// Returns the nearest-rank percentile of sorted samples: the smallest that `percent` of all do not exceed.
+/// Nothing is interpolated, so every figure is one that was seen.
+fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied()
+}

@@ -1,0 +1,63 @@
+//! What every command is given.
+
+use std::io::{self, Write as _};
+
+use serde_json::Value;
+
+use crate::client::{Client, ClientError};
+
+use super::failure::Failure;
+use super::key::KeyState;
+use super::output;
+use super::resolve;
+
+/// The server, and how to show what it says.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) key: KeyState,
+    pub(super) is_json: bool,
+    pub(super) is_coloured: bool,
+}
+
+impl Context {
+    /// Writes the server's JSON as it came.
+    pub(super) fn emit_json(&self, json: &[u8]) -> Result<(), Failure> {
+        self.emit([json.trim_ascii_end(), b"\n"].concat().as_slice())
+    }
+
+    /// Writes JSON of our own, for answers that have no body.
+    pub(super) fn emit_value(&self, value: &Value) -> Result<(), Failure> {
+        self.emit(format!("{value}\n").as_bytes())
+    }
+
+    pub(super) fn emit(&self, bytes: &[u8]) -> Result<(), Failure> {
+        output::emit(&mut io::stdout().lock(), bytes)
+    }
+
+    /// Tells people something that is not the result.
+    pub(super) fn note(&self, text: &str) {
+        if !self.is_json {
+            // A note that cannot be written is no reason to fail.
+            writeln!(io::stderr(), "{}", output::printable(text)).ok();
+        }
+    }
+
+    /// Says what failed.
+    pub(super) fn failure(&self, context: impl Into<String>, source: ClientError) -> Failure {
+        Failure::Client {
+            context: context.into(),
+            key: self.key.clone(),
+            server: self.client.endpoint().to_string(),
+            source: Box::new(source),
+        }
+    }
+
+    /// The same for a request about one sandbox: if that is not there, similar ids are looked up.
+    pub(super) async fn failure_about(&self, id: &str, action: &str, source: ClientError) -> Failure {
+        if source.refusal().is_some_and(|refusal| refusal.status == http::StatusCode::NOT_FOUND) {
+            return Failure::NotFound { given: id.to_owned(), near: resolve::near(self, id).await };
+        }
+        self.failure(format!("{action} sandbox {id}"), source)
+    }
+}

@@ -1,0 +1,125 @@
+//! From what a user typed to a sandbox's id.
+
+use crate::client::Row;
+use crate::model::SandboxId;
+
+use super::context::Context;
+use super::failure::Failure;
+
+/// The most ids that are offered instead.
+const NEAR_MAX: usize = 3;
+/// The most changed characters at which an id still counts as near.
+const NEAR_DISTANCE_MAX: usize = 4;
+
+/// Returns the id that `given` is, or is the only beginning of, in any case.
+///
+/// A whole id is taken as it is, without asking whether it exists: some requests answer for ids that do not.
+///
+/// # Errors
+/// No id or more than one begins so, or the server cannot be asked.
+pub(super) async fn resolve(context: &Context, given: &str) -> Result<String, Failure> {
+    if let Ok(id) = given.parse::<SandboxId>() {
+        return Ok(id.to_string());
+    }
+    if given.is_empty() || !given.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(Failure::Usage(format!("use {given:?}: an id has only letters and digits")));
+    }
+    let rows = context.client.list().await.map_err(|e| context.failure("list the sandboxes", e))?;
+    choose(given, &ids(&rows.value))
+}
+
+/// Returns ids that look like one that is not there; none if the server cannot be asked.
+pub(super) async fn near(context: &Context, id: &str) -> Vec<String> {
+    context.client.list().await.map(|rows| nearest(id, &ids(&rows.value))).unwrap_or_default()
+}
+
+fn ids(rows: &[Row]) -> Vec<String> {
+    rows.iter().map(|row| row.id.to_ascii_uppercase()).collect()
+}
+
+fn choose(given: &str, ids: &[String]) -> Result<String, Failure> {
+    let wanted = given.to_ascii_uppercase();
+    let mut candidates: Vec<String> = ids.iter().filter(|id| id.starts_with(&wanted)).cloned().collect();
+    match candidates.len() {
+        0 => Err(Failure::NotFound { given: given.to_owned(), near: nearest(&wanted, ids) }),
+        1 => Ok(candidates.swap_remove(0)),
+        _ => {
+            candidates.truncate(NEAR_MAX + 2);
+            Err(Failure::Ambiguous { given: given.to_owned(), candidates })
+        }
+    }
+}
+
+fn nearest(wanted: &str, ids: &[String]) -> Vec<String> {
+    let wanted: Vec<char> = wanted.to_ascii_uppercase().chars().take(64).collect();
+    // With a few characters nearly everything is near.
+    let limit = NEAR_DISTANCE_MAX.min(wanted.len() / 2);
+    let mut found: Vec<(usize, &String)> = ids
+        .iter()
+        .map(|id| (distance(&wanted, &id.chars().take(wanted.len()).collect::<Vec<_>>()), id))
+        .filter(|(distance, _)| *distance <= limit)
+        .collect();
+    found.sort();
+    found.into_iter().take(NEAR_MAX).map(|(_, id)| id.clone()).collect()
+}
+
+/// The Levenshtein distance, row by row.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    const B: &str = "01ARZ3NDEKTSV4RRFFQ69G5FBX";
+
+    fn all() -> Vec<String> {
+        vec![A.to_owned(), B.to_owned(), "01BX5ZZKBKACTAV9WEVGEMMVRZ".to_owned()]
+    }
+
+    #[test]
+    fn a_unique_beginning_is_enough() {
+        let check = |given: &str, id: &str| assert_eq!(choose(given, &all()).unwrap(), id);
+        check("01b", "01BX5ZZKBKACTAV9WEVGEMMVRZ");
+        check("01ARZ3NDEKTSV4RRFFQ69G5FA", A);
+        assert!(
+            matches!(choose("01A", &all()), Err(Failure::Ambiguous { candidates, .. }) if candidates == [A, B])
+        );
+    }
+
+    #[test]
+    fn a_slip_of_the_hand_gets_an_offer() {
+        let near = |given: &str| match choose(given, &all()) {
+            Err(Failure::NotFound { near, .. }) => near,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(near("01ARZ3NDEKTSV4RRFFQ69G5FA8V"), [A, B]);
+        assert_eq!(near("01BX6"), ["01BX5ZZKBKACTAV9WEVGEMMVRZ"]);
+        assert_eq!(near("7"), Vec::<String>::new());
+        assert_eq!(nearest("01ARZ3NDEKTSV4RRFFQ69G5FAW", &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn distances_are_those_of_levenshtein() {
+        let check = |a: &str, b: &str, d| {
+            let chars = |text: &str| text.chars().collect::<Vec<_>>();
+            assert_eq!((distance(&chars(a), &chars(b)), distance(&chars(b), &chars(a))), (d, d), "{a} {b}");
+        };
+        check("", "", 0);
+        check("", "abc", 3);
+        check("kitten", "sitting", 3);
+        check("flaw", "lawn", 2);
+    }
+}

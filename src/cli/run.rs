@@ -1,0 +1,176 @@
+//! The command line: what `sandboxctl` understands, and how it ends.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::{Client, Endpoint, Timeouts};
+
+use super::context::Context;
+use super::failure::{ExitStatus, Failure};
+use super::{create, exec, key, ls, output, rm, show, start, stop};
+
+const URL: &str = "http://127.0.0.1:9090";
+
+const AFTER_HELP: &str = "\
+Environment:
+  SANDBOXD_URL       address of the server (default: http://127.0.0.1:9090)
+  SANDBOXD_TOKEN     key for the API
+  SANDBOXD_DATA_DIR  the server's data directory, where a key is looked for when
+                     SANDBOXD_TOKEN is not set and the server is on this machine
+                     (default: /var/lib/sandboxd)
+  NO_COLOR           no colours
+
+Exit codes: 64 usage, 66 no such sandbox, 69 no server, 70 a bug, 73 conflict, 74 result not
+written, 75 try again later, 77 no permission; `exec` ends with the command's own code.
+
+An ID may be shortened as long as it stays unique.";
+
+/// Runs commands in sandboxes and looks after them.
+#[derive(Debug, Parser)]
+#[command(name = "sandboxctl", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct CommandLine {
+    /// Address of the server
+    #[arg(long, global = true, env = "SANDBOXD_URL", hide_env = true, value_name = "URL", default_value = URL)]
+    url: String,
+    /// Print the server's JSON instead of tables; errors too
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ls(ls::Ls),
+    Create(Box<create::Create>),
+    Exec(exec::Exec),
+    Stop(stop::Stop),
+    Start(start::Start),
+    Rm(rm::Rm),
+    Show(show::Show),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let line = match CommandLine::try_parse_from(std::env::args_os()) {
+        Ok(line) => line,
+        Err(error) => return explain(&error),
+    };
+    let is_json = line.json;
+    match run(line) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.report(&mut io::stderr().lock(), is_json);
+            failure.status().into()
+        }
+    }
+}
+
+fn run(line: CommandLine) -> Result<u8, Failure> {
+    // An empty variable is how some shells and compose files say "not set".
+    let url = if line.url.is_empty() { URL } else { &line.url };
+    let endpoint: Endpoint = url.parse().map_err(Failure::Endpoint)?;
+    let token = std::env::var("SANDBOXD_TOKEN").ok();
+    let data_dir = std::env::var_os("SANDBOXD_DATA_DIR").map(|dir: OsString| PathBuf::from(dir));
+    let (token, key) = key::find(&endpoint, token, data_dir)?;
+    let context = Context {
+        client: Client::with_timeouts(endpoint, token.as_deref(), Timeouts::default()),
+        key,
+        is_json: line.json,
+        is_coloured: output::is_colour_wanted(),
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(async {
+        let done = |()| ExitStatus::Done.code();
+        match &line.command {
+            Command::Ls(command) => command.run(&context).await.map(done),
+            Command::Create(command) => command.run(&context).await.map(done),
+            Command::Exec(command) => return command.run(&context).await,
+            Command::Stop(command) => command.run(&context).await.map(done),
+            Command::Start(command) => command.run(&context).await.map(done),
+            Command::Rm(command) => command.run(&context).await.map(done),
+            Command::Show(command) => command.run(&context).await.map(done),
+        }
+        .or_else(ignore_broken_pipe)
+    })
+}
+
+/// `sandboxctl ls | head -1` did all that was wanted of it.
+fn ignore_broken_pipe(failure: Failure) -> Result<u8, Failure> {
+    match failure {
+        Failure::BrokenPipe => Ok(ExitStatus::Done.code()),
+        other => Err(other),
+    }
+}
+
+/// Writes help, version, or what is wrong with a command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    let is_error = error.use_stderr();
+    let is_terminal = if is_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let text = error.render();
+    let text = if is_terminal && !no_colour { text.ansi().to_string() } else { text.to_string() };
+    let stream: &mut dyn Write = if is_error { &mut io::stderr() } else { &mut io::stdout() };
+    match (output::emit(stream, text.as_bytes()), is_error) {
+        (_, true) => ExitStatus::Usage.into(),
+        (Ok(()) | Err(Failure::BrokenPipe), false) => ExitStatus::Done.into(),
+        (Err(failure), false) => failure.status().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<CommandLine, clap::error::ErrorKind> {
+        CommandLine::try_parse_from([&["sandboxctl"], arguments].concat()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_all_commands_stand_anywhere() {
+        let line = parse(&["ls", "--json", "--url", "http://h:1"]).unwrap();
+        assert_eq!((line.json, line.url.as_str()), (true, "http://h:1"));
+        assert!(parse(&["--json", "ls"]).unwrap().json);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for arguments in [
+            &[][..],
+            &["frobnicate"],
+            &["ls", "extra"],
+            &["stop"],
+            &["create", "--port", "0"],
+            &["create", "--port", "65536"],
+            &["create", "--port", "http"],
+            &["create", "--env", "novalue"],
+            &["create", "--env", "=x"],
+            &["create", "--id", "../x"],
+            &["create", "--memory", "lots"],
+            &["exec", "01J"],
+            &["exec", "01J", "--"],
+        ] {
+            assert!(parse(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_options() {
+        let line = parse(&["exec", "-e", "A=1", "-e", "B=x=y", "01J", "--", "ls", "-la", "--json"]).unwrap();
+        assert!(!line.json);
+        let Command::Exec(command) = line.command else { panic!("{:?}", line.command) };
+        assert_eq!(command.command_line(), ["env", "--", "A=1", "B=x=y", "ls", "-la", "--json"]);
+    }
+}
