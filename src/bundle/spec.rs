@@ -54,6 +54,7 @@ pub struct Plan<'a> {
 #[derive(Debug, Clone)]
 pub struct Template {
     spec: Spec,
+    hard_limit: fn(PosixRlimitType) -> Option<u64>,
 }
 
 impl Template {
@@ -68,7 +69,14 @@ impl Template {
         spec.mounts().as_ref().ok_or(BundleError::Incomplete("mounts"))?;
         let linux = spec.linux().as_ref().ok_or(BundleError::Incomplete("linux"))?;
         linux.namespaces().as_ref().ok_or(BundleError::Incomplete("linux.namespaces"))?;
-        Ok(Self { spec })
+        Ok(Self { spec, hard_limit: |_| None })
+    }
+
+    /// Never asks for more than these hard limits: without CAP_SYS_RESOURCE none can be raised, and
+    /// asking for it fails — man 2 setrlimit.
+    #[must_use]
+    pub fn within(self, hard_limit: fn(PosixRlimitType) -> Option<u64>) -> Self {
+        Self { hard_limit, ..self }
     }
 
     /// Fills in the template.
@@ -80,11 +88,13 @@ impl Template {
         }
         if let Some(process) = spec.process_mut() {
             process.set_env(Some(environment(plan)));
-            let nofile = rlimit(PosixRlimitType::RlimitNofile, plan.limits.nofile);
-            process.set_rlimits(process.rlimits().clone().map(|mut all| {
-                all.extend(nofile);
-                all
-            }));
+            let nofile = (PosixRlimitType::RlimitNofile, plan.limits.nofile);
+            let fixed = process.rlimits().iter().flatten().map(|limit| (limit.typ(), limit.hard()));
+            let within = |(kind, value): (PosixRlimitType, u64)| {
+                rlimit(kind, (self.hard_limit)(kind).map_or(value, |hard| hard.min(value)))
+            };
+            let all: Vec<_> = fixed.chain([nofile]).filter_map(within).collect();
+            process.set_rlimits(Some(all));
         }
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         mounts.extend(binds(plan));

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use oci_spec::runtime::PosixRlimitType;
+use rustix::process::Resource;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use crate::sandbox::{self, Parts, Supervisor};
 use crate::storage::{self, Storage};
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
+use crate::sys::process;
 use crate::telemetry::{self, Metrics};
 
 /// How many threads may wait for the kernel at once.
@@ -178,7 +181,7 @@ async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
     };
     let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
-    let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?;
+    let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?.within(hard_limit);
     let metrics = Metrics::new();
     let parts = Parts {
         storage,
@@ -298,6 +301,20 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
     let own = std::iter::once(("api-key", key.text.as_str()));
     let named = config.api_tokens.iter().map(|(name, secret)| (name.as_str(), secret.reveal()));
     Ok(Auth::new(own.chain(named), config.api_auth_disabled))
+}
+
+/// The hard limits that bind this process, and so everything that it starts.
+fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
+    let held = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false);
+    let resource = match kind {
+        _ if held => return None,
+        PosixRlimitType::RlimitNofile => Resource::Nofile,
+        PosixRlimitType::RlimitMemlock => Resource::Memlock,
+        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
+        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
+        _ => return None,
+    };
+    process::hard_limit(resource)
 }
 
 /// Link names have 15 bytes, of which the numbers behind the prefix take up to 9.

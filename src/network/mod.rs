@@ -35,6 +35,8 @@ pub use rules::RulesState;
 /// The index of `eth0` in a sandbox: high, since some kernels put tunnel devices of their own into
 /// every namespace.
 const ETH0_INDEX: u32 = 1000;
+/// The indices of the host's ends begin here, far above those that the kernel gives by itself.
+const CABLE_INDEX_FIRST: u32 = 1 << 30;
 
 /// What the network is made of.
 #[derive(Debug, Clone)]
@@ -140,6 +142,7 @@ impl Network {
         let number = self.cables.fetch_add(1, Ordering::Relaxed);
         let veth = Veth {
             name: &format!("{}p{number:x}", self.config.name_prefix),
+            index: CABLE_INDEX_FIRST | (number % CABLE_INDEX_FIRST),
             bridge_index,
             peer_name: "eth0",
             peer_index: ETH0_INDEX,

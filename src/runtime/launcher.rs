@@ -83,7 +83,8 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
     let executor = InitExecutor { init: Rc::new(init), filter: Rc::from(program) };
 
     let requests = socket::inherited(0).and_then(lift).map_err(setup("take over the request socket"))?;
-    let null = File::options().read(true).write(true).open("/dev/null").map_err(setup("open /dev/null"))?;
+    let null = File::options().read(true).write(true).open("/dev/null").and_then(|file| lift(file.into()));
+    let null = null.map_err(setup("open /dev/null"))?;
     for number in 0..3 {
         // A worker's standard streams become those of PID 1 in a sandbox: nothing of ours may be there.
         socket::place(null.as_fd(), number).map_err(setup("put /dev/null in place"))?;

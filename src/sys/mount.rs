@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::CWD;
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
 /// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
@@ -26,6 +26,11 @@ pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
     let mut trees = Vec::new();
     for path in writable {
         trees.push((path, step("copy a writable mount", copy_tree(path))?));
+    }
+    // Unmounted and not only covered: what is mounted is still listed in mountinfo. The host keeps its own.
+    match rustix::mount::unmount(empty, UnmountFlags::DETACH) {
+        Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+        Err(errno) => return step("unmount the cgroup file systems", Err(errno.into())),
     }
     let hidden = rustix::mount::mount("tmpfs", empty, "tmpfs", MountFlags::empty(), Some(c"size=0,mode=555"));
     step("hide the cgroup file system", hidden.map_err(Into::into))?;

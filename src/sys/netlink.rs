@@ -33,8 +33,10 @@ pub struct Netlink {
 /// The two ends of a cable.
 #[derive(Debug)]
 pub struct Veth<'a> {
-    /// The end in this socket's namespace, a port of `bridge`.
+    /// The end in this socket's namespace, a port of the bridge.
     pub name: &'a str,
+    /// Its index, which must be free: the kernel takes the peer's only together with this.
+    pub index: u32,
     pub bridge_index: u32,
     /// The other end, in another namespace, where its index is free to choose.
     pub peer_name: &'a str,
@@ -79,6 +81,7 @@ impl Netlink {
         peer.attributes.push(LinkAttribute::Mtu(veth.mtu));
         peer.attributes.push(LinkAttribute::NetNsFd(veth.peer_netns.as_raw_fd()));
         let mut link = LinkMessage::default();
+        link.header.index = veth.index;
         link.attributes.push(LinkAttribute::IfName(veth.name.to_owned()));
         link.attributes.push(LinkAttribute::Mtu(veth.mtu));
         link.attributes.push(LinkAttribute::Controller(veth.bridge_index));
@@ -92,7 +95,7 @@ impl Netlink {
         let mut port = LinkMessage::default();
         port.header.flags = LinkFlags::Up;
         port.header.change_mask = LinkFlags::Up;
-        port.attributes.push(LinkAttribute::IfName(veth.name.to_owned()));
+        port.header.index = veth.index;
         port.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),

@@ -129,6 +129,11 @@ pub fn set_not_dumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
 
+/// `getrlimit(resource)`: the hard limit; `None` when there is none — man 2 getrlimit.
+pub fn hard_limit(resource: rustix::process::Resource) -> Option<u64> {
+    rustix::process::getrlimit(resource).maximum
+}
+
 fn ignore_gone(result: nix::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
