@@ -100,7 +100,7 @@ pub const SETTINGS: [Setting; 37] = [
     ),
     setting(
         "network_pool",
-        "10.88.0.0/16",
+        "10.213.0.0/16",
         "the addresses of sandboxes: a private IPv4 network from /12 to /22",
     ),
     setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),

@@ -45,6 +45,8 @@ impl Connection {
         let mut requests = Vec::new();
         loop {
             match socket::receive(&self.socket, &mut buffer) {
+                // What arrived before the end still counts; the end is seen again by the next call.
+                Ok((0, _)) if !requests.is_empty() => return Ok(requests),
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((length, descriptors)) => {
                     self.descriptors.extend(descriptors);

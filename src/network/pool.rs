@@ -24,7 +24,7 @@ pub struct Pool {
 
 /// Why a text is not a pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a pool is a private IPv4 network from /12 to /22 such as 10.88.0.0/16, not {0:?}")]
+#[error("a pool is a private IPv4 network from /12 to /22 such as 10.213.0.0/16, not {0:?}")]
 pub struct PoolError(String);
 
 impl Pool {

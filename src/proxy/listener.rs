@@ -170,11 +170,8 @@ fn ambiguity(request: &Request<Incoming>) -> Option<&'static str> {
     if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
         return Some("This method is not supported.");
     }
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    if chunked && headers.contains_key(header::CONTENT_LENGTH) {
-        return Some("A request has a length or is chunked, not both.");
-    }
-    if chunked && request.version() == http::Version::HTTP_10 {
+    // Of a length beside chunks hyper keeps the chunks alone, as RFC 9112 says.
+    if headers.contains_key(header::TRANSFER_ENCODING) && request.version() == http::Version::HTTP_10 {
         return Some("A request of HTTP/1.0 cannot be chunked.");
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {

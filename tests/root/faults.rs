@@ -1,0 +1,119 @@
+//! What an operator may get wrong, and what the host may lack.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use super::Test;
+use crate::support::eventually;
+use crate::support::host::HostSnapshot;
+use crate::support::server::Server;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("faults::a_start_that_cannot_succeed_says_why", starts),
+    ("faults::a_rootfs_with_links_is_refused", rootfs_links),
+    ("faults::each_step_of_a_create_that_fails_leaves_nothing", failing_steps),
+    ("faults::a_full_disk_refuses_and_recovers", full_record),
+    ("faults::terminate_stops_everything_in_time", terminate),
+];
+
+fn starts() {
+    let mut server = Server::start(&[]);
+    let (code, text) = server.run("serve");
+    assert!(code == Some(69) && text.contains("another sandboxd"), "{code:?} {text}");
+    assert_eq!(server.run("health").0, Some(0));
+    server.signal("TERM");
+    assert_eq!(server.run("health").0, Some(1));
+    let check = |server: &mut Server, name: &str, value: &str, expected: i32, word: &str| {
+        server.set(name, value);
+        let (code, text) = server.run("serve");
+        assert!(code == Some(expected) && text.contains(word), "{name}={value}: {code:?} {text}");
+        server.unset(name);
+    };
+    check(&mut server, "SANDBOXD_ROOTFS", "/nonexistent", 69, "build-rootfs");
+    check(&mut server, "SANDBOXD_INIT", "/nonexistent", 69, "SANDBOXD_INIT");
+    check(&mut server, "SANDBOXD_IDLE_THRESHOLD_SECONDS", "soon", 78, "SANDBOXD_IDLE_THRESHOLD_SECONDS");
+    check(&mut server, "SANDBOXD_IDLE_TRESHOLD_SECONDS", "5", 78, "did you mean");
+    check(&mut server, "SANDBOXD_NETWORK_POOL", "8.8.0.0/16", 78, "private");
+    let _taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
+    let (code, text) = server.run("serve");
+    assert!(code == Some(69) && text.contains("SANDBOXD_ADDR"), "{code:?} {text}");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    // A damaged database is refused, and left as it is.
+    std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
+    drop(_taken);
+    let (code, text) = server.run("serve");
+    assert!(code == Some(69) && text.contains("sandboxd.db"), "{code:?} {text}");
+    assert_eq!(std::fs::read(server.data().join("sandboxd.db")).unwrap(), vec![b'x'; 8192]);
+}
+
+/// A rootfs of empty directories, in which one is replaced by a link that leads to `trap`.
+fn rootfs_links() {
+    for (place, target) in [("dev", "absolute"), ("dev", "../../trap"), ("proc", "absolute"), ("sys", "."), ("tmp", "absolute"), ("run", "absolute"), ("etc", "absolute"), ("home", "absolute")] {
+        let mut server = Server::prepare(&[]);
+        let base = server.directory.path().to_owned();
+        let (root, trap) = (base.join("rootfs"), base.join("trap"));
+        for directory in ["dev", "proc", "sys", "tmp", "var/tmp", "run", "etc/ssl/certs", "home/sandbox", "usr", "opt/templates"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        for file in ["etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        std::fs::create_dir(&trap).unwrap();
+        std::fs::write(trap.join("ptmx"), "of the host").unwrap();
+        std::fs::rename(root.join(place), base.join("was")).unwrap();
+        symlink(if target == "absolute" { trap.clone() } else { target.into() }, root.join(place)).unwrap();
+        server.set("SANDBOXD_ROOTFS", root.to_str().unwrap());
+        let (code, text) = server.run("serve");
+        assert!(code == Some(69) && text.contains(place), "{place} -> {target}: {code:?} {text}");
+        assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 1, "something was made on the host");
+    }
+}
+
+fn failing_steps() {
+    for step in sandboxd::sandbox::STEPS.into_iter().chain(["record-running", "storage-prepare-rename"]) {
+        let mut server = Server::start(&[]);
+        let before = HostSnapshot::take(&server);
+        server.signal("TERM");
+        server.set("FAILPOINTS", &format!("{step}=return"));
+        server.boot();
+        let answer = server.api("POST", "/sandbox", json!({ "template": "python-http" }));
+        assert_eq!(answer.status, 500, "{step}: {}", answer.text());
+        assert!(!answer.text().contains(step), "the cause is told: {}", answer.text());
+        eventually(&format!("{step} leaves nothing"), std::time::Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+        assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");
+    }
+}
+
+fn full_record() {
+    let mut server = Server::start(&[]);
+    let id = server.create(json!({}));
+    server.signal("TERM");
+    server.set("FAILPOINTS", "metadata-write=return");
+    server.boot();
+    let answer = server.api("POST", "/sandbox", json!({}));
+    assert_eq!((answer.status, answer.json()["error"].clone()), (507, json!("the host's disk is full")));
+    server.signal("TERM");
+    server.unset("FAILPOINTS");
+    server.boot();
+    server.sh(&id, "true");
+    server.create(json!({}));
+}
+
+fn terminate() {
+    let mut server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    let ids: Vec<_> = (0..5).map(|_| server.create(json!({}))).collect();
+    server.sh(&ids[0], "echo kept > file; nohup sleep 1000 >/dev/null 2>&1 &");
+    // One that does not want to end.
+    server.sh(&ids[1], "nohup bash -c 'trap \"\" TERM; while true; do sleep 1; done' >/dev/null 2>&1 &");
+    let begun = std::time::Instant::now();
+    assert!(server.signal("TERM").success());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(9), "{:?}", begun.elapsed());
+    let after = HostSnapshot::take(&server);
+    assert_eq!((after.inits, after.cgroups.clone(), after.run.len()), (before.inits, before.cgroups.clone(), 0));
+    server.boot();
+    assert!(ids.iter().all(|id| server.status(id) == "stopped"));
+    assert_eq!(server.sh(&ids[0], "cat file"), "kept\n");
+}

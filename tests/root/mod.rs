@@ -1,0 +1,17 @@
+//! The tests, by subject.
+
+mod crash;
+mod faults;
+mod files;
+mod isolation;
+mod lifecycle;
+mod network;
+mod previews;
+
+/// A test and its name.
+pub(crate) type Test = (&'static str, fn());
+
+/// All tests, the quick ones first.
+pub(crate) fn all() -> Vec<Test> {
+    [lifecycle::TESTS, files::TESTS, isolation::TESTS, network::TESTS, previews::TESTS, faults::TESTS, crash::TESTS].concat()
+}

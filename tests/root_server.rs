@@ -1,0 +1,47 @@
+//! The real server with real sandboxes: everything a client, a tenant or an operator may do to it.
+//!
+//! The tests run in network and mount namespaces of their own, one after the other, as root. Where
+//! something is missing they are shown as ignored with the reason; `SANDBOXD_TEST_ROOT=require` makes
+//! that a failure.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "test code: a failure is the message")]
+
+mod root;
+mod support;
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Set in the process that has been moved to namespaces of its own.
+const INSIDE: &str = "SANDBOXD_TEST_INSIDE";
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share ports and cgroups.
+    arguments.test_threads = Some(1);
+    let required = std::env::var("SANDBOXD_TEST_ROOT").is_ok_and(|v| v == "require");
+    if let Some(missing) = support::server::missing() {
+        let trials = root::all().into_iter().map(|(name, _)| {
+            let reason = missing.clone();
+            let kind = if required { String::new() } else { reason.clone() };
+            Trial::test(name, move || Err(reason.into())).with_kind(kind).with_ignored_flag(!required)
+        });
+        return libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    }
+    if !arguments.list && std::env::var_os(INSIDE).is_none() {
+        let own = std::env::current_exe().unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "sh", "-c", "ip link set lo up; exec \"$0\" \"$@\""]);
+        let error = command.arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
+        panic!("unshare: {error}");
+    }
+    let trials = root::all().into_iter().map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
