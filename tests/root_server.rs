@@ -4,7 +4,12 @@
 //! something is missing they are shown as ignored with the reason; `SANDBOXD_TEST_ROOT=require` makes
 //! that a failure.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "test code: a failure is the message")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "test code: a failure is the message"
+)]
 
 mod root;
 mod support;
@@ -33,7 +38,15 @@ fn main() -> ExitCode {
     if !arguments.list && std::env::var_os(INSIDE).is_none() {
         let own = std::env::current_exe().unwrap();
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--propagation", "private", "sh", "-c", "ip link set lo up; exec \"$0\" \"$@\""]);
+        command.args([
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "ip link set lo up; exec \"$0\" \"$@\"",
+        ]);
         let error = command.arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
         panic!("unshare: {error}");
     }

@@ -56,12 +56,12 @@ async fn collect(mut exec: sandbox::Exec) -> Result<Exec, sandbox::Error> {
 
 /// What a stream still has to say.
 enum Part {
-    Running { exec: sandbox::Exec, stderr: Vec<u8>, cut: bool },
+    Running { exec: Box<sandbox::Exec>, stderr: Vec<u8>, cut: bool },
     Done,
 }
 
 fn streamed(exec: sandbox::Exec) -> Response {
-    let begin = Part::Running { exec, stderr: Vec::new(), cut: false };
+    let begin = Part::Running { exec: Box::new(exec), stderr: Vec::new(), cut: false };
     let pieces = stream::unfold(begin, |part| async {
         let Part::Running { mut exec, mut stderr, mut cut } = part else { return None };
         loop {
@@ -70,7 +70,7 @@ fn streamed(exec: sandbox::Exec) -> Response {
                     return Some((piece(bytes), Part::Running { exec, stderr, cut }));
                 }
                 Ok(Some(ExecEvent::Stderr(bytes))) => {
-                    cut |= !keep(&mut stderr, &bytes, STREAM_STDERR_BYTES_MAX)
+                    cut |= !keep(&mut stderr, &bytes, STREAM_STDERR_BYTES_MAX);
                 }
                 Ok(Some(ExecEvent::Exited(code))) => {
                     return Some((piece(end(&stderr, cut, code)), Part::Done));

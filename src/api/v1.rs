@@ -53,7 +53,8 @@ pub(super) async fn list(
     found.sort_by_key(|s| std::cmp::Reverse(s.record.spec.id));
     let mut rest = found.iter().filter(|s| cursor.is_none_or(|c| s.record.spec.id < c));
     let page: Vec<_> = rest.by_ref().take(limit).collect();
-    let next_cursor = rest.next().and(page.last()).map(|s| s.record.spec.id.to_string());
+    let last = page.last().filter(|_| rest.next().is_some());
+    let next_cursor = last.map(|s| s.record.spec.id.to_string());
     Ok(Json(SandboxList { sandboxes: page.iter().map(|s| convert::sandbox(&app, s)).collect(), next_cursor }))
 }
 

@@ -215,8 +215,10 @@ fn test(rule: &Rule) -> Vec<Instruction> {
 }
 
 fn condition(arg: &LinuxSeccompArg) -> Result<Condition, SeccompError> {
-    let argument =
-        u32::try_from(arg.index()).ok().filter(|i| *i < 6).ok_or(SeccompError::Argument(arg.index()))?;
+    let argument = u32::try_from(arg.index())
+        .ok()
+        .filter(|i| *i < 6)
+        .ok_or_else(|| SeccompError::Argument(arg.index()))?;
     match arg.op() {
         LinuxSeccompOperator::ScmpCmpEq => Ok(Condition { argument, mask: u64::MAX, value: arg.value() }),
         LinuxSeccompOperator::ScmpCmpMaskedEq => {

@@ -132,9 +132,10 @@ pub(super) fn table() -> String {
          `sandboxd check-config` prints them all with their values. This page is made from the code.\n\n\
          | name | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );
+    use std::fmt::Write as _;
     for s in &SETTINGS {
         let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
-        text += &format!("| `{}` | `{}` | {default} | {} |\n", s.name, variable(s.name), s.meaning);
+        writeln!(text, "| `{}` | `{}` | {default} | {} |", s.name, variable(s.name), s.meaning).unwrap();
     }
     text
 }

@@ -8,6 +8,7 @@ use oci_spec::runtime::PosixRlimitType;
 use rustix::process::Resource;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, complain};
@@ -219,16 +220,16 @@ impl App {
         let router = api::router(api_config, self.supervisor.clone(), self.metrics.clone());
         let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls);
         let proxy = Arc::new(proxy::Proxy::new(proxy_config, self.supervisor.clone(), self.metrics.clone()));
-        let api = tokio::task::spawn(proxy::serve(
+        let mut parts = JoinSet::new();
+        parts.spawn(proxy::serve(
             api_listener,
             Arc::clone(&proxy),
             Some(router),
             ending.clone(),
             config.drain,
         ));
-        let previews =
-            tokio::task::spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
-        let dns = tokio::task::spawn(dns::serve(self.dns, ending.clone()));
+        parts.spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
+        parts.spawn(dns::serve(self.dns, ending.clone()));
         tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
 
         let how = match wait_for_signal().await {
@@ -238,13 +239,7 @@ impl App {
         tracing::info!(?how, "ending");
         // Requests that are open get their answers while the sandboxes are still there.
         ending.cancel();
-        let drained = async {
-            for (part, task) in [("api", api), ("previews", previews), ("dns", dns)] {
-                if let Err(error) = task.await {
-                    tracing::error!(part, %error, "a part of the daemon has failed");
-                }
-            }
-        };
+        let drained = parts.join_all();
         match how {
             Ending::ShutDown => {
                 tokio::join!(drained, self.supervisor.shut_down());
@@ -305,7 +300,8 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
 
 /// The hard limits that bind this process, and so everything that it starts.
 fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
-    let held = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false);
+    let held =
+        caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false);
     let resource = match kind {
         _ if held => return None,
         PosixRlimitType::RlimitNofile => Resource::Nofile,

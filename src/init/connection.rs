@@ -55,7 +55,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(requests),
                 Err(error) => return Err(error),
             }
-            while let Some(request) = self.decoder.next().map_err(io::Error::other)? {
+            while let Some(request) = self.decoder.take().map_err(io::Error::other)? {
                 requests.push((request, std::mem::take(&mut self.descriptors)));
             }
         }

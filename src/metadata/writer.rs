@@ -75,7 +75,7 @@ fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
     match together {
         Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
         Err(error) if group.len() == 1 => {
-            group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error)))))
+            group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error)))));
         }
         Err(_) => {
             for (write, durability, done) in group {
@@ -115,7 +115,9 @@ fn classify(error: rusqlite::Error) -> MetadataError {
 
 /// The library's error is not `Clone`; its code and text are what matters.
 fn clone_of(error: &rusqlite::Error) -> rusqlite::Error {
-    let code =
-        error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
+    let code = error
+        .sqlite_error()
+        .copied()
+        .unwrap_or_else(|| rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR));
     rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }

@@ -185,10 +185,11 @@ impl Network {
         for number in 0..bridges {
             let name = self.bridge_name(u32::try_from(number).unwrap_or_default());
             let deleted = self.netlink.lock().unwrap_or_else(PoisonError::into_inner).delete_link(&name);
-            failure = failure.or(deleted.map_err(kernel("delete a bridge")).err());
+            failure = failure.or_else(|| deleted.map_err(kernel("delete a bridge")).err());
         }
         host::close_forward_chain(&self.config.name_prefix);
-        failure = failure.or(self.rules.remove().err());
+        let removed = self.rules.remove().err();
+        failure = failure.or(removed);
         failure.map_or(Ok(()), Err)
     }
 

@@ -48,7 +48,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A frame that is too long or not the expected JSON; the stream is of no use after that.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some((header, rest)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let length = usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX);
         if length > FRAME_BYTES_MAX {
@@ -71,12 +71,12 @@ mod tests {
         for cut in 0..bytes.len() {
             let mut decoder = Decoder::default();
             decoder.push(&bytes[..cut]);
-            let early: Option<String> = decoder.next().unwrap();
+            let early: Option<String> = decoder.take().unwrap();
             decoder.push(&bytes[cut..]);
-            let first = early.or_else(|| decoder.next().unwrap());
+            let first = early.or_else(|| decoder.take().unwrap());
             assert_eq!(first.as_deref(), Some("first"));
-            assert_eq!(decoder.next::<Vec<u8>>().unwrap(), Some(vec![1, 2, 3]));
-            assert_eq!(decoder.next::<String>().unwrap(), None);
+            assert_eq!(decoder.take::<Vec<u8>>().unwrap(), Some(vec![1, 2, 3]));
+            assert_eq!(decoder.take::<String>().unwrap(), None);
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
         let refused = |bytes: &[u8]| {
             let mut decoder = Decoder::default();
             decoder.push(bytes);
-            decoder.next::<String>().unwrap_err()
+            decoder.take::<String>().unwrap_err()
         };
         assert!(matches!(refused(&[0xff; 4]), FrameError::TooLong(_)));
         assert!(matches!(refused(&[2, 0, 0, 0, b'{', b'}']), FrameError::Parse(_)));

@@ -41,7 +41,7 @@ impl Proxy {
         let wants_upgrade = headers::upgrade_of(request.headers()).is_some();
         let budget = (for_browser && !wants_upgrade).then_some(BROWSER_BUDGET);
         let response = match self.connect(id, port, budget).await {
-            Ok(Some(upstream)) => forward(request, upstream, host, client, self.config.scheme)
+            Ok(Some(upstream)) => forward(self, request, upstream, host, client)
                 .await
                 .unwrap_or_else(|failure| failure.response(for_browser)),
             Ok(None) => warming(),
@@ -75,11 +75,11 @@ impl Proxy {
 
 /// Sends the request over a connection of its own and hands the answer back as it comes.
 async fn forward(
+    proxy: &Proxy,
     mut request: Request<Incoming>,
     upstream: Upstream,
     host: &Host,
     client: SocketAddr,
-    scheme: &'static str,
 ) -> Result<Response<Body>, Failure> {
     let Upstream { stream, activity } = upstream;
     let wanted = headers::upgrade_of(request.headers());
@@ -91,10 +91,10 @@ async fn forward(
     let handshake = builder.handshake::<_, Metered<Incoming>>(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_e| Failure::broken_app())?;
     // Ends with the request: when its client goes, the sender and the answer's body are dropped.
-    let driver = tokio::task::spawn(connection.with_upgrades());
+    let driver = proxy.tasks.spawn(connection.with_upgrades());
 
     let (mut parts, body) = request.into_parts();
-    headers::to_app(&mut parts.headers, wanted.as_ref(), client, host.authority(), scheme);
+    headers::to_app(&mut parts.headers, wanted.as_ref(), client, host.authority(), proxy.config.scheme);
     parts.uri = origin_form(&parts.uri);
     parts.version = http::Version::HTTP_11;
     let request = Request::from_parts(parts, Metered { inner: body, activity: activity.clone() });
@@ -117,7 +117,7 @@ async fn forward(
             return Err(Failure::broken_app());
         }
         let app_side = hyper::upgrade::on(&mut response);
-        tokio::task::spawn(tunnel(client_side, app_side, activity));
+        proxy.tasks.spawn(tunnel(client_side, app_side, activity));
         let (mut parts, _) = response.into_parts();
         headers::to_client(&mut parts.headers, Some(&given));
         let empty = Empty::new().map_err(|never| match never {}).boxed_unsync();

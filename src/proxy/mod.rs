@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::sandbox::Supervisor;
 use crate::telemetry::Metrics;
@@ -49,6 +50,8 @@ pub struct Proxy {
     supervisor: Supervisor,
     metrics: Metrics,
     held: Arc<Semaphore>,
+    /// Connections to apps, and tunnels.
+    tasks: TaskTracker,
 }
 
 impl Config {
@@ -59,6 +62,12 @@ impl Config {
 
 impl Proxy {
     pub fn new(config: Config, supervisor: Supervisor, metrics: Metrics) -> Self {
-        Self { config, supervisor, metrics, held: Arc::new(Semaphore::new(HELD_MAX)) }
+        Self {
+            config,
+            supervisor,
+            metrics,
+            held: Arc::new(Semaphore::new(HELD_MAX)),
+            tasks: TaskTracker::new(),
+        }
     }
 }

@@ -152,7 +152,7 @@ impl Control {
                     Ok(stream) => return Ok(Conversation { stream, decoder: Decoder::default() }),
                     // The backlog is full: a unix socket says so at once instead of waiting.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        tokio::time::sleep(RETRY_PAUSE).await
+                        tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     Err(source) => return Err(ControlError::Socket { action: "connect to", source }),
                 }
@@ -204,7 +204,7 @@ impl Conversation {
     pub async fn reply(&mut self) -> Result<Reply, ControlError> {
         let mut buffer = [0; READ_BYTES];
         loop {
-            if let Some(reply) = self.decoder.next().map_err(ControlError::Frame)? {
+            if let Some(reply) = self.decoder.take().map_err(ControlError::Frame)? {
                 return Ok(reply);
             }
             match self.stream.read(&mut buffer).await {

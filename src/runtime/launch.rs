@@ -218,7 +218,7 @@ async fn read_reply(mut stream: UnixStream) -> Result<LaunchReply, LaunchError> 
     let mut decoder = Decoder::default();
     let mut buffer = [0; 4096];
     loop {
-        if let Some(reply) = decoder.next().map_err(LaunchError::Frame)? {
+        if let Some(reply) = decoder.take().map_err(LaunchError::Frame)? {
             return Ok(reply);
         }
         match stream.read(&mut buffer).await {

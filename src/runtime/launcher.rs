@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
             // The daemon is gone: nobody is left to launch for.
             Ok((0, _)) => return Ok(()),
             Ok((length, descriptors)) => {
-                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor)
+                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(LauncherError::Setup { action: "receive a request", source }),
@@ -115,7 +115,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
 fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     let mut decoder = Decoder::default();
     decoder.push(frame);
-    let Ok(Some(request)) = decoder.next::<LaunchRequest>() else { return };
+    let Ok(Some(request)) = decoder.take::<LaunchRequest>() else { return };
     // Out of the way of the numbers that the worker fills.
     let Ok(descriptors) = descriptors.into_iter().map(lift).collect::<io::Result<Vec<_>>>() else { return };
     let mut descriptors = descriptors.into_iter();

@@ -13,11 +13,12 @@ use super::app;
 use super::error::Error;
 use super::lifecycle::{Decision, Event, Request, decide, observe};
 use super::live::Live;
-use super::provision::{self, Occasion, fail_point};
+use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
 use crate::model::{External, GitSource, IdlePolicy, Record, Status};
+use crate::storage::Prepared;
 
 /// How many requests may wait for one sandbox's driver.
 pub(super) const MAILBOX: usize = 64;
@@ -133,7 +134,7 @@ impl Driver {
         let record = self.entry.record();
         let result = provision::provision(&self.shared, &record, Occasion::Create).await;
         let result = match result {
-            Ok((live, record)) => self.begin(live, record, git).await,
+            Ok(provisioned) => self.begin(provisioned, git).await,
             Err(error) => Err(error),
         };
         match &result {
@@ -168,7 +169,7 @@ impl Driver {
         let _admitted = self.shared.admission.admit(Purpose::Wake)?;
         let record = self.entry.record();
         match provision::provision(&self.shared, &record, Occasion::Wake).await {
-            Ok((live, record)) => self.begin(live, record, None).await,
+            Ok(provisioned) => self.begin(provisioned, None).await,
             Err(error) => {
                 // The workspace is untouched: it is stopped as before, and may be tried again.
                 let change = |record: &mut Record| {
@@ -184,7 +185,8 @@ impl Driver {
     }
 
     /// Records and publishes that the sandbox runs, and starts watching its app.
-    async fn begin(&self, live: Live, mut record: Record, git: Option<GitSource>) -> Result<(), Error> {
+    async fn begin(&self, provisioned: Provisioned, git: Option<GitSource>) -> Result<(), Error> {
+        let Provisioned { live, mut record, workspace } = provisioned;
         record.error_message = None;
         let live = Arc::new(live);
         let recorded = match fail_point("record-running") {
@@ -192,7 +194,7 @@ impl Driver {
             failed => failed,
         };
         if let Err(error) = recorded {
-            return Err(self.abandon(&live, error).await);
+            return Err(self.abandon(&live, workspace, error).await);
         }
         self.entry.activity.mark();
         self.entry.publish(|published| {
@@ -205,17 +207,18 @@ impl Driver {
     }
 
     /// Ends a sandbox that runs but could not be recorded.
-    async fn abandon(&self, live: &Live, cause: Error) -> Error {
+    async fn abandon(&self, live: &Live, workspace: Prepared, cause: Error) -> Error {
         live.end(Duration::ZERO).await;
         let torn_down = provision::tear_down(&self.shared, live).await;
         if self.entry.status() == Status::Creating {
             let id = self.entry.id;
             let shared = Arc::clone(&self.shared);
             let removed = blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await;
-            for error in [removed.err(), self.shared.delete_record(id, Durability::Process).await.err()] {
-                if let Some(error) = error {
-                    tracing::error!(%id, error = %provision::chain(&error), "cannot take back a create");
-                }
+            for error in [removed.err(), self.shared.delete_record(id, Durability::Process).await.err()]
+                .into_iter()
+                .flatten()
+            {
+                tracing::error!(%id, error = %provision::chain(&error), "cannot take back a create");
             }
         }
         match torn_down {

@@ -12,6 +12,7 @@ use crate::sys::cgroup::CgroupError;
 
 /// Why a request failed; [`Error::kind`] says what the client should do.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::error_impl_error, reason = "the module's one error, always named sandbox::Error")]
 pub enum Error {
     #[error("find the sandbox {0}")]
     NotFound(SandboxId),

@@ -53,7 +53,7 @@ pub(super) async fn watch_network(shared: Arc<Shared>) {
         match blocking(move || network.network.check_rules().map_err(Error::Network)).await {
             Ok(RulesState::Intact) => {}
             Ok(state) => {
-                tracing::warn!(?state, "the firewall's rules were changed by somebody and are put back")
+                tracing::warn!(?state, "the firewall's rules were changed by somebody and are put back");
             }
             Err(error) => tracing::error!(error = %chain(&error), "cannot check the firewall's rules"),
         }

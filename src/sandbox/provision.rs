@@ -48,6 +48,16 @@ pub(super) enum Occasion {
     Wake,
 }
 
+/// A sandbox that runs, and is not recorded as running yet.
+#[derive(Debug)]
+pub(super) struct Provisioned {
+    pub(super) live: Live,
+    /// Says that it runs.
+    pub(super) record: Record,
+    /// Whether the workspace is new: one that was there is never removed by a failure.
+    pub(super) workspace: Prepared,
+}
+
 /// How one step is taken back.
 #[derive(Debug)]
 enum Undo {
@@ -58,7 +68,7 @@ enum Undo {
     RunDirectory(PathBuf),
 }
 
-/// Makes everything and launches the sandbox; the record that is returned says so, and is not written yet.
+/// Makes everything and launches the sandbox.
 ///
 /// # Errors
 /// The step that failed; what was made before it is gone again, or named by [`Error::Leftovers`].
@@ -66,7 +76,7 @@ pub(super) async fn provision(
     shared: &Arc<Shared>,
     record: &Record,
     occasion: Occasion,
-) -> Result<(Live, Record), Error> {
+) -> Result<Provisioned, Error> {
     let mut undo = Vec::new();
     match steps(shared, record, occasion, &mut undo).await {
         Ok(done) => Ok(done),
@@ -99,7 +109,7 @@ async fn steps(
     record: &Record,
     occasion: Occasion,
     undo: &mut Vec<Undo>,
-) -> Result<(Live, Record), Error> {
+) -> Result<Provisioned, Error> {
     let id = record.spec.id;
     fail_point("provision-lease")?;
     let index = shared
@@ -129,14 +139,15 @@ async fn steps(
     if let Ok(cgroup) = &cgroup {
         undo.push(Undo::Cgroup(cgroup.clone()));
     }
-    workspace?;
+    let workspace = workspace?;
     let cgroup = cgroup?;
     let attachment = network?;
 
     let run_directory = shared.config.run_dir.join(id.lower());
     undo.push(Undo::RunDirectory(run_directory.clone()));
     let bundle = bundle(shared, &record, run_directory.clone()).await?;
-    launch(shared, record, cgroup, attachment, run_directory, bundle).await
+    let (live, record) = launch(shared, record, cgroup, attachment, run_directory, bundle).await?;
+    Ok(Provisioned { live, record, workspace })
 }
 
 async fn launch(

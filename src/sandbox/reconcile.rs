@@ -52,8 +52,9 @@ pub(super) async fn run(
     for (record, live) in records.into_iter().zip(lives) {
         let id = record.spec.id;
         if record.status == Status::Creating {
-            // Nobody was told of it, so nobody misses it.
-            forget_unborn(shared, id).await;
+            // Nobody was told of it, so nobody misses it; but a workspace that was there before is its owner's.
+            let is_kept = retired.iter().any(|r| r.id == id && matches!(r.retirement, Retirement::Kept(_)));
+            forget_unborn(shared, id, is_kept).await;
             continue;
         }
         let starts = live.is_none() && record.spec.idle_policy == IdlePolicy::AlwaysOn;
@@ -175,7 +176,7 @@ async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Er
     .await
 }
 
-async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId) {
+async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId, is_kept: bool) {
     tracing::info!(%id, "a sandbox that was being created is taken back");
     let storage = Arc::clone(shared);
     let removed = blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// Why a workspace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -78,13 +80,13 @@ impl FileError {
         let path = path.to_owned();
         move |source| {
             let path = path.clone();
-            match source.raw_os_error() {
-                Some(libc::ENOENT) => Self::NotFound { path },
-                Some(libc::EISDIR) => Self::IsDirectory { path },
-                Some(libc::ENOTDIR) => Self::NotDirectory { path },
-                Some(libc::EINVAL | libc::ENXIO) => Self::NotRegular { path },
-                Some(libc::EXDEV | libc::ELOOP) => Self::Escapes { path },
-                Some(libc::ENAMETOOLONG) => Self::Path { reason: "it is too long" },
+            match Errno::from_io_error(&source) {
+                Some(Errno::NOENT) => Self::NotFound { path },
+                Some(Errno::ISDIR) => Self::IsDirectory { path },
+                Some(Errno::NOTDIR) => Self::NotDirectory { path },
+                Some(Errno::INVAL | Errno::NXIO) => Self::NotRegular { path },
+                Some(Errno::XDEV | Errno::LOOP) => Self::Escapes { path },
+                Some(Errno::NAMETOOLONG) => Self::Path { reason: "it is too long" },
                 _ if is_full(&source) => Self::NoSpace { source },
                 _ => Self::Io { action, path, source },
             }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use super::StorageError;
 use crate::model::PathKind;
@@ -40,9 +41,9 @@ pub(super) fn check(rootfs: &Path, destinations: &[(&Path, PathKind)]) -> Result
 }
 
 fn problem_of(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => "is missing",
-        Some(libc::ELOOP | libc::EXDEV) => "is reached through a link",
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => "is missing",
+        Some(Errno::LOOP | Errno::XDEV) => "is reached through a link",
         _ => "cannot be opened",
     }
 }

@@ -40,7 +40,7 @@ impl Upload {
             }
             // The file that is replaced may have been executable.
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                mode = stat.st_mode & 0o777
+                mode = stat.st_mode & 0o777;
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

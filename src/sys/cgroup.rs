@@ -323,7 +323,7 @@ impl Cgroup {
     fn directory(&self, controller: &str) -> &Path {
         let same = |(name, _): &&(String, PathBuf)| name == controller || self.version == Version::V2;
         let found = self.directories.iter().find(same).or_else(|| self.directories.first());
-        found.map_or(Path::new("/nonexistent"), |(_, path)| path)
+        found.map_or_else(|| Path::new("/nonexistent"), |(_, path)| path)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::support::server::Server;
 pub(crate) const TESTS: &[Test] = &[
     ("crash::sandboxes_run_on_and_are_adopted", adopted),
     ("crash::at_each_step_of_a_create_nothing_is_left", at_each_step),
+    ("crash::a_kept_workspace_survives_a_create_that_fails", kept_survives),
     ("crash::a_purge_goes_on_after_the_restart", purge_goes_on),
     ("crash::a_lost_launcher_is_replaced", launcher),
     ("crash::a_lost_init_is_noticed", lost_init),
@@ -25,7 +26,9 @@ fn adopted() {
     let ask = |server: &Server| server.preview(&id, 3000, "GET", "/", &[], b"").text();
     assert!(ask(&server).contains("visitor"));
     server.sh(&id, "nohup sleep 1000 >/dev/null 2>&1 & echo $! > pid");
-    let pid = |server: &Server| server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].clone();
+    let pid = |server: &Server| {
+        server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].clone()
+    };
     let before = pid(&server);
     server.kill();
     server.boot();
@@ -52,16 +55,49 @@ fn at_each_step() {
             // Its answer never comes.
             scope.spawn(|| server.api("POST", "/sandbox", json!({})));
             std::thread::sleep(Duration::from_millis(400));
-            let killed = std::process::Command::new("kill").args(["-9", &server.pid().to_string()]).status().unwrap();
+            let killed =
+                std::process::Command::new("kill").args(["-9", &server.pid().to_string()]).status().unwrap();
             assert!(killed.success());
         });
         server.kill();
         server.unset("FAILPOINTS");
         server.boot();
-        eventually(&format!("{step} leaves nothing"), Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+        eventually(&format!("{step} leaves nothing"), Duration::from_secs(5), || {
+            HostSnapshot::take(&server) == before
+        });
         assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");
         let id = server.create(json!({}));
         server.purge(&id);
+    }
+}
+
+fn kept_survives() {
+    for (step, action) in
+        [("record-running", "return"), ("provision-launch", "return"), ("provision-launch", "sleep(60000)")]
+    {
+        let mut server = Server::start(&[]);
+        let id = server.create(json!({}));
+        server.sh(&id, "echo precious > file");
+        assert_eq!(server.api("DELETE", &format!("/sandbox/{id}"), Value::Null).status, 204);
+        server.signal("TERM");
+        server.set("FAILPOINTS", &format!("{step}={action}"));
+        server.boot();
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.api("POST", "/sandbox", json!({ "id": id })));
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(
+                std::process::Command::new("kill")
+                    .args(["-9", &server.pid().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        });
+        server.kill();
+        server.unset("FAILPOINTS");
+        server.boot();
+        server.create(json!({ "id": id }));
+        assert_eq!(server.sh(&id, "cat file"), "precious\n", "{step}={action}");
     }
 }
 
@@ -77,7 +113,13 @@ fn purge_goes_on() {
         std::thread::scope(|scope| {
             scope.spawn(|| server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null));
             std::thread::sleep(Duration::from_millis(600));
-            assert!(std::process::Command::new("kill").args(["-9", &server.pid().to_string()]).status().unwrap().success());
+            assert!(
+                std::process::Command::new("kill")
+                    .args(["-9", &server.pid().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         });
         server.kill();
         server.unset("FAILPOINTS");
@@ -86,7 +128,9 @@ fn purge_goes_on() {
         if step == "delete-record" {
             server.purge(&id);
         }
-        eventually(&format!("{step}: everything is gone"), Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+        eventually(&format!("{step}: everything is gone"), Duration::from_secs(5), || {
+            HostSnapshot::take(&server) == before
+        });
     }
 }
 
@@ -111,12 +155,16 @@ fn lost_init() {
     let server = Server::start(&[]);
     let before = HostSnapshot::take(&server);
     let (id, always) = (server.create(json!({})), server.create(json!({ "idle_policy": "always_on" })));
-    let pid = |id: &str| server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string();
+    let pid = |id: &str| {
+        server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string()
+    };
     for id in [&id, &always] {
         assert!(std::process::Command::new("kill").args(["-9", &pid(id)]).status().unwrap().success());
     }
     eventually("it is noticed within a second", Duration::from_secs(1), || server.status(&id) == "stopped");
-    eventually("an always-on sandbox is started again", Duration::from_secs(10), || server.status(&always) == "running");
+    eventually("an always-on sandbox is started again", Duration::from_secs(10), || {
+        server.status(&always) == "running"
+    });
     assert_eq!(server.sh(&id, "echo awake"), "awake\n");
     server.purge(&id);
     server.purge(&always);

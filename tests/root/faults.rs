@@ -38,7 +38,8 @@ fn starts() {
     let _taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("SANDBOXD_ADDR"), "{code:?} {text}");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     // A damaged database is refused, and left as it is.
     std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
@@ -50,11 +51,31 @@ fn starts() {
 
 /// A rootfs of empty directories, in which one is replaced by a link that leads to `trap`.
 fn rootfs_links() {
-    for (place, target) in [("dev", "absolute"), ("dev", "../../trap"), ("proc", "absolute"), ("sys", "."), ("tmp", "absolute"), ("run", "absolute"), ("etc", "absolute"), ("home", "absolute")] {
+    for (place, target) in [
+        ("dev", "absolute"),
+        ("dev", "../../trap"),
+        ("proc", "absolute"),
+        ("sys", "."),
+        ("tmp", "absolute"),
+        ("run", "absolute"),
+        ("etc", "absolute"),
+        ("home", "absolute"),
+    ] {
         let mut server = Server::prepare(&[]);
         let base = server.directory.path().to_owned();
         let (root, trap) = (base.join("rootfs"), base.join("trap"));
-        for directory in ["dev", "proc", "sys", "tmp", "var/tmp", "run", "etc/ssl/certs", "home/sandbox", "usr", "opt/templates"] {
+        for directory in [
+            "dev",
+            "proc",
+            "sys",
+            "tmp",
+            "var/tmp",
+            "run",
+            "etc/ssl/certs",
+            "home/sandbox",
+            "usr",
+            "opt/templates",
+        ] {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
         for file in ["etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"] {
@@ -81,7 +102,9 @@ fn failing_steps() {
         let answer = server.api("POST", "/sandbox", json!({ "template": "python-http" }));
         assert_eq!(answer.status, 500, "{step}: {}", answer.text());
         assert!(!answer.text().contains(step), "the cause is told: {}", answer.text());
-        eventually(&format!("{step} leaves nothing"), std::time::Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+        eventually(&format!("{step} leaves nothing"), std::time::Duration::from_secs(5), || {
+            HostSnapshot::take(&server) == before
+        });
         assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");
     }
 }
@@ -112,7 +135,10 @@ fn terminate() {
     assert!(server.signal("TERM").success());
     assert!(begun.elapsed() < std::time::Duration::from_secs(9), "{:?}", begun.elapsed());
     let after = HostSnapshot::take(&server);
-    assert_eq!((after.inits, after.cgroups.clone(), after.run.len()), (before.inits, before.cgroups.clone(), 0));
+    assert_eq!(
+        (after.inits, after.cgroups.clone(), after.run.len()),
+        (before.inits, before.cgroups.clone(), 0)
+    );
     server.boot();
     assert!(ids.iter().all(|id| server.status(id) == "stopped"));
     assert_eq!(server.sh(&ids[0], "cat file"), "kept\n");

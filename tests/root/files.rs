@@ -18,26 +18,37 @@ fn written_and_read() {
     let id = server.create(Value::Null);
     let written = server.put(&id, "src/deep/a.txt", b"0123456789");
     assert_eq!((written.status, written.json()), (200, json!({ "path": "src/deep/a.txt", "size": 10 })));
-    assert_eq!(server.sh(&id, "stat -c '%U %a' app/src/deep/a.txt; cat app/src/deep/a.txt"), "sandbox 644\n0123456789");
+    assert_eq!(
+        server.sh(&id, "stat -c '%U %a' app/src/deep/a.txt; cat app/src/deep/a.txt"),
+        "sandbox 644\n0123456789"
+    );
     server.sh(&id, "chmod 755 app/src/deep/a.txt; mkdir -p app/node_modules/x; touch app/node_modules/x/y");
     server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
     assert_eq!(server.put(&id, "src/deep/a.txt", b"abcdefghij").status, 200);
     let content = |range: &[(&str, &str)]| {
         let key = format!("Bearer {}", server.key());
-        let headers: Vec<_> = [("Authorization", key.as_str())].into_iter().chain(range.iter().copied()).collect();
+        let headers: Vec<_> =
+            [("Authorization", key.as_str())].into_iter().chain(range.iter().copied()).collect();
         let path = format!("/v1/sandboxes/{id}/files/content?path=src/deep/a.txt");
         crate::support::http::request(crate::support::server::API, "localhost", "GET", &path, &headers, b"")
     };
     assert_eq!(content(&[]).text(), "abcdefghij");
     let part = content(&[("Range", "bytes=2-4")]);
-    assert_eq!((part.status, part.text().as_str(), part.header("content-range").as_deref()), (206, "cde", Some("bytes 2-4/10")));
+    assert_eq!(
+        (part.status, part.text().as_str(), part.header("content-range").as_deref()),
+        (206, "cde", Some("bytes 2-4/10"))
+    );
     assert_eq!(content(&[("Range", "bytes=99-")]).status, 416);
     let list = server.api("GET", &format!("/v1/sandboxes/{id}/files?recursive=true"), Value::Null).json();
-    let paths: Vec<_> = list["entries"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
+    let paths: Vec<_> =
+        list["entries"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["src", "src/deep", "src/deep/a.txt"]);
     assert_eq!(server.status(&id), "stopped", "using files has woken it");
     assert_eq!(server.put(&id, "big", &vec![0; 1_100_000]).status, 413);
-    assert_eq!(server.sh(&id, "stat -c %a app/src/deep/a.txt; ls -A app | grep -c upload || true"), "755\n0\n");
+    assert_eq!(
+        server.sh(&id, "stat -c %a app/src/deep/a.txt; ls -A app | grep -c upload || true"),
+        "755\n0\n"
+    );
 }
 
 fn no_path_leads_out() {
@@ -45,8 +56,23 @@ fn no_path_leads_out() {
     let id = server.create(Value::Null);
     std::fs::write(server.data().join("secret"), "host").unwrap();
     server.sh(&id, "cd app; ln -s /etc/passwd abs; ln -s ../../../../../secret rel; ln -s / root; mkfifo pipe; ln -s target inside; echo x > target; mkdir dir");
-    let get = |path: &str| server.api("GET", &format!("/v1/sandboxes/{id}/files/content?path={path}"), Value::Null).status;
-    for path in ["/etc/passwd", "../x", "a/../../x", "..", "%2e%2e/x", "a%00b", "abs", "rel", "root/etc/passwd", "dir", "pipe", ""] {
+    let get = |path: &str| {
+        server.api("GET", &format!("/v1/sandboxes/{id}/files/content?path={path}"), Value::Null).status
+    };
+    for path in [
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "..",
+        "%2e%2e/x",
+        "a%00b",
+        "abs",
+        "rel",
+        "root/etc/passwd",
+        "dir",
+        "pipe",
+        "",
+    ] {
         assert_eq!(get(path), 400, "{path}");
     }
     assert_eq!((get("inside"), get("nothing")), (200, 404));
@@ -70,7 +96,8 @@ fn race() {
     let outside = server.directory.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("canary"), "untouched").unwrap();
-    let seconds: u64 = std::env::var("SANDBOXD_TEST_RACE_SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    let seconds: u64 =
+        std::env::var("SANDBOXD_TEST_RACE_SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
     // The tenant's links name the host's path: they would be right if the host followed them.
     let app = server.data().join("workspaces").join(&id).join("workspace/app");
     let swap = format!(

@@ -24,7 +24,13 @@ fn nothing_is_granted() {
     assert_eq!(status.matches("Seccomp:\t2").count(), 2);
     assert_eq!(status.matches("Uid:\t1000\t1000\t1000\t1000").count(), 2);
     // PID 1 cannot be looked into, stopped or ended.
-    for attempt in ["ls /proc/1/fd", "cat /proc/1/environ", "readlink /proc/1/exe", "ls /proc/1/root/", "cat /proc/1/mem"] {
+    for attempt in [
+        "ls /proc/1/fd",
+        "cat /proc/1/environ",
+        "readlink /proc/1/exe",
+        "ls /proc/1/root/",
+        "cat /proc/1/mem",
+    ] {
         assert_ne!(server.exec(&id, attempt).1, 0, "{attempt}");
     }
     server.sh(&id, "kill -9 1; kill -TERM 1; kill -STOP 1; true");
@@ -79,7 +85,9 @@ for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
 os.mkfifo('/tmp/fifo')
 print('\n'.join(bad) or 'none')
 "#;
-    let answer = server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["python3", "-c", script] })).json();
+    let answer = server
+        .api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["python3", "-c", script] }))
+        .json();
     assert_eq!(answer["stdout"], "none\n", "{answer}");
 }
 
@@ -111,11 +119,22 @@ fn file_systems() {
 fn descriptors() {
     let server = Server::start(&[("LISTEN_FDS", "3"), ("LISTEN_PID", "1"), ("LISTEN_FDNAMES", "a:b:c")]);
     let id = server.create(json!({}));
-    assert_eq!(server.sh(&id, "ls /proc/self/fd | head -c 100").split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"], "ls itself holds 3");
+    assert_eq!(
+        server.sh(&id, "ls /proc/self/fd | head -c 100").split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3"],
+        "ls itself holds 3"
+    );
     assert_eq!(server.sh(&id, "env | grep -c LISTEN || true"), "0\n");
     // What PID 1 holds is seen from outside: the null device, its signals, the control socket.
-    let pid = server.api("GET", &format!("/sandbox/{id}"), serde_json::Value::Null).json()["live_state"]["pid"].as_i64().unwrap();
-    let held: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().filter_map(|e| std::fs::read_link(e.path()).ok()).collect();
+    let pid =
+        server.api("GET", &format!("/sandbox/{id}"), serde_json::Value::Null).json()["live_state"]["pid"]
+            .as_i64()
+            .unwrap();
+    let held: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|e| std::fs::read_link(e.path()).ok())
+        .collect();
     for target in &held {
         let text = target.display().to_string();
         assert!(text == "/dev/null" || text.starts_with("socket:") || text.contains("signalfd"), "{held:?}");

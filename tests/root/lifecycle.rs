@@ -27,11 +27,20 @@ fn without_a_trace() {
     let server = Server::start(&[]);
     let before = HostSnapshot::take(&server);
     let id = server.create(json!({ "ports": [3000], "env": { "COLOUR": "blue" } }));
-    assert_eq!(server.sh(&id, "echo $COLOUR; pwd; id -un; hostname"), format!("blue\n/home/sandbox/workspace\nsandbox\ns-{}\n", id.to_lowercase()));
+    assert_eq!(
+        server.sh(&id, "echo $COLOUR; pwd; id -un; hostname"),
+        format!("blue\n/home/sandbox/workspace\nsandbox\ns-{}\n", id.to_lowercase())
+    );
     server.sh(&id, "echo kept > file");
-    assert_eq!(server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).json()["status"], "stopped");
+    assert_eq!(
+        server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).json()["status"],
+        "stopped"
+    );
     let asleep = HostSnapshot::take(&server);
-    assert_eq!((asleep.inits, asleep.cgroups.len(), asleep.run.len()), (before.inits, before.cgroups.len(), 0));
+    assert_eq!(
+        (asleep.inits, asleep.cgroups.len(), asleep.run.len()),
+        (before.inits, before.cgroups.len(), 0)
+    );
     // Exec wakes it, and the files are there.
     assert_eq!(server.sh(&id, "cat file"), "kept\n");
     let freed = server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null).json();
@@ -46,10 +55,15 @@ fn exec_reports() {
     let id = server.create(Value::Null);
     assert_eq!(server.exec(&id, "echo out; echo err >&2; exit 7"), ("out\nerr\n".to_owned(), 7));
     assert_eq!(server.exec(&id, "kill -9 $$").1, 137);
-    let missing = server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["no-such-program"] })).json();
+    let missing =
+        server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["no-such-program"] })).json();
     assert_eq!(missing["exit_code"], 127);
     assert!(missing["stderr"].as_str().unwrap().contains("no-such-program"));
-    let streamed = server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["bash", "-c", "echo a; echo b >&2; exit 3"], "stream": true }));
+    let streamed = server.api(
+        "POST",
+        &format!("/sandbox/{id}/exec"),
+        json!({ "cmd": ["bash", "-c", "echo a; echo b >&2; exit 3"], "stream": true }),
+    );
     assert_eq!(streamed.text(), "a\n---stderr---\nb\nexit_code: 3\n");
     // What a command leaves in the background neither holds up its answer nor is ended by it.
     let begun = std::time::Instant::now();
@@ -58,7 +72,11 @@ fn exec_reports() {
     std::thread::sleep(Duration::from_millis(500));
     server.sh(&id, "kill -0 $(cat pid)");
     // 20 MB go through whole.
-    let large = server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["head", "-c", "20000000", "/dev/zero"], "stream": true }));
+    let large = server.api(
+        "POST",
+        &format!("/sandbox/{id}/exec"),
+        json!({ "cmd": ["head", "-c", "20000000", "/dev/zero"], "stream": true }),
+    );
     assert_eq!(large.body.len(), 20_000_000 + "exit_code: 0\n".len());
 }
 
@@ -72,7 +90,9 @@ fn kept_for_its_owner() {
     // Whose it is outlives the server.
     server.signal("TERM");
     server.boot();
-    for other in [json!({ "id": id }), json!({ "id": id, "external": { "user_id": "bob", "project_id": "p" } })] {
+    for other in
+        [json!({ "id": id }), json!({ "id": id, "external": { "user_id": "bob", "project_id": "p" } })]
+    {
         assert_eq!(server.api("POST", "/sandbox", other).status, 409);
     }
     assert_eq!(server.create(json!({ "id": id, "external": owner })), id);
@@ -92,17 +112,24 @@ fn one_per_project() {
     let list = server.api("GET", "/sandboxes?external_project_id=shop", Value::Null).json();
     assert_eq!(list.as_array().unwrap().len(), 1);
     assert_eq!(server.api("GET", "/sandboxes?external_user_id=bob", Value::Null).json(), json!([]));
-    let claim = |user: &str| server.api("POST", &format!("/sandbox/{id}/claim"), json!({ "external_user_id": user })).status;
+    let claim = |user: &str| {
+        server.api("POST", &format!("/sandbox/{id}/claim"), json!({ "external_user_id": user })).status
+    };
     assert_eq!((claim("bob"), claim("ann")), (409, 200));
     assert_eq!(server.api("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).status, 204);
 }
 
 fn idle() {
-    let server = Server::start(&[("SANDBOXD_IDLE_THRESHOLD_SECONDS", "2"), ("SANDBOXD_IDLE_REAP_INTERVAL_SECONDS", "1")]);
+    let server = Server::start(&[
+        ("SANDBOXD_IDLE_THRESHOLD_SECONDS", "2"),
+        ("SANDBOXD_IDLE_REAP_INTERVAL_SECONDS", "1"),
+    ]);
     let lazy = server.create(json!({ "ports": [3000] }));
     let always = server.create(json!({ "idle_policy": "always_on" }));
     let kept = server.create(Value::Null);
-    let until = server.api("POST", &format!("/sandbox/{kept}/keepalive"), json!({ "until": 4_102_444_800_i64 })).json();
+    let until = server
+        .api("POST", &format!("/sandbox/{kept}/keepalive"), json!({ "until": 4_102_444_800_i64 }))
+        .json();
     assert!(until["keepalive_until"].as_i64().unwrap() < 4_102_444_800, "not capped: {until}");
     assert_eq!(server.api("POST", &format!("/sandbox/{kept}/keepalive"), json!({ "until": 5 })).status, 400);
     let busy = server.create(Value::Null);
@@ -142,9 +169,15 @@ fn bad_requests() {
         assert_eq!(server.api("GET", &format!("/sandbox/{id}"), Value::Null).status, 404, "{id}");
     }
     let wrong = server.api("PATCH", "/sandboxes", Value::Null);
-    assert_eq!((wrong.status, wrong.header("allow").is_some_and(|a| a.contains("GET"))), (405, true), "{}", wrong.head);
+    assert_eq!(
+        (wrong.status, wrong.header("allow").is_some_and(|a| a.contains("GET"))),
+        (405, true),
+        "{}",
+        wrong.head
+    );
     assert_eq!(server.api("GET", "/v1/nothing", Value::Null).json()["error"]["code"], "not_found");
-    let unknown = server.api("POST", "/v1/sandboxes", json!({ "project": { "id": "a", "user_id": "b" }, "colour": 1 }));
+    let unknown =
+        server.api("POST", "/v1/sandboxes", json!({ "project": { "id": "a", "user_id": "b" }, "colour": 1 }));
     assert_eq!(unknown.status, 400, "{}", unknown.text());
     assert_eq!(HostSnapshot::take(&server), before);
     assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]));
@@ -152,11 +185,16 @@ fn bad_requests() {
 
 fn needs_a_key() {
     let server = Server::start(&[("SANDBOXD_API_TOKENS", "ci=0123456789abcdef,dev:fedcba9876543210")]);
-    let ask = |headers: &[(&str, &str)], path: &str| http::request(API, "localhost", "GET", path, headers, b"");
+    let ask =
+        |headers: &[(&str, &str)], path: &str| http::request(API, "localhost", "GET", path, headers, b"");
     for headers in [&[][..], &[("Authorization", "Bearer wrong")], &[("Authorization", "Basic x")]] {
         for path in ["/sandboxes", "/v1/sandboxes", "/metrics", "/no-such-route"] {
             let answer = ask(headers, path);
-            assert_eq!((answer.status, answer.text().as_str()), (401, "{\"error\":\"unauthorized\"}\n"), "{path}");
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (401, "{\"error\":\"unauthorized\"}\n"),
+                "{path}"
+            );
             assert_eq!(answer.header("www-authenticate").as_deref(), Some("Bearer"));
         }
     }
@@ -165,7 +203,8 @@ fn needs_a_key() {
     }
     assert_eq!(ask(&[], "/healthz").text(), "ok\n");
     assert_eq!(ask(&[], "/openapi.json").json()["openapi"].as_str().unwrap().chars().next(), Some('3'));
-    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(server.data().join("api-key")).unwrap());
+    let mode =
+        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(server.data().join("api-key")).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     // A page of another origin may not use a browser's way to the API.
     let key = format!("Bearer {}", server.key());
@@ -217,7 +256,9 @@ fn manifest() {
         let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"].clone();
         row["error_message"].as_str().is_some_and(|m| m.contains("version"))
     });
-    let report = server.api("POST", "/v1/runtime/manifest/validate", json!({ "manifest": "version: 9\nweb: {}\n" })).json();
+    let report = server
+        .api("POST", "/v1/runtime/manifest/validate", json!({ "manifest": "version: 9\nweb: {}\n" }))
+        .json();
     assert_eq!((report["valid"].clone(), report["errors"].as_array().unwrap().len()), (json!(false), 2));
     // A build runs first, and its failure is told.
     let build = b"version: 1\nbuild:\n  command: 'echo broken pieces; exit 3'\nweb:\n  command: 'false'\n";

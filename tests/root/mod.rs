@@ -13,5 +13,14 @@ pub(crate) type Test = (&'static str, fn());
 
 /// All tests, the quick ones first.
 pub(crate) fn all() -> Vec<Test> {
-    [lifecycle::TESTS, files::TESTS, isolation::TESTS, network::TESTS, previews::TESTS, faults::TESTS, crash::TESTS].concat()
+    [
+        lifecycle::TESTS,
+        files::TESTS,
+        isolation::TESTS,
+        network::TESTS,
+        previews::TESTS,
+        faults::TESTS,
+        crash::TESTS,
+    ]
+    .concat()
 }

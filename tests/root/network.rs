@@ -12,7 +12,10 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn address(server: &Server, id: &str) -> String {
-    server.api("GET", &format!("/sandbox/{id}"), serde_json::Value::Null).json()["row"]["container_ip"].as_str().unwrap().to_owned()
+    server.api("GET", &format!("/sandbox/{id}"), serde_json::Value::Null).json()["row"]["container_ip"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// Connects from a sandbox; `open`, `refused`, or `silent` when packets are dropped.
@@ -51,7 +54,9 @@ fn flushed() {
     let server = Server::start(&[]);
     let a = server.create(json!({}));
     nft(&["flush", "ruleset"]);
-    eventually("the firewall is back", std::time::Duration::from_secs(25), || connect(&server, &a, "10.97.0.1", API) == "silent");
+    eventually("the firewall is back", std::time::Duration::from_secs(25), || {
+        connect(&server, &a, "10.97.0.1", API) == "silent"
+    });
 }
 
 fn nft(arguments: &[&str]) {

@@ -66,12 +66,20 @@ fn with_app(settings: &[(&str, &str)]) -> (Server, String) {
 
 fn held_and_forwarded() {
     let (server, id) = with_app(&[]);
-    let stop = || assert_eq!(server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).status, 200);
+    let stop =
+        || assert_eq!(server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).status, 200);
     stop();
     let body = vec![7_u8; 20_000_000];
     let answer = server.preview(&id, 3000, "POST", "/", &[], &body);
     // sha256 of 20,000,000 bytes of 7, by sha256sum.
-    let digest = String::from_utf8(std::process::Command::new("sh").args(["-c", "head -c 20000000 /dev/zero | tr '\\0' '\\7' | sha256sum | cut -c1-64"]).output().unwrap().stdout).unwrap();
+    let digest = String::from_utf8(
+        std::process::Command::new("sh")
+            .args(["-c", "head -c 20000000 /dev/zero | tr '\\0' '\\7' | sha256sum | cut -c1-64"])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
     assert_eq!((answer.status, answer.text()), (200, digest.trim().to_owned()));
     assert_eq!(server.sh(&id, "cat app/requests"), "POST\n", "the app saw it more or less than once");
     // A hundred at once wake it once, and all are answered.
@@ -85,11 +93,21 @@ fn held_and_forwarded() {
     assert_eq!(wakes(&server) - before, 1.0);
     // Both forms of the name, on both ports.
     let other = format!("3000-{}.localhost", id.to_lowercase());
-    for (port, host) in [(PREVIEWS, other.as_str()), (API, &preview_host(&id, 3000)), (API, &preview_host(&id, 3000).to_uppercase())] {
+    for (port, host) in [
+        (PREVIEWS, other.as_str()),
+        (API, &preview_host(&id, 3000)),
+        (API, &preview_host(&id, 3000).to_uppercase()),
+    ] {
         assert_eq!(http::request(port, host, "GET", "/", &[], b"").status, 200, "{host}");
     }
     // What a client claims is replaced; what it may keep is kept.
-    let headers = [("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4"), ("Connection", "x-gone"), ("X-Gone", "1"), ("X-Kept", "1")];
+    let headers = [
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("Forwarded", "for=1.2.3.4"),
+        ("Connection", "x-gone"),
+        ("X-Gone", "1"),
+        ("X-Kept", "1"),
+    ];
     let seen = server.preview(&id, 3000, "GET", "/", &headers, b"");
     let text = seen.text().to_lowercase();
     assert!(text.contains("x-forwarded-for: 127.0.0.1") && text.contains("x-kept: 1"), "{text}");
@@ -130,9 +148,15 @@ fn ambiguous() {
     let (server, id) = with_app(&[]);
     let host = preview_host(&id, 3000);
     // A length beside chunks is not passed on (RFC 9112, 6.3), and what follows the chunks is not a request to the app.
-    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n";
-    let answer = http::raw(PREVIEWS, format!("GET / HTTP/1.1\r\nHost: {host}\r\n{both}").as_bytes()).text().to_lowercase();
-    assert!(!answer.contains("content-length: 5") && answer.matches("x-forwarded-for").count() <= 1, "{answer}");
+    let both =
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n";
+    let answer = http::raw(PREVIEWS, format!("GET / HTTP/1.1\r\nHost: {host}\r\n{both}").as_bytes())
+        .text()
+        .to_lowercase();
+    assert!(
+        !answer.contains("content-length: 5") && answer.matches("x-forwarded-for").count() <= 1,
+        "{answer}"
+    );
     for tail in [
         "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         "Content-Length: +5\r\n\r\nhello",
@@ -143,7 +167,10 @@ fn ambiguous() {
         "Bad Header: x\r\n\r\n",
         "X: a\0b\r\n\r\n",
     ] {
-        let answer = http::raw(PREVIEWS, format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{tail}").as_bytes());
+        let answer = http::raw(
+            PREVIEWS,
+            format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{tail}").as_bytes(),
+        );
         assert!(answer.status == 400 || answer.status == 0, "{tail:?}: {} {}", answer.status, answer.text());
     }
     assert_eq!(server.exec(&id, "cat app/requests").1, 1, "one of them reached the app");
@@ -170,7 +197,8 @@ fn upgrades() {
     // A tunnel is made for 101, and carries what follows both ways.
     let mut stream = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    write!(stream, "GET /echo HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
+    write!(stream, "GET /echo HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+        .unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -185,7 +213,9 @@ fn upgrades() {
         assert_eq!(back, message);
     }
     // An app that answers 200 gets nothing of what the client sent behind its request.
-    let pipelined = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nPOST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx");
+    let pipelined = format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nPOST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
+    );
     let answer = http::raw(PREVIEWS, pipelined.as_bytes());
     assert_eq!(answer.status, 200);
     // It was read as the client's next request, on a connection of its own to the app, or not at all.
@@ -194,7 +224,8 @@ fn upgrades() {
 }
 
 fn failures() {
-    let (server, id) = with_app(&[("SANDBOXD_WAKE_TCP_READY_TIMEOUT_SECONDS", "1"), ("SANDBOXD_WAKE_TIMEOUT_SECONDS", "2")]);
+    let (server, id) =
+        with_app(&[("SANDBOXD_WAKE_TCP_READY_TIMEOUT_SECONDS", "1"), ("SANDBOXD_WAKE_TIMEOUT_SECONDS", "2")]);
     let answer = server.preview(&id, 3000, "GET", "/garbage", &[], b"");
     assert_eq!((answer.status, answer.json()["error"].clone()), (502, json!("app_error")));
     let page = server.preview(&id, 3000, "GET", "/garbage", &[("Accept", "text/html")], b"");

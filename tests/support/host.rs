@@ -7,7 +7,7 @@ use super::server::{INSTANCE, Server};
 
 /// Everything of ours that is on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostSnapshot {
+pub(crate) struct HostSnapshot {
     pub mounts: Vec<String>,
     pub links: BTreeSet<String>,
     pub cgroups: BTreeSet<String>,
@@ -20,7 +20,7 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    pub fn take(server: &Server) -> Self {
+    pub(crate) fn take(server: &Server) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let data = server.directory.path().join("data");
         let mut cgroups = BTreeSet::new();
@@ -30,7 +30,10 @@ impl HostSnapshot {
         }
         Self {
             mounts: mounts.lines().map(str::to_owned).collect(),
-            links: names(Path::new("/sys/class/net")).into_iter().filter(|n| n.starts_with(&format!("{INSTANCE}p"))).collect(),
+            links: names(Path::new("/sys/class/net"))
+                .into_iter()
+                .filter(|n| n.starts_with(&format!("{INSTANCE}p")))
+                .collect(),
             cgroups,
             run: names(&server.directory.path().join("run")).into_iter().filter(|n| n != "etc").collect(),
             workspaces: names(&data.join("workspaces")),

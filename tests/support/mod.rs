@@ -1,15 +1,20 @@
 //! What tests of the real server need: the server itself, a client, and the host to compare.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "test code: a failure is the message")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "test code: a failure is the message"
+)]
 
-pub mod host;
-pub mod http;
-pub mod server;
+pub(crate) mod host;
+pub(crate) mod http;
+pub(crate) mod server;
 
 use std::time::{Duration, Instant};
 
 /// Waits until something holds; panics with what was waited for when it does not in time.
-pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;
     while !holds() {
         assert!(Instant::now() < end, "not within {deadline:?}: {what}");

@@ -10,12 +10,12 @@ use super::eventually;
 use super::http::{self, Answer};
 
 /// Names the cgroups, links and firewall table of the tests.
-pub const INSTANCE: &str = "sbtest";
-pub const API: u16 = 19_090;
-pub const PREVIEWS: u16 = 18_080;
+pub(crate) const INSTANCE: &str = "sbtest";
+pub(crate) const API: u16 = 19_090;
+pub(crate) const PREVIEWS: u16 = 18_080;
 
 /// A server and its data; killed and removed with the value.
-pub struct Server {
+pub(crate) struct Server {
     pub directory: tempfile::TempDir,
     child: Option<Child>,
     settings: Vec<(String, String)>,
@@ -23,43 +23,47 @@ pub struct Server {
 
 impl Server {
     /// Starts a server with further settings.
-    pub fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         let mut server = Self::prepare(settings);
         server.boot();
         server
     }
 
     /// Makes the directories only.
-    pub fn prepare(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn prepare(settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("sandboxd-test").tempdir().unwrap();
         let settings = settings.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         Self { directory, child: None, settings }
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(n, _)| n != name);
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    pub fn unset(&mut self, name: &str) {
+    pub(crate) fn unset(&mut self, name: &str) {
         self.settings.retain(|(n, _)| n != name);
     }
 
     /// Starts the process and waits until it is ready.
-    pub fn boot(&mut self) {
+    pub(crate) fn boot(&mut self) {
         self.child = Some(self.command("serve").stderr(self.log()).spawn().unwrap());
         let this = &*self;
         eventually("the server is ready", Duration::from_secs(20), || {
             std::net::TcpStream::connect(("127.0.0.1", API)).is_ok()
                 && http::request(API, "localhost", "GET", "/readyz", &[], b"").status == 200
-                || { assert!(this.is_alive(), "the server ended:\n{}", this.log_text()); false }
+                || {
+                    assert!(this.is_alive(), "the server ended:\n{}", this.log_text());
+                    false
+                }
         });
     }
 
     /// Runs a subcommand to its end.
-    pub fn run(&self, subcommand: &str) -> (Option<i32>, String) {
+    pub(crate) fn run(&self, subcommand: &str) -> (Option<i32>, String) {
         let output = self.command(subcommand).stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let text =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         (output.status.code(), text)
     }
 
@@ -68,8 +72,13 @@ impl Server {
         let path = self.directory.path();
         command.arg(subcommand).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("SANDBOXD_DATA_DIR", path.join("data")).env("SANDBOXD_RUN_DIR", path.join("run"));
-        command.env("SANDBOXD_ROOTFS", rootfs()).env("SANDBOXD_INIT", init()).env("SANDBOXD_INSTANCE", INSTANCE);
-        command.env("SANDBOXD_ADDR", format!("0.0.0.0:{API}")).env("SANDBOXD_PREVIEW_ADDR", format!("127.0.0.1:{PREVIEWS}"));
+        command
+            .env("SANDBOXD_ROOTFS", rootfs())
+            .env("SANDBOXD_INIT", init())
+            .env("SANDBOXD_INSTANCE", INSTANCE);
+        command
+            .env("SANDBOXD_ADDR", format!("0.0.0.0:{API}"))
+            .env("SANDBOXD_PREVIEW_ADDR", format!("127.0.0.1:{PREVIEWS}"));
         command.env("SANDBOXD_NETWORK_POOL", "10.97.0.0/16").env("SANDBOXD_MEMORY_MAX", "256M");
         command.env("SANDBOXD_LOG", "debug").env_remove("SANDBOXD_CA_BUNDLE");
         command.envs(self.settings.iter().map(|(n, v)| (n, v)));
@@ -81,7 +90,7 @@ impl Server {
         std::fs::File::options().create(true).append(true).open(path).unwrap().into()
     }
 
-    pub fn log_text(&self) -> String {
+    pub(crate) fn log_text(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
@@ -91,12 +100,12 @@ impl Server {
         !stat.is_empty() && !stat.contains(") Z ")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
     /// Ends the process at once, as a crash does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -104,38 +113,39 @@ impl Server {
     }
 
     /// Sends a signal and waits for the end.
-    pub fn signal(&mut self, name: &str) -> ExitStatus {
+    pub(crate) fn signal(&mut self, name: &str) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
         assert!(sent.success());
         child.wait().unwrap()
     }
 
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("data/api-key")).unwrap().trim().to_owned()
     }
 
     /// Asks the API.
-    pub fn api(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub(crate) fn api(&self, method: &str, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         self.api_bytes(method, path, &body)
     }
 
-    pub fn api_bytes(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+    pub(crate) fn api_bytes(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         let key = format!("Bearer {}", self.key());
         http::request(API, "localhost", method, path, &[("Authorization", &key)], body)
     }
 
     /// Creates a sandbox and returns its id.
-    pub fn create(&self, body: Value) -> String {
+    pub(crate) fn create(&self, body: Value) -> String {
         let answer = self.api("POST", "/sandbox", body);
         assert_eq!(answer.status, 201, "{}\n{}", answer.text(), self.log_text());
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
     /// Runs a shell command; returns its output and status.
-    pub fn exec(&self, id: &str, command: &str) -> (String, i64) {
-        let answer = self.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["bash", "-c", command] }));
+    pub(crate) fn exec(&self, id: &str, command: &str) -> (String, i64) {
+        let answer =
+            self.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["bash", "-c", command] }));
         assert_eq!(answer.status, 200, "{}\n{}", answer.text(), self.log_text());
         let value = answer.json();
         let text = format!("{}{}", value["stdout"].as_str().unwrap(), value["stderr"].as_str().unwrap());
@@ -143,31 +153,42 @@ impl Server {
     }
 
     /// Runs a shell command that has to succeed.
-    pub fn sh(&self, id: &str, command: &str) -> String {
+    pub(crate) fn sh(&self, id: &str, command: &str) -> String {
         let (text, code) = self.exec(id, command);
         assert_eq!(code, 0, "{command}: {text}");
         text
     }
 
-    pub fn status(&self, id: &str) -> String {
-        self.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"]["status"].as_str().unwrap().to_owned()
+    pub(crate) fn status(&self, id: &str) -> String {
+        self.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"]["status"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
-    pub fn put(&self, id: &str, path: &str, content: &[u8]) -> Answer {
+    pub(crate) fn put(&self, id: &str, path: &str, content: &[u8]) -> Answer {
         self.api_bytes("PUT", &format!("/v1/sandboxes/{id}/files?path={path}"), content)
     }
 
     /// Asks a preview.
-    pub fn preview(&self, id: &str, port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn preview(
+        &self,
+        id: &str,
+        port: u16,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         http::request(PREVIEWS, &preview_host(id, port), method, path, headers, body)
     }
 
-    pub fn purge(&self, id: &str) {
+    pub(crate) fn purge(&self, id: &str) {
         let answer = self.api("POST", &format!("/sandbox/{id}/purge"), Value::Null);
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 }
@@ -181,19 +202,22 @@ impl Drop for Server {
     }
 }
 
-pub fn preview_host(id: &str, port: u16) -> String {
+pub(crate) fn preview_host(id: &str, port: u16) -> String {
     format!("s-{}-{port}.preview.localhost", id.to_ascii_lowercase())
 }
 
 /// What the tests need and a machine may lack; the text says what is missing.
-pub fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if !root {
         return Some("root is needed".to_owned());
     }
     for (name, path) in [("SANDBOXD_TEST_ROOTFS", rootfs()), ("SANDBOXD_TEST_INIT", init())] {
         if !path.exists() {
-            return Some(format!("{name} names nothing that exists ({}); scripts/test builds and sets it", path.display()));
+            return Some(format!(
+                "{name} names nothing that exists ({}); scripts/test builds and sets it",
+                path.display()
+            ));
         }
     }
     None
