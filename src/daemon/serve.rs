@@ -122,11 +122,18 @@ async fn serve(config: Config) -> Exit {
             return Exit::Unavailable.because(&error, &remedy);
         }
     };
-    let (app, metadata) = match build(&config).await {
-        Ok(built) => built,
-        Err(exit) => return exit,
+    let opened = Metadata::open(&metadata::Config { path: config.database.clone() });
+    let (metadata, contents) = match opened {
+        Ok(opened) => opened,
+        Err(error) if error.is_full() => {
+            return Exit::TryAgain.because(&error, "free space and start again");
+        }
+        Err(error) => return Exit::Unavailable.because(&error, ""),
     };
-    let code = app.run(&config, api_listener, preview_listener).await;
+    let code = match build(&config, metadata.clone(), contents).await {
+        Ok(app) => app.run(&config, api_listener, preview_listener).await,
+        Err(exit) => exit,
+    };
     metadata.close();
     drop(lock);
     code
@@ -140,7 +147,7 @@ struct App {
 }
 
 /// Builds every part, from the bottom to the top; what fails says so, with its remedy.
-async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
+async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Result<App, Exit> {
     let auth = auth(config)?;
     let cgroups = Hierarchy::open(&config.instance).map_err(|e| {
         Exit::Permission.because(
@@ -154,14 +161,6 @@ async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
         templates_dir: config.templates_dir.clone(),
     };
     let storage = Storage::open(storage_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
-    let (metadata, contents) =
-        Metadata::open(&metadata::Config { path: config.database.clone() }).map_err(|e| {
-            if e.is_full() {
-                Exit::TryAgain.because(&e, "free space and start again")
-            } else {
-                Exit::Unavailable.because(&e, "")
-            }
-        })?;
     let network_config = network::Config {
         pool: config.network_pool,
         name_prefix: network_prefix(&config.instance),
@@ -184,16 +183,8 @@ async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
     let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?.within(hard_limit);
     let metrics = Metrics::new();
-    let parts = Parts {
-        storage,
-        network,
-        metadata: metadata.clone(),
-        runtime,
-        cgroups,
-        sockets,
-        template,
-        metrics: metrics.clone(),
-    };
+    let parts =
+        Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
     let Contents { records, retired } = contents;
     let supervisor =
         Supervisor::start(sandbox_config(config), parts, records, retired).await.map_err(|e| {
@@ -202,7 +193,7 @@ async fn build(config: &Config) -> Result<(App, Metadata), Exit> {
                 "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
             )
         })?;
-    Ok((App { supervisor, auth, metrics, dns }, metadata))
+    Ok(App { supervisor, auth, metrics, dns })
 }
 
 impl App {

@@ -213,11 +213,14 @@ impl Driver {
         if self.entry.status() == Status::Creating {
             let id = self.entry.id;
             let shared = Arc::clone(&self.shared);
-            let removed = blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await;
-            for error in [removed.err(), self.shared.delete_record(id, Durability::Process).await.err()]
-                .into_iter()
-                .flatten()
-            {
+            let removed = match workspace {
+                Prepared::Made => {
+                    blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await.err()
+                }
+                Prepared::Existing => None,
+            };
+            let deleted = self.shared.delete_record(id, Durability::Process).await.err();
+            for error in [removed, deleted].into_iter().flatten() {
                 tracing::error!(%id, error = %provision::chain(&error), "cannot take back a create");
             }
         }

@@ -179,10 +179,13 @@ async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Er
 async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId, is_kept: bool) {
     tracing::info!(%id, "a sandbox that was being created is taken back");
     let storage = Arc::clone(shared);
-    let removed = blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await;
-    for error in
-        [removed.err(), shared.delete_record(id, Durability::Process).await.err()].into_iter().flatten()
-    {
+    let removed = if is_kept {
+        None
+    } else {
+        blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await.err()
+    };
+    let deleted = shared.delete_record(id, Durability::Process).await.err();
+    for error in [removed, deleted].into_iter().flatten() {
         tracing::error!(%id, error = %chain(&error), "cannot take back a sandbox that was being created");
     }
 }

@@ -78,7 +78,10 @@ pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3
     command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
     let child = super::signal::with_none_blocked(|| command.spawn())?;
-    i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))
+    let pid = i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+    // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
+    let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
+    Ok(pid)
 }
 
 /// `waitpid(-1, WNOHANG)`: takes one child that has ended.

@@ -35,18 +35,22 @@ fn starts() {
     check(&mut server, "SANDBOXD_IDLE_THRESHOLD_SECONDS", "soon", 78, "SANDBOXD_IDLE_THRESHOLD_SECONDS");
     check(&mut server, "SANDBOXD_IDLE_TRESHOLD_SECONDS", "5", 78, "did you mean");
     check(&mut server, "SANDBOXD_NETWORK_POOL", "8.8.0.0/16", 78, "private");
-    let _taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
+    let taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("SANDBOXD_ADDR"), "{code:?} {text}");
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     // A damaged database is refused, and left as it is.
+    assert!(
+        !server.data().join("sandboxd.db-wal").exists(),
+        "a start that failed did not close the database"
+    );
     std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
-    drop(_taken);
+    drop(taken);
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("sandboxd.db"), "{code:?} {text}");
-    assert_eq!(std::fs::read(server.data().join("sandboxd.db")).unwrap(), vec![b'x'; 8192]);
+    assert!(std::fs::read(server.data().join("sandboxd.db")).unwrap() == vec![b'x'; 8192], "it was changed");
 }
 
 /// A rootfs of empty directories, in which one is replaced by a link that leads to `trap`.
