@@ -94,6 +94,7 @@ pub(super) fn detail(app: &App, snapshot: &Snapshot) -> wire::SandboxDetail {
         started_at: time(live.started_at),
         container_ip: live.address.to_string(),
         memory_current_bytes: live.memory_current,
+        throttled: live.is_throttled,
     });
     let has_app = snapshot.app.preview.status != PreviewStatus::None || !snapshot.app.processes.is_empty();
     let runtime = has_app

@@ -77,7 +77,7 @@ async fn put_to_sleep(entry: &Arc<Entry>, only_if_idle: bool, why: &str) {
 }
 
 /// Waits; false when the daemon ends meanwhile.
-async fn pause(shared: &Shared, interval: Duration) -> bool {
+pub(super) async fn pause(shared: &Shared, interval: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(interval) => true,
         () = shared.ending.cancelled() => false,

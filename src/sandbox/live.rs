@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
+use super::throttle::Throttle;
 use super::view::LiveView;
 use crate::runtime::Control;
 use crate::sys::cgroup::Cgroup;
@@ -26,6 +27,7 @@ pub(super) struct Live {
     pub(super) address: Ipv4Addr,
     pub(super) address_index: u32,
     pub(super) cgroup: Cgroup,
+    pub(super) throttle: Throttle,
     pub(super) run_directory: PathBuf,
     /// Unix milliseconds.
     pub(super) started_at: i64,
@@ -41,6 +43,7 @@ impl Live {
             cgroup_path: self.cgroup.path().display().to_string(),
             started_at: self.started_at,
             memory_current: self.cgroup.memory_current(),
+            is_throttled: self.throttle.is_held(),
         }
     }
 

@@ -28,6 +28,7 @@ mod reconcile;
 mod registry;
 mod request;
 mod supervisor;
+mod throttle;
 mod view;
 
 pub use activity::Activity;

@@ -20,6 +20,7 @@ use super::activity::now_ms;
 use super::error::Error;
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
+use super::throttle::Throttle;
 use crate::bundle::{self, Plan};
 use crate::metadata::Durability;
 use crate::model::{Record, SandboxId, Status};
@@ -185,6 +186,7 @@ async fn launch(
         address: attachment.address,
         address_index: index,
         cgroup,
+        throttle: Throttle::default(),
         run_directory,
         started_at: now,
         ended: CancellationToken::new(),

@@ -20,6 +20,7 @@ use super::error::Error;
 use super::live::Live;
 use super::provision::{chain, remove_run_directory};
 use super::supervisor::{Shared, Supervisor, ask, blocking};
+use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
 use crate::model::{IdlePolicy, Record, SandboxId, Status};
 use crate::runtime::Control;
@@ -63,6 +64,7 @@ pub(super) async fn run(
         if let Some(live) = live {
             adopted += 1;
             let live = Arc::new(live);
+            throttle::restore(shared, &entry, &live.cgroup);
             entry.publish(|published| published.live = Some(Arc::clone(&live)));
             shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
         } else {
@@ -133,6 +135,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
             address: shared.network.address(index),
             address_index: index,
             cgroup: shared.cgroups.leaf(&id.lower()),
+            throttle: Throttle::default(),
             run_directory,
             started_at: record.updated_at,
             ended: CancellationToken::new(),

@@ -18,7 +18,7 @@ use super::leases::Leases;
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{expiry, reconcile};
+use super::{expiry, reconcile, throttle};
 use crate::bundle::Template;
 use crate::metadata::{Durability, Metadata, MetadataError, Retired, Retirement};
 use crate::model::{
@@ -143,6 +143,7 @@ impl Supervisor {
         reconcile::run(&supervisor, records, retired).await?;
         supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
+        supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
         Ok(supervisor)
     }

@@ -34,6 +34,8 @@ pub struct LiveView {
     pub started_at: i64,
     /// Bytes, page cache included.
     pub memory_current: Option<u64>,
+    /// Whether it is slowed down at its `memory.high`.
+    pub is_throttled: bool,
 }
 
 /// What `sandbox.yaml` declares and what became of it.

@@ -136,6 +136,11 @@ impl Hierarchy {
         self.version
     }
 
+    /// Whether members can be slowed down before they are at the hard limit.
+    pub fn has_memory_high(&self) -> bool {
+        self.version == Version::V2
+    }
+
     /// Makes a cgroup and writes its limits.
     ///
     /// # Errors
@@ -232,8 +237,7 @@ impl Cgroup {
         let memory = self.directory("memory");
         let pids = self.directory("pids");
         if self.version == Version::V2 {
-            let high = settings.memory_high.map_or_else(|| "max".to_owned(), |h| h.to_string());
-            write(&memory.join("memory.high"), &high)?;
+            self.set_memory_high(settings.memory_high)?;
             write(&memory.join("memory.max"), &settings.memory_max.to_string())?;
         } else {
             let soft = settings.memory_high.map_or_else(|| "-1".to_owned(), |h| h.to_string());
@@ -313,6 +317,34 @@ impl Cgroup {
     pub fn memory_current(&self) -> Option<u64> {
         let file = if self.version == Version::V2 { "memory.current" } else { "memory.usage_in_bytes" };
         fs::read_to_string(self.directory("memory").join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// Reads how often members were held up at `memory.high`; `None` before version 2.
+    pub fn memory_high_events(&self) -> Option<u64> {
+        self.field("memory.events", "high")
+    }
+
+    /// Reads the bytes that no dropping of caches gives back: anonymous memory, that of tmpfs, and the
+    /// kernel's own; `None` before version 2.
+    pub fn memory_unreclaimable(&self) -> Option<u64> {
+        let names = ["anon", "shmem", "kernel"];
+        names.into_iter().map(|name| self.field("memory.stat", name)).sum()
+    }
+
+    /// Changes `memory.high` of a running cgroup.
+    ///
+    /// # Errors
+    /// The kernel's; there is no such file before version 2.
+    pub fn set_memory_high(&self, high: Option<u64>) -> Result<(), CgroupError> {
+        let text = high.map_or_else(|| "max".to_owned(), |h| h.to_string());
+        write(&self.directory("memory").join("memory.high"), &text)
+    }
+
+    /// A figure of a file with lines of a name and a number.
+    fn field(&self, file: &str, name: &str) -> Option<u64> {
+        let text = fs::read_to_string(self.directory("memory").join(file)).ok()?;
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value)
     }
 
     /// Returns the directory by which the cgroup is known: that of the memory controller.

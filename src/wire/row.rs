@@ -68,6 +68,8 @@ pub struct LiveState {
     pub container_ip: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_current_bytes: Option<u64>,
+    /// Slowed down, since it uses as much memory as its `memory_high`.
+    pub throttled: bool,
 }
 
 /// The app.
