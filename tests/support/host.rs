@@ -53,11 +53,13 @@ fn directories(directory: &Path) -> BTreeSet<String> {
     names(directory).into_iter().filter(|n| directory.join(n).is_dir()).collect()
 }
 
-/// Counts the processes of a name that are not zombies, of this pid namespace.
+/// Counts the processes of a name that are not zombies and in no other instance's cgroups.
 fn processes(name: &str) -> usize {
     let alive = |pid: &String| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.contains(&format!("({name})")) && !stat.contains(") Z ")
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let is_ours = cgroups.contains(&format!("/{INSTANCE}/")) || !cgroups.contains("/sb");
+        stat.contains(&format!("({name})")) && !stat.contains(") Z ") && is_ours
     };
     names(Path::new("/proc")).iter().filter(|n| n.parse::<u32>().is_ok()).filter(|pid| alive(pid)).count()
 }

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use super::eventually;
 use super::http::{self, Answer};
 
-/// Names the cgroups, links and firewall table of the tests.
-pub(crate) const INSTANCE: &str = "sbtest";
+/// Names the cgroups, links and firewall table of the tests; another name lets two checkouts be tested at once.
+pub(crate) const INSTANCE: &str = match option_env!("SANDBOXD_TEST_INSTANCE") {
+    Some(name) => name,
+    None => "sbtest",
+};
 pub(crate) const API: u16 = 19_090;
 pub(crate) const PREVIEWS: u16 = 18_080;
 
