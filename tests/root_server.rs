@@ -50,11 +50,19 @@ fn main() -> ExitCode {
         let error = command.arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
         panic!("unshare: {error}");
     }
-    let trials = root::all().into_iter().map(|(name, test)| {
+    let trial = |(name, test): root::Test| {
         Trial::test(name, move || {
             test();
             Ok(())
         })
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    };
+    let mut trials: Vec<_> = root::all().into_iter().map(trial).collect();
+    let has_v2 =
+        std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|c| c.contains("memory"));
+    let of_v2 = root::of_cgroup_v2().into_iter().map(trial);
+    // Shown with the reason; `scripts/test vm` runs them where they can run.
+    trials.extend(
+        of_v2.map(|t| if has_v2 { t } else { t.with_kind("needs cgroup v2").with_ignored_flag(true) }),
+    );
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("faults::a_rootfs_with_links_is_refused", rootfs_links),
     ("faults::each_step_of_a_create_that_fails_leaves_nothing", failing_steps),
     ("faults::a_full_disk_refuses_and_recovers", full_record),
+    ("faults::a_log_that_cannot_be_written_stops_nothing", full_log),
     ("faults::terminate_stops_everything_in_time", terminate),
 ];
 
@@ -126,6 +127,17 @@ fn full_record() {
     server.boot();
     server.sh(&id, "true");
     server.create(json!({}));
+}
+
+fn full_log() {
+    let mut server = Server::prepare(&[("SANDBOXD_LOG", "trace")]);
+    server.log_to("/dev/full");
+    server.boot();
+    let id = server.create(json!({ "ports": [3000], "template": "python-http" }));
+    assert_eq!(server.sh(&id, "echo alive"), "alive\n");
+    assert!(server.preview(&id, 3000, "GET", "/", &[], b"").text().contains("visitor 1"));
+    server.purge(&id);
+    assert!(server.signal("TERM").success());
 }
 
 fn terminate() {

@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod isolation;
 mod lifecycle;
+mod memory;
 mod network;
 mod previews;
 
@@ -23,4 +24,9 @@ pub(crate) fn all() -> Vec<Test> {
         crash::TESTS,
     ]
     .concat()
+}
+
+/// Tests of what only cgroup version 2 can do; elsewhere they are shown as ignored.
+pub(crate) fn of_cgroup_v2() -> Vec<Test> {
+    memory::TESTS.to_vec()
 }

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("previews::a_sleeping_app_is_woken_and_gets_the_request_whole", held_and_forwarded),
     ("previews::hosts_that_are_not_exactly_one_are_refused", hosts),
     ("previews::ambiguous_requests_never_reach_an_app", ambiguous),
+    ("previews::a_body_that_no_app_reads_harms_no_other_request", unread_body),
     ("previews::upgrades_and_streams_pass", upgrades),
     ("previews::failures_say_whose_they_are", failures),
 ];
@@ -43,6 +44,8 @@ class H(http.server.BaseHTTPRequestHandler):
         body = str(self.headers).encode()
         self.send_response(200); self.send_header('Set-Cookie', 'a=b; Domain=.preview.localhost'); self.send_header('Content-Length', str(len(body))); self.end_headers(); self.wfile.write(body)
     def do_POST(self):
+        if self.path == '/early':
+            self.send_response(200); self.send_header('Content-Length', '5'); self.end_headers(); self.wfile.write(b'early'); return
         left = int(self.headers['Content-Length']); h = hashlib.sha256()
         while left:
             data = self.rfile.read(min(left, 65536)); left -= len(data); h.update(data)
@@ -174,6 +177,41 @@ fn ambiguous() {
         assert!(answer.status == 400 || answer.status == 0, "{tail:?}: {} {}", answer.status, answer.text());
     }
     assert_eq!(server.exec(&id, "cat app/requests").1, 1, "one of them reached the app");
+}
+
+/// The app answers before it reads, and goes on to take the body for its next request: on a connection
+/// that is used again somebody else would get the answer to that (CVE-2025-4366).
+fn unread_body() {
+    let (_server, id) = with_app(&[]);
+    let host = preview_host(&id, 3000);
+    let smuggled = "GET /sse HTTP/1.1\r\nHost: x\r\nX-Tag: smuggled\r\n\r\n";
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let host = &host;
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let tag = format!("{client}-{round}");
+                    let early = format!(
+                        "POST /early HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{smuggled}",
+                        smuggled.len()
+                    );
+                    let mut stream = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    write!(
+                        stream,
+                        "{early}GET / HTTP/1.1\r\nHost: {host}\r\nX-Tag: {tag}\r\nConnection: close\r\n\r\n"
+                    )
+                    .unwrap();
+                    let mut text = String::new();
+                    // A connection whose request was not read may be closed, but not swapped.
+                    let _reset = stream.read_to_string(&mut text);
+                    assert!(!text.contains("smuggled"), "{text}");
+                    assert_eq!(text.matches("early").count(), 1, "{text}");
+                    assert!(text.matches("HTTP/1.1 200").count() == 1 || text.contains(&tag), "{text}");
+                }
+            });
+        }
+    });
 }
 
 fn upgrades() {

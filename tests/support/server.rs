@@ -22,6 +22,7 @@ pub(crate) struct Server {
     pub directory: tempfile::TempDir,
     child: Option<Child>,
     settings: Vec<(String, String)>,
+    log: PathBuf,
 }
 
 impl Server {
@@ -36,7 +37,13 @@ impl Server {
     pub(crate) fn prepare(settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("sandboxd-test").tempdir().unwrap();
         let settings = settings.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        Self { directory, child: None, settings }
+        let log = directory.path().join("log");
+        Self { directory, child: None, settings, log }
+    }
+
+    /// Has the server write its log to another file.
+    pub(crate) fn log_to(&mut self, path: &str) {
+        self.log = path.into();
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
@@ -89,12 +96,15 @@ impl Server {
     }
 
     fn log(&self) -> Stdio {
-        let path = self.directory.path().join("log");
-        std::fs::File::options().create(true).append(true).open(path).unwrap().into()
+        std::fs::File::options().create(true).append(true).open(&self.log).unwrap().into()
     }
 
     pub(crate) fn log_text(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        if self.log.is_file() {
+            std::fs::read_to_string(&self.log).unwrap_or_default()
+        } else {
+            String::new()
+        }
     }
 
     fn is_alive(&self) -> bool {
