@@ -35,6 +35,10 @@ pub enum CgroupError {
     },
     #[error("empty the cgroup {0}: processes are left after they were killed")]
     Busy(PathBuf),
+    #[error("freeze the cgroup {path}: a process cannot be stopped within {} ms", waited.as_millis())]
+    Unfrozen { path: PathBuf, waited: Duration },
+    #[error("freeze a cgroup: no hierarchy has a freezer")]
+    NoFreezer,
 }
 
 /// Which version enforces the limits.
@@ -134,6 +138,15 @@ impl Hierarchy {
 
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Whether members can be frozen.
+    pub fn has_freezer(&self) -> bool {
+        // Every cgroup of version 2 but the root has `cgroup.freeze`, since Linux 5.2.
+        self.parents.iter().any(|(_, parent)| match self.version {
+            Version::V2 => parent.join("cgroup.freeze").exists(),
+            Version::V1 | Version::Hybrid => parent.join("freezer.state").exists(),
+        })
     }
 
     /// Whether members can be slowed down before they are at the hard limit.
@@ -310,7 +323,8 @@ impl Cgroup {
                 kill_member(pid, &procs);
             }
         }
-        Ok(())
+        // In version 1 what is frozen dies only once it is thawed; it comes back to nothing but its death.
+        self.thaw()
     }
 
     /// Reads the bytes in use, page cache included; `None` when the cgroup is gone.
@@ -340,8 +354,21 @@ impl Cgroup {
         write(&self.directory("memory").join("memory.high"), &text)
     }
 
+    /// Whether memory can be moved out by order: `memory.reclaim`, since Linux 5.19.
+    pub fn has_reclaim(&self) -> bool {
+        self.is_v2() && self.directory("memory").join("memory.reclaim").exists()
+    }
+
+    /// Moves about so many bytes out of memory.
+    ///
+    /// # Errors
+    /// `EAGAIN` when not so much can be moved.
+    pub fn reclaim(&self, bytes: u64) -> Result<(), CgroupError> {
+        write(&self.directory("memory").join("memory.reclaim"), &bytes.to_string())
+    }
+
     /// A figure of a file with lines of a name and a number.
-    fn field(&self, file: &str, name: &str) -> Option<u64> {
+    pub(super) fn field(&self, file: &str, name: &str) -> Option<u64> {
         let text = fs::read_to_string(self.directory("memory").join(file)).ok()?;
         let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(value)
@@ -352,7 +379,16 @@ impl Cgroup {
         self.directory("memory")
     }
 
-    fn directory(&self, controller: &str) -> &Path {
+    /// The directories in every hierarchy.
+    pub(super) fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.iter().map(|(_, path)| path.as_path())
+    }
+
+    pub(super) fn is_v2(&self) -> bool {
+        self.version == Version::V2
+    }
+
+    pub(super) fn directory(&self, controller: &str) -> &Path {
         let same = |(name, _): &&(String, PathBuf)| name == controller || self.version == Version::V2;
         let found = self.directories.iter().find(same).or_else(|| self.directories.first());
         found.map_or_else(|| Path::new("/nonexistent"), |(_, path)| path)
@@ -431,21 +467,21 @@ fn remove_directory(path: &Path) -> Result<(), CgroupError> {
 }
 
 /// `ESRCH` is what the kernel says of a process, `ENODEV` of a file whose cgroup was removed while it was open.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
 }
 
-fn read(path: &Path) -> Result<String, CgroupError> {
+pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
     fs::read_to_string(path).map_err(|e| access("read", path, e))
 }
 
 /// One write(2) without truncation or creation, as control files want it.
-fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
     let opened = OpenOptions::new().write(true).open(path);
     opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| access("write", path, e))
 }
 
-fn access(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
+pub(super) fn access(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::Access { action, path: path.to_owned(), source }
 }
 

@@ -9,6 +9,7 @@ pub struct HostMemory {
     pub total_bytes: u64,
     /// What can be had without swapping (`MemAvailable`).
     pub available_bytes: u64,
+    pub swap_free_bytes: u64,
 }
 
 /// Reads the host's figures.
@@ -22,7 +23,9 @@ pub fn host() -> io::Result<HostMemory> {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
     };
     match (field("MemTotal"), field("MemAvailable")) {
-        (Some(total_bytes), Some(available_bytes)) => Ok(HostMemory { total_bytes, available_bytes }),
+        (Some(total_bytes), Some(available_bytes)) => {
+            Ok(HostMemory { total_bytes, available_bytes, swap_free_bytes: field("SwapFree").unwrap_or(0) })
+        }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal or MemAvailable")),
     }
 }

@@ -9,6 +9,10 @@ pub mod cgroup;
 #[cfg(feature = "daemon")]
 pub mod clone;
 #[cfg(feature = "daemon")]
+pub mod figures;
+#[cfg(feature = "daemon")]
+pub mod freezer;
+#[cfg(feature = "daemon")]
 pub mod fs;
 #[cfg(feature = "daemon")]
 pub mod memory;
