@@ -2,8 +2,10 @@
 
 use super::App;
 use super::error::{ApiError, Style};
-use crate::model::{Environment, External, GitSource, SandboxSpec};
-use crate::sandbox::{CreateRequest, LiveView, PreviewStatus, ProcessKind, Snapshot};
+use crate::model::{Environment, External, GitSource, SandboxSpec, SpecError, Status};
+use crate::sandbox::{
+    CreateRequest, LiveView, PreviewStatus, ProcessKind, SleepRequest, Snapshot, Stats, UpdateRequest,
+};
 use crate::wire;
 
 /// Checks everything in a request before anything is made.
@@ -21,6 +23,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         template: parse(template).map_err(|e| bad("template")(&e))?,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
+        sleep: body.sleep.map(sleep_request),
         external: external.map_err(|e| bad("external")(&e))?,
         app_id: parse(body.app_id).map_err(|e| bad("app_id")(&e))?,
         git: git.map_err(|e| bad("git")(&e))?,
@@ -46,10 +49,23 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         ports: vec![3000],
         template: parse(template).map_err(|e| bad("template")(&e))?,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
+        idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
+        sleep: body.sleep.map(sleep_request),
         external: external.map_err(|e| bad("project")(&e))?,
         one_per_project: true,
         ..CreateRequest::default()
     })
+}
+
+/// What a client wants to change.
+pub(super) fn update_request(body: wire::PatchBody) -> Result<UpdateRequest, ApiError> {
+    let idle_policy =
+        parse(body.idle_policy).map_err(|e: SpecError| Style::V1.invalid(format!("idle_policy: {e}")))?;
+    Ok(UpdateRequest { idle_policy, sleep: body.sleep.map(|sleep| sleep.map(sleep_request)) })
+}
+
+fn sleep_request(body: wire::SleepBody) -> SleepRequest {
+    SleepRequest { after: body.after, then_stop_after: body.then_stop_after }
 }
 
 /// A sandbox for the compatible routes.
@@ -83,13 +99,14 @@ pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
         idle_policy: spec.idle_policy.as_str(),
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(|ms| ms / 1000),
+        stops_at: snapshot.stops_at.map(|ms| ms / 1000),
     }
 }
 
 /// A sandbox with what runs in it.
 pub(super) fn detail(app: &App, snapshot: &Snapshot) -> wire::SandboxDetail {
     let live_state = snapshot.live.as_ref().map(|live: &LiveView| wire::LiveState {
-        running: true,
+        running: snapshot.record.status == Status::Running,
         pid: live.init_pid,
         started_at: time(live.started_at),
         container_ip: live.address.to_string(),
@@ -114,6 +131,45 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
         template: record.spec.template.as_ref().map_or_else(|| "blank".to_owned(), ToString::to_string),
         created_at: time(record.created_at),
         updated_at: Some(time(record.updated_at)),
+        idle_policy: record.spec.idle_policy.as_str(),
+        sleep: wire::Sleep {
+            after: snapshot.sleep.after().as_secs(),
+            then_stop_after: snapshot.sleep.then_stop_after().map(|d| d.as_secs()),
+        },
+        idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
+        sleeps_at: snapshot.sleeps_at.map(time),
+        stops_at: snapshot.stops_at.map(time),
+    }
+}
+
+/// What a sandbox uses; of one that is stopped, what it may use.
+pub(super) fn stats(stats: &Stats) -> wire::Stats {
+    let Stats { snapshot, figures } = stats;
+    let (memory, limits) = (&figures.memory, &snapshot.record.spec.limits);
+    wire::Stats {
+        status: snapshot.record.status.as_str(),
+        memory: wire::MemoryStats {
+            current: memory.current.unwrap_or(0),
+            peak: memory.peak,
+            max: memory.max.unwrap_or_else(|| limits.memory_max.as_u64()),
+            high: memory.high,
+            swap: memory.swap,
+            events: wire::MemoryEvents {
+                high: memory.events.high,
+                max: memory.events.max,
+                oom: memory.events.oom,
+                oom_kill: memory.events.oom_kill,
+            },
+        },
+        cpu: wire::CpuStats { usage_seconds: figures.cpu.unwrap_or_default().as_secs_f64() },
+        pids: wire::PidsStats {
+            current: figures.pids.unwrap_or(0),
+            max: figures.pids_max.unwrap_or_else(|| limits.pids_max.into()),
+        },
+        idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
+        sleeps_at: snapshot.sleeps_at.map(time),
+        stops_at: snapshot.stops_at.map(time),
+        throttled: snapshot.live.as_ref().is_some_and(|live| live.is_throttled),
     }
 }
 

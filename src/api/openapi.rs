@@ -12,7 +12,8 @@ use super::{exec, files, manifest, sandboxes, system, v1};
     paths(
         sandboxes::create, sandboxes::list, sandboxes::show, sandboxes::delete, sandboxes::purge, sandboxes::keepalive,
         sandboxes::claim, sandboxes::wake, sandboxes::purge_user, sandboxes::purge_project, exec::exec,
-        v1::create, v1::list, v1::show, v1::start, v1::stop, v1::delete,
+        v1::create, v1::list, v1::show, v1::start, v1::stop, v1::pause, v1::resume, v1::update, v1::stats,
+        v1::delete,
         files::list, files::read, files::write, manifest::validate,
         system::healthz, system::readyz, system::metrics,
     ),

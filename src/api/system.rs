@@ -37,6 +37,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let numbers = [
         ("creating", counts.creating),
         ("running", counts.running),
+        ("paused", counts.paused),
         ("stopped", counts.stopped),
         ("error", counts.error),
     ];

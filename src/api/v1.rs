@@ -10,7 +10,7 @@ use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
 use crate::model::SandboxId;
 use crate::sandbox::{Created, Error, Filter};
-use crate::wire::{CreateV1Body, ListV1Query, Sandbox, SandboxList, V1Error};
+use crate::wire::{CreateV1Body, ListV1Query, PatchBody, Sandbox, SandboxList, Stats, V1Error};
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 500;
@@ -77,6 +77,40 @@ pub(super) async fn start(State(app): State<App>, Id(id): Id) -> Result<Json<San
 pub(super) async fn stop(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
     let snapshot = app.supervisor.stop(id).await.map_err(core)?;
     Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, description = "Frozen: memory, sockets and timers are kept; every use thaws it", body = Sandbox),
+    (status = 404, body = V1Error), (status = 409, body = V1Error)))]
+pub(super) async fn pause(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    let snapshot = app.supervisor.pause(id).await.map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error), (status = 503, body = V1Error)))]
+pub(super) async fn resume(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
+    let snapshot = app.supervisor.resume(id).await.map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(patch, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), request_body = PatchBody, responses(
+    (status = 200, description = "In force at once", body = Sandbox), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
+pub(super) async fn update(
+    State(app): State<App>,
+    Id(id): Id,
+    Body1(body): Body1<PatchBody>,
+) -> Result<Json<Sandbox>, ApiError> {
+    let request = convert::update_request(body)?;
+    let snapshot = app.supervisor.update(id, request).await.map_err(core)?;
+    Ok(Json(convert::sandbox(&app, &snapshot)))
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/stats", tag = "v1", params(("id" = String, Path)), responses(
+    (status = 200, body = Stats), (status = 404, body = V1Error)))]
+pub(super) async fn stats(State(app): State<App>, Id(id): Id) -> Result<Json<Stats>, ApiError> {
+    let stats = app.supervisor.stats(id).await.map_err(core)?;
+    Ok(Json(convert::stats(&stats)))
 }
 
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(

@@ -40,6 +40,7 @@ pub struct Config {
     pub memory_max: ByteSize,
     pub set_memory_high: bool,
     pub sandboxes_max: usize,
+    pub freeze_after: Duration,
     pub idle_threshold: Duration,
     pub idle_reap_interval: Duration,
     pub keepalive_max: Duration,

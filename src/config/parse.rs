@@ -40,6 +40,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         memory_max: p.optional("memory_max").unwrap_or_else(default_memory),
         set_memory_high: p.flag("set_memory_high"),
         sandboxes_max: p.value("max_sandboxes"),
+        freeze_after: p.duration("freeze_after_seconds"),
         idle_threshold: p.duration("idle_threshold_seconds"),
         idle_reap_interval: p.duration("idle_reap_interval_seconds"),
         keepalive_max: p.duration("keepalive_max_seconds"),

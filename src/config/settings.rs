@@ -17,7 +17,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order in which they are shown.
-pub const SETTINGS: [Setting; 37] = [
+pub const SETTINGS: [Setting; 38] = [
     setting("addr", "127.0.0.1:9090", "where the API listens; 0.0.0.0:9090 in the image"),
     setting("preview_addr", "127.0.0.1:8080", "where previews listen; 0.0.0.0:80 in the image"),
     setting("data_dir", "/var/lib/sandboxd", "everything that lasts: database, key, workspaces"),
@@ -70,7 +70,12 @@ pub const SETTINGS: [Setting; 37] = [
     ),
     setting("set_memory_high", "true", "whether memory.high is set, past which a sandbox is slowed down"),
     setting("max_sandboxes", "5000", "how many sandboxes there may be, asleep or not"),
-    setting("idle_threshold_seconds", "2100", "a sandbox that nobody uses for so long is put to sleep"),
+    setting(
+        "freeze_after_seconds",
+        "300",
+        "a sandbox that nobody uses for so long is frozen: no time is spent on it, its memory is kept; 0, or not before idle_threshold_seconds: never",
+    ),
+    setting("idle_threshold_seconds", "2100", "a sandbox that nobody uses for so long is stopped"),
     setting("idle_reap_interval_seconds", "30", "how often idle sandboxes are looked for; 0: never"),
     setting("keepalive_max_seconds", "86400", "the longest that a client may keep a sandbox awake ahead"),
     setting("pressure_interval_seconds", "10", "how often the host's memory is looked at; 0: never"),

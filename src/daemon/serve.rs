@@ -253,6 +253,7 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
         limits: Limits::with_memory(config.memory_max),
         set_memory_high: config.set_memory_high,
         sandboxes_max: config.sandboxes_max,
+        freeze_after: config.freeze_after,
         idle_threshold: config.idle_threshold,
         idle_interval: config.idle_reap_interval,
         pressure_interval: config.pressure_interval,

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rusqlite::{Connection, Row, named_params};
 
 use super::{Contents, MetadataError, Retired, Retirement};
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, Status,
-    TemplateName,
+    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, SleepPolicy,
+    Status, TemplateName,
 };
 
 const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
-:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until)";
+:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -49,6 +50,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         }
     }
     let size = |size: ByteSize| i64::try_from(size.as_u64()).unwrap_or(i64::MAX);
+    let secs = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
     connection.prepare_cached(PUT)?.execute(named_params! {
         ":id": id,
@@ -77,6 +79,8 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":last_active_at": record.last_active_at,
         ":stopped_at": record.stopped_at,
         ":keepalive_until": record.keepalive_until,
+        ":sleep_after": spec.sleep.map(|policy| secs(policy.after())),
+        ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
     })?;
     Ok(())
 }
@@ -128,6 +132,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         template: fields.parse_optional("template")?,
         visibility: fields.parse("visibility")?,
         idle_policy: fields.parse("idle_policy")?,
+        sleep: fields.sleep()?,
         limits: Limits {
             memory_max: size("memory_max")?,
             memory_high: size("memory_high")?,
@@ -189,6 +194,13 @@ impl Fields<'_> {
 
     fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, MetadataError> {
         serde_json::from_str(&self.get::<String>(name)?).map_err(|e| self.bad(name, &e))
+    }
+
+    fn sleep(&self) -> Result<Option<SleepPolicy>, MetadataError> {
+        let secs = |name| self.get::<Option<i64>>(name).map(|secs| secs.and_then(|s| u64::try_from(s).ok()));
+        let Some(after) = secs("sleep_after")? else { return Ok(None) };
+        let policy = SleepPolicy::new(after, secs("sleep_then_stop_after")?);
+        policy.map(Some).map_err(|e| self.bad("sleep_after", &e))
     }
 
     fn external(&self) -> Result<External, MetadataError> {

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use super::*;
-use crate::model::{ByteSize, Environment, GitSource, IdlePolicy, Limits, SandboxSpec, Status, Visibility};
+use crate::model::{
+    ByteSize, Environment, GitSource, IdlePolicy, Limits, SandboxSpec, SleepPolicy, Status, Visibility,
+};
 
 fn record(index: Option<u32>) -> Record {
     let spec = SandboxSpec {
@@ -15,6 +17,7 @@ fn record(index: Option<u32>) -> Record {
         template: Some("react-vite".parse().unwrap()),
         visibility: Visibility::Private,
         idle_policy: IdlePolicy::AlwaysOn,
+        sleep: Some(SleepPolicy::new(60, index.map(u64::from)).unwrap()),
         limits: Limits::with_memory(ByteSize::mib(512)),
         external: External::new(Some("u".into()), Some("p'; DROP TABLE sandboxes; --".into()), None).unwrap(),
         app_id: Some("app.1".parse().unwrap()),

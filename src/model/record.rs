@@ -10,17 +10,20 @@ use super::SandboxSpec;
 pub enum Status {
     Creating,
     Running,
+    /// Frozen: it takes no time, and its memory and connections are kept.
+    Paused,
     Stopped,
     Error,
 }
 
 impl Status {
-    pub const ALL: [Self; 4] = [Self::Creating, Self::Running, Self::Stopped, Self::Error];
+    pub const ALL: [Self; 5] = [Self::Creating, Self::Running, Self::Paused, Self::Stopped, Self::Error];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Creating => "creating",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
             Self::Error => "error",
         }

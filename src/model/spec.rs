@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::{Limits, SandboxId};
 
@@ -12,6 +13,8 @@ const EXTERNAL_BYTES_MAX: usize = 256;
 const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
 /// The most bytes of an environment, names and values together: half of what execve(2) takes.
 const ENVIRONMENT_BYTES_MAX: usize = 64 * 1024;
+/// The longest time that a sandbox may be idle, in seconds: a year.
+const SLEEP_SECS_MAX: u64 = 366 * 86_400;
 /// The most ports of a sandbox.
 const PORTS_MAX: usize = 64;
 
@@ -24,6 +27,8 @@ pub struct SandboxSpec {
     pub template: Option<TemplateName>,
     pub visibility: Visibility,
     pub idle_policy: IdlePolicy,
+    /// `None`: the instance's.
+    pub sleep: Option<SleepPolicy>,
     pub limits: Limits,
     pub external: External,
     pub app_id: Option<AppName>,
@@ -51,6 +56,8 @@ pub enum SpecError {
     App,
     #[error("{0} has more than {EXTERNAL_BYTES_MAX} bytes or a control character")]
     External(&'static str),
+    #[error("sleep.after is 1 to {SLEEP_SECS_MAX} seconds, and sleep.then_stop_after 0 to {SLEEP_SECS_MAX}")]
+    Sleep,
     #[error("{0:?} is not one of {1}")]
     Choice(String, &'static str),
     #[error(
@@ -196,6 +203,8 @@ pub enum IdlePolicy {
     Sleep,
     /// It runs on, and is started when the daemon starts.
     AlwaysOn,
+    /// Somebody pauses and stops it by request; it never sleeps by itself, nor is it started by itself.
+    Manual,
 }
 
 impl IdlePolicy {
@@ -203,6 +212,7 @@ impl IdlePolicy {
         match self {
             Self::Sleep => "sleep",
             Self::AlwaysOn => "always_on",
+            Self::Manual => "manual",
         }
     }
 }
@@ -214,7 +224,72 @@ impl FromStr for IdlePolicy {
         match text {
             "sleep" => Ok(Self::Sleep),
             "always_on" => Ok(Self::AlwaysOn),
-            _ => Err(choice(text, "sleep, always_on")),
+            "manual" => Ok(Self::Manual),
+            _ => Err(choice(text, "sleep, always_on, manual")),
+        }
+    }
+}
+
+/// When a sandbox that nobody uses is frozen, and when its processes are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SleepPolicy {
+    after: Duration,
+    then_stop_after: Option<Duration>,
+}
+
+/// What is due for a sandbox that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    Awake,
+    Frozen,
+    Stopped,
+}
+
+impl SleepPolicy {
+    /// Freeze after so many seconds without a use, and stop so many seconds later; `None`: never, zero: at
+    /// once, without freezing.
+    ///
+    /// # Errors
+    /// Freezing at once, or a time longer than a year.
+    pub fn new(after_secs: u64, then_stop_after_secs: Option<u64>) -> Result<Self, SpecError> {
+        let valid = (1..=SLEEP_SECS_MAX).contains(&after_secs)
+            && then_stop_after_secs.is_none_or(|secs| secs <= SLEEP_SECS_MAX);
+        if !valid {
+            return Err(SpecError::Sleep);
+        }
+        let then_stop_after = then_stop_after_secs.map(Duration::from_secs);
+        Ok(Self { after: Duration::from_secs(after_secs), then_stop_after })
+    }
+
+    /// Stop at `stop`, and freeze at `freeze` if that is earlier and not zero.
+    pub fn of_instance(freeze: Duration, stop: Duration) -> Self {
+        if freeze.is_zero() || freeze >= stop {
+            Self { after: stop, then_stop_after: Some(Duration::ZERO) }
+        } else {
+            Self { after: freeze, then_stop_after: Some(stop.saturating_sub(freeze)) }
+        }
+    }
+
+    pub fn after(&self) -> Duration {
+        self.after
+    }
+
+    pub fn then_stop_after(&self) -> Option<Duration> {
+        self.then_stop_after
+    }
+
+    /// After how much time without a use it is stopped.
+    pub fn stops_after(&self) -> Option<Duration> {
+        self.then_stop_after.map(|then| self.after.saturating_add(then))
+    }
+
+    /// What a sandbox should be that nobody has used for so long, and in how much time that changes.
+    pub fn tier(&self, idle: Duration) -> (Tier, Option<Duration>) {
+        match self.stops_after() {
+            Some(stop) if idle >= stop => (Tier::Stopped, None),
+            _ if idle < self.after => (Tier::Awake, Some(self.after.saturating_sub(idle))),
+            Some(stop) => (Tier::Frozen, Some(stop.saturating_sub(idle))),
+            None => (Tier::Frozen, None),
         }
     }
 }
@@ -331,6 +406,26 @@ mod tests {
             assert!(one(name, value).is_err(), "{name:?}={value:?}");
         }
         assert_eq!(one("A", &"x".repeat(ENVIRONMENT_BYTES_MAX)), Err(SpecError::EnvironmentSize));
+    }
+
+    #[test]
+    fn sleep_has_two_tiers() {
+        let secs = Duration::from_secs;
+        let policy = SleepPolicy::new(10, Some(20)).unwrap();
+        assert_eq!(policy.tier(secs(9)), (Tier::Awake, Some(secs(1))));
+        assert_eq!(policy.tier(secs(10)), (Tier::Frozen, Some(secs(20))));
+        assert_eq!(policy.tier(secs(30)), (Tier::Stopped, None));
+        assert_eq!(SleepPolicy::new(10, Some(0)).unwrap().tier(secs(10)), (Tier::Stopped, None));
+        assert_eq!(SleepPolicy::new(10, None).unwrap().tier(secs(1_000_000)), (Tier::Frozen, None));
+        assert_eq!(SleepPolicy::of_instance(secs(300), secs(2100)).tier(secs(2100)), (Tier::Stopped, None));
+        for freeze in [0, 5, 6] {
+            let policy = SleepPolicy::of_instance(secs(freeze), secs(5));
+            assert_eq!(policy.tier(secs(4)), (Tier::Awake, Some(secs(1))));
+            assert_eq!(policy.tier(secs(5)), (Tier::Stopped, None));
+        }
+        for bad in [(0, None), (SLEEP_SECS_MAX + 1, None), (1, Some(SLEEP_SECS_MAX + 1))] {
+            assert_eq!(SleepPolicy::new(bad.0, bad.1), Err(SpecError::Sleep));
+        }
     }
 
     #[test]

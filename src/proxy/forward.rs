@@ -81,7 +81,8 @@ async fn forward(
     host: &Host,
     client: SocketAddr,
 ) -> Result<Response<Body>, Failure> {
-    let Upstream { stream, activity } = upstream;
+    // Let go of once the app has begun to answer: from then on its bytes count.
+    let Upstream { stream, activity, busy: _busy } = upstream;
     let wanted = headers::upgrade_of(request.headers());
     // Taken before the request is: it becomes the client's side of a tunnel, if there is to be one.
     let client_side = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -97,7 +98,8 @@ async fn forward(
     headers::to_app(&mut parts.headers, wanted.as_ref(), client, host.authority(), proxy.config.scheme);
     parts.uri = origin_form(&parts.uri);
     parts.version = http::Version::HTTP_11;
-    let request = Request::from_parts(parts, Metered { inner: body, activity: activity.clone() });
+    let request =
+        Request::from_parts(parts, Metered { inner: body, activity: activity.clone(), side: Side::Client });
     let mut response = match sender.send_request(request).await {
         Ok(response) => response,
         Err(error) => {
@@ -126,15 +128,18 @@ async fn forward(
     // Anything but 101 is an ordinary answer: whatever the client sent behind its request is not forwarded.
     let (mut parts, body) = response.into_parts();
     headers::to_client(&mut parts.headers, None);
-    let body = Metered { inner: body, activity }.map_err(|e| -> BoxError { e.into() }).boxed_unsync();
+    let body = Metered { inner: body, activity, side: Side::App }
+        .map_err(|e| -> BoxError { e.into() })
+        .boxed_unsync();
     Ok(Response::from_parts(parts, body))
 }
 
 /// Moves bytes both ways until either side ends.
 async fn tunnel(client: hyper::upgrade::OnUpgrade, app: hyper::upgrade::OnUpgrade, activity: Activity) {
     let (Ok(client), Ok(app)) = tokio::join!(client, app) else { return };
-    let mut client = MeteredIo { inner: TokioIo::new(client), activity: activity.clone() };
-    let mut app = MeteredIo { inner: TokioIo::new(app), activity };
+    let mut client =
+        MeteredIo { inner: TokioIo::new(client), activity: activity.clone(), side: Side::Client };
+    let mut app = MeteredIo { inner: TokioIo::new(app), activity, side: Side::App };
     // Either side may break off at any time; that is how these connections end.
     let _ended: std::io::Result<(u64, u64)> = tokio::io::copy_bidirectional(&mut client, &mut app).await;
 }
@@ -150,10 +155,29 @@ fn same_protocol(given: &HeaderValue, wanted: &HeaderValue) -> bool {
     wanted.split(',').any(|w| w.trim().eq_ignore_ascii_case(given.trim()))
 }
 
+/// Whose bytes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// They wake a sandbox that was frozen under an open connection.
+    Client,
+    /// What it said before it was frozen does not.
+    App,
+}
+
+impl Side {
+    fn note(self, activity: &Activity) {
+        match self {
+            Self::Client => activity.want(),
+            Self::App => activity.mark(),
+        }
+    }
+}
+
 /// A body whose bytes count as use of the sandbox.
 struct Metered<B> {
     inner: B,
     activity: Activity,
+    side: Side,
 }
 
 impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Metered<B> {
@@ -166,7 +190,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Metered<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.activity.mark();
+            self.side.note(&self.activity);
         }
         polled
     }
@@ -184,6 +208,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Metered<B> {
 struct MeteredIo<T> {
     inner: T,
     activity: Activity,
+    side: Side,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for MeteredIo<T> {
@@ -195,7 +220,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for MeteredIo<T> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.activity.mark();
+            self.side.note(&self.activity);
         }
         polled
     }

@@ -1,8 +1,11 @@
 //! When a sandbox was used last, and whether it is in use.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt as _;
+use tokio::sync::Notify;
 
 /// Marks a sandbox as used; cheap to clone, and an atomic store to use.
 #[derive(Debug, Clone)]
@@ -10,22 +13,41 @@ pub struct Activity(Arc<Counters>);
 
 /// Keeps a sandbox in use for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Busy(Activity);
+pub struct Busy(Activity);
 
 #[derive(Debug)]
 struct Counters {
+    /// By the clock that nobody sets, so that a jump of the other one neither wakes nor stops anything.
     last_ms: AtomicI64,
     busy: AtomicU32,
+    /// Whether a use has to wake it.
+    asleep: AtomicBool,
+    wanted: Notify,
 }
 
 impl Activity {
+    /// Begins with a last use in unix milliseconds; one in the future counts as now.
     pub(super) fn new(last_ms: i64) -> Self {
-        Self(Arc::new(Counters { last_ms: AtomicI64::new(last_ms), busy: AtomicU32::new(0) }))
+        let idle = now_ms().saturating_sub(last_ms).max(0);
+        Self(Arc::new(Counters {
+            last_ms: AtomicI64::new(monotonic_ms().saturating_sub(idle)),
+            busy: AtomicU32::new(0),
+            asleep: AtomicBool::new(false),
+            wanted: Notify::new(),
+        }))
     }
 
-    /// Notes that the sandbox is used now.
+    /// Notes that the sandbox is used now; that alone does not wake it.
     pub fn mark(&self) {
-        self.0.last_ms.fetch_max(now_ms(), Ordering::Relaxed);
+        self.0.last_ms.fetch_max(monotonic_ms(), Ordering::Relaxed);
+    }
+
+    /// Notes that a client has sent something, which wakes a frozen sandbox.
+    pub fn want(&self) {
+        self.mark();
+        if self.0.asleep.load(Ordering::Acquire) && self.0.asleep.swap(false, Ordering::AcqRel) {
+            self.0.wanted.notify_one();
+        }
     }
 
     /// Notes a use that lasts until the value is dropped.
@@ -35,13 +57,38 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// For how long nobody has used it.
+    pub(super) fn idle(&self) -> Duration {
+        if self.is_busy() {
+            return Duration::ZERO;
+        }
+        let idle = monotonic_ms().saturating_sub(self.0.last_ms.load(Ordering::Relaxed));
+        Duration::from_millis(u64::try_from(idle).unwrap_or_default())
+    }
+
     /// When it was used last, unix milliseconds.
     pub(super) fn last_ms(&self) -> i64 {
-        if self.is_busy() { now_ms() } else { self.0.last_ms.load(Ordering::Relaxed) }
+        now_ms().saturating_sub(i64::try_from(self.idle().as_millis()).unwrap_or(i64::MAX))
     }
 
     pub(super) fn is_busy(&self) -> bool {
         self.0.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// From now on a client that sends something wakes the sandbox.
+    pub(super) fn fall_asleep(&self) {
+        // What was wanted of an earlier sleep has been given.
+        let _stale: Option<()> = self.0.wanted.notified().now_or_never();
+        self.0.asleep.store(true, Ordering::Release);
+    }
+
+    pub(super) fn wake_up(&self) {
+        self.0.asleep.store(false, Ordering::Release);
+    }
+
+    /// Waits until a client wants the sandbox while it sleeps.
+    pub(super) async fn wanted(&self) {
+        self.0.wanted.notified().await;
     }
 }
 
@@ -58,6 +105,13 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds since this process first asked.
+fn monotonic_ms() -> i64 {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    let since = BEGIN.get_or_init(Instant::now).elapsed();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,11 +119,32 @@ mod tests {
     #[test]
     fn busy_counts_until_dropped() {
         let activity = Activity::new(5);
-        assert_eq!(activity.last_ms(), 5);
+        assert!(activity.idle() > Duration::from_secs(1_000_000));
+        assert!((activity.last_ms() - 5).abs() < 1000, "{}", activity.last_ms());
         let (first, second) = (activity.begin(), activity.begin());
         drop(first);
-        assert!(activity.is_busy());
+        assert!(activity.is_busy() && activity.idle().is_zero());
         drop(second);
-        assert!(!activity.is_busy() && activity.last_ms() > 5);
+        assert!(!activity.is_busy() && activity.idle() < Duration::from_secs(1));
+        assert!(Activity::new(i64::MAX).idle() < Duration::from_secs(1), "a clock that was set back");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_asleep_is_woken_and_once() {
+        let activity = Activity::new(0);
+        let is_wanted = || activity.wanted().now_or_never().is_some();
+        activity.want();
+        assert!(!is_wanted(), "it was awake");
+        activity.fall_asleep();
+        activity.mark();
+        assert!(!is_wanted(), "its own output is no reason");
+        activity.want();
+        activity.want();
+        assert!(is_wanted() && !is_wanted());
+        activity.fall_asleep();
+        activity.want();
+        activity.wake_up();
+        activity.fall_asleep();
+        assert!(!is_wanted(), "an old wish is forgotten");
     }
 }

@@ -27,16 +27,21 @@ pub(super) struct Admission {
     starting: Arc<AtomicU64>,
 }
 
-/// What a start is for: waking has the lower threshold, since somebody waits for what exists already.
+/// What a start is for: waking has a lower threshold, since somebody waits for what exists already, and
+/// thawing the lowest: its memory is taken already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Create,
     Wake,
+    Thaw,
 }
 
 /// A start that was admitted; dropped when it is over.
 #[derive(Debug)]
-pub(super) struct Admitted(Arc<AtomicU64>);
+pub(super) struct Admitted {
+    starting: Arc<AtomicU64>,
+    cost: u64,
+}
 
 impl Admission {
     pub(super) fn new(config: Config) -> Self {
@@ -49,12 +54,14 @@ impl Admission {
     /// [`Error::Refused`] when memory is short.
     pub(super) fn admit(&self, purpose: Purpose) -> Result<Admitted, Error> {
         // Counted before it is checked: of many at once, each sees those before it.
-        let ahead = self.starting.fetch_add(1, Ordering::AcqRel);
-        let admitted = Admitted(Arc::clone(&self.starting));
+        let cost = u64::from(purpose != Purpose::Thaw);
+        let ahead = self.starting.fetch_add(cost, Ordering::AcqRel);
+        let admitted = Admitted { starting: Arc::clone(&self.starting), cost };
         let percent = self.available_percent(ahead);
         let (threshold, reason) = match purpose {
             Purpose::Create => (self.config.headroom_percent, RefusedReason::LowMemory),
             Purpose::Wake => (self.config.refuse_wakes_percent, RefusedReason::WakesRefused),
+            Purpose::Thaw => (self.config.emergency_percent, RefusedReason::WakesRefused),
         };
         if percent < f64::from(threshold) {
             return Err(Error::Refused { reason, mem_available_percent: percent });
@@ -76,7 +83,7 @@ impl Admission {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.starting.fetch_sub(self.cost, Ordering::AcqRel);
     }
 }
 

@@ -17,8 +17,8 @@ use super::registry::Entry;
 use super::request::ExecRequest;
 use super::supervisor::{Shared, Supervisor, blocking};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
-use crate::model::GitSource;
 use crate::model::manifest::{Manifest, Web};
+use crate::model::{GitSource, Status};
 use crate::protocol::{self, App, ProcessState, Reply, Request};
 use crate::runtime::Conversation;
 
@@ -184,8 +184,11 @@ async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: 
     let Some(web) = web else { return std::future::pending().await };
     let mut changes = entry.state.subscribe();
     loop {
-        let starting =
-            |published: &super::registry::Published| published.app.preview.status == PreviewStatus::Starting;
+        // What is frozen does not answer, and is not asked.
+        let starting = |published: &super::registry::Published| {
+            published.app.preview.status == PreviewStatus::Starting
+                && published.record.status == Status::Running
+        };
         if changes.wait_for(starting).await.is_err() {
             return std::future::pending().await;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::activity::Activity;
+use super::activity::{Activity, Busy};
 use super::driver::Command;
 use super::error::{ConnectError, Error};
 use super::live::Live;
@@ -30,6 +30,8 @@ const RETRY_AFTER_SECS: u32 = 30;
 pub struct Upstream {
     pub stream: TcpStream,
     pub activity: Activity,
+    /// Keeps the sandbox awake until the app has begun to answer.
+    pub busy: Busy,
 }
 
 impl Supervisor {
@@ -51,7 +53,7 @@ impl Supervisor {
             return Err(ConnectError::PortNotExposed(port));
         }
         // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
-        let _busy = entry.activity.begin();
+        let busy = entry.activity.begin();
         let begun = Instant::now();
         let mut pause = RETRY_PAUSE;
         loop {
@@ -60,7 +62,7 @@ impl Supervisor {
                 None => wake(&entry).await?,
             };
             match dial(&self.shared, &live, port).await {
-                Ok(stream) => return Ok(Upstream { stream, activity: entry.activity.clone() }),
+                Ok(stream) => return Ok(Upstream { stream, activity: entry.activity.clone(), busy }),
                 Err(error) => {
                     tracing::debug!(%id, port, %error, "the app does not answer yet");
                     let waited = begun.elapsed();

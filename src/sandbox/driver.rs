@@ -13,11 +13,12 @@ use super::app;
 use super::error::Error;
 use super::lifecycle::{Decision, Event, Request, decide, observe};
 use super::live::Live;
+use super::pause::Thawed;
 use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
-use crate::model::{External, GitSource, IdlePolicy, Record, Status};
+use crate::model::{External, GitSource, IdlePolicy, Record, SleepPolicy, Status, Tier};
 use crate::storage::Prepared;
 
 /// How many requests may wait for one sandbox's driver.
@@ -42,6 +43,15 @@ pub(super) enum Command {
     Start {
         reply: Reply<bool>,
     },
+    /// Freezes what runs.
+    Pause {
+        only_if_idle: bool,
+        reply: Reply<()>,
+    },
+    /// Thaws what is frozen; a stopped sandbox is refused.
+    Resume {
+        reply: Reply<()>,
+    },
     Stop {
         only_if_idle: bool,
         reply: Reply<()>,
@@ -59,13 +69,26 @@ pub(super) enum Command {
         until_ms: i64,
         reply: Reply<()>,
     },
+    Update {
+        update: Update,
+        reply: Reply<()>,
+    },
+}
+
+/// What is changed about a sandbox; what is absent stays as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Update {
+    pub(super) idle_policy: Option<IdlePolicy>,
+    /// `Some(None)`: as the instance says.
+    pub(super) sleep: Option<Option<SleepPolicy>>,
 }
 
 /// Runs until the sandbox is deleted or the daemon ends.
 pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Command>) {
     let mut driver = Driver { shared, entry, revive_pause: REVIVE_PAUSE };
     loop {
-        let live = driver.entry.live();
+        let live = driver.entry.present();
+        let is_paused = driver.entry.status() == Status::Paused;
         let lost = async {
             match &live {
                 Some(live) => live.wait().await,
@@ -76,6 +99,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mps
             biased;
             () = driver.shared.ending.cancelled() => return,
             () = lost => driver.init_lost().await,
+            () = driver.entry.activity.wanted(), if is_paused => driver.wanted().await,
             command = mailbox.recv() => match command {
                 Some(command) => if driver.handle(command).await.is_gone() { return },
                 None => return,
@@ -97,9 +121,9 @@ impl After {
     }
 }
 
-struct Driver {
-    shared: Arc<Shared>,
-    entry: Arc<Entry>,
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) entry: Arc<Entry>,
     revive_pause: Duration,
 }
 
@@ -113,6 +137,8 @@ impl Driver {
                 return after;
             }
             Command::Start { reply } => answer(reply, self.start().await),
+            Command::Pause { only_if_idle, reply } => answer(reply, self.pause(only_if_idle).await),
+            Command::Resume { reply } => answer(reply, self.resume().await),
             Command::Stop { only_if_idle, reply } => answer(reply, self.stop(only_if_idle).await),
             Command::Delete { purge, reply } => {
                 answer(reply, self.delete(purge).await);
@@ -124,6 +150,14 @@ impl Driver {
             Command::KeepAlive { until_ms, reply } => {
                 let change = |record: &mut Record| record.keepalive_until = Some(until_ms);
                 answer(reply, self.amend(change).await);
+            }
+            Command::Update { update, reply } => {
+                let change = |record: &mut Record| {
+                    record.spec.idle_policy = update.idle_policy.unwrap_or(record.spec.idle_policy);
+                    record.spec.sleep = update.sleep.unwrap_or(record.spec.sleep);
+                };
+                answer(reply, self.amend(change).await);
+                self.shared.policies.notify_one();
             }
         }
         After::Stays
@@ -145,12 +179,16 @@ impl Driver {
         result
     }
 
-    async fn start(&self) -> Result<bool, Error> {
+    pub(super) async fn start(&self) -> Result<bool, Error> {
         let status = self.entry.status();
         match decide(status, Request::Start) {
             Decision::Already => return Ok(false),
             Decision::Launch => {}
-            Decision::Stop | Decision::Delete | Decision::Refuse => {
+            Decision::Thaw => match self.thaw().await? {
+                Thawed::Awake => return Ok(true),
+                Thawed::Lost => {}
+            },
+            Decision::Freeze | Decision::Stop | Decision::Delete | Decision::Refuse => {
                 return Err(refused(Request::Start, status));
             }
         }
@@ -237,12 +275,12 @@ impl Driver {
         match decide(status, Request::Stop) {
             Decision::Already => return Ok(()),
             Decision::Stop => {}
-            Decision::Launch | Decision::Delete | Decision::Refuse => {
+            Decision::Launch | Decision::Freeze | Decision::Thaw | Decision::Delete | Decision::Refuse => {
                 return Err(refused(Request::Stop, status));
             }
         }
         // Looked at again here: between the decision that it is idle and this moment it may have been used.
-        if only_if_idle && !self.shared.is_idle(&self.entry) {
+        if only_if_idle && self.shared.tier(&self.entry).0 != Tier::Stopped {
             return Ok(());
         }
         let begun = Instant::now();
@@ -252,8 +290,9 @@ impl Driver {
     }
 
     /// Ends what runs and records the sandbox as stopped.
-    async fn end(&self, grace: Duration, why: Option<&str>) -> Result<(), Error> {
-        let Some(live) = self.entry.live() else { return Ok(()) };
+    pub(super) async fn end(&self, grace: Duration, why: Option<&str>) -> Result<(), Error> {
+        let Some(live) = self.entry.present() else { return Ok(()) };
+        self.entry.activity.wake_up();
         // Out of sight first: nobody may be sent to a sandbox that is going away.
         self.entry.publish(|published| {
             published.live = None;
@@ -360,13 +399,13 @@ impl Driver {
     }
 
     /// Records what has happened, which is seen even if it cannot be written.
-    async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+    pub(super) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let record = self.changed(change);
         self.entry.publish(|published| published.record = Arc::new(record.clone()));
         self.shared.put(record, Durability::Power).await
     }
 
-    fn changed(&self, change: impl FnOnce(&mut Record)) -> Record {
+    pub(super) fn changed(&self, change: impl FnOnce(&mut Record)) -> Record {
         let mut record = (*self.entry.record()).clone();
         change(&mut record);
         record.updated_at = now_ms();
@@ -374,7 +413,7 @@ impl Driver {
     }
 }
 
-fn refused(request: Request, status: Status) -> Error {
+pub(super) fn refused(request: Request, status: Status) -> Error {
     Error::State { request: request.verb(), status }
 }
 

@@ -7,6 +7,7 @@ use super::activity::Busy;
 use super::driver::Command;
 use super::error::Error;
 use super::request::ExecRequest;
+use super::sleep::kept_awake;
 use super::supervisor::{Supervisor, ask};
 use crate::model::SandboxId;
 use crate::runtime::{ControlError, Process, ProcessEvent};
@@ -73,7 +74,8 @@ impl Supervisor {
                     entry.live().ok_or(Error::Ending)?
                 }
             };
-            match live.control.exec(request.cmd.clone(), env.clone(), cwd.clone()).await {
+            let starting = live.control.exec(request.cmd.clone(), env.clone(), cwd.clone());
+            match kept_awake(&entry, starting).await {
                 Ok(process) => return Ok(Exec { state: State::Running { process, busy }, tasks }),
                 Err(ControlError::Exec(errno)) => {
                     return Ok(Exec { state: unstartable(&request.cmd, errno), tasks });

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! creating ─► running ⇄ stopped        running: start, wake, exec     stopped: idle, stop, init lost
-//!     │          │         │
-//!     ▼          └────┬────┘
+//!     │        ⇅   │       ▲ │
+//!     │      paused ───────┘ │         paused: idle, pause; every use resumes
+//!     ▼         └─────┬──────┘
 //!   (gone)            ▼ delete, purge
 //!                  (gone) · error (leftovers remain; delete may be tried again)
 //! ```
@@ -14,6 +15,8 @@ use crate::model::Status;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     Start,
+    Pause,
+    Resume,
     Stop,
     Delete,
 }
@@ -22,6 +25,8 @@ pub(super) enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     Launch,
+    Freeze,
+    Thaw,
     Stop,
     /// Stop first if it runs, then remove every trace.
     Delete,
@@ -43,23 +48,36 @@ pub(super) enum Event {
 /// Decides about a request.
 pub(super) const fn decide(status: Status, request: Request) -> Decision {
     match (status, request) {
-        (Status::Running, Request::Start) | (Status::Stopped, Request::Stop) => Decision::Already,
+        (Status::Running, Request::Start | Request::Resume)
+        | (Status::Paused, Request::Pause)
+        | (Status::Stopped, Request::Stop) => Decision::Already,
         (Status::Stopped, Request::Start) => Decision::Launch,
-        (Status::Running, Request::Stop) => Decision::Stop,
-        (Status::Running | Status::Stopped | Status::Error, Request::Delete) => Decision::Delete,
-        (Status::Creating, Request::Start | Request::Stop | Request::Delete)
-        | (Status::Error, Request::Start | Request::Stop) => Decision::Refuse,
+        (Status::Running, Request::Pause) => Decision::Freeze,
+        (Status::Paused, Request::Start | Request::Resume) => Decision::Thaw,
+        (Status::Running | Status::Paused, Request::Stop) => Decision::Stop,
+        (Status::Running | Status::Paused | Status::Stopped | Status::Error, Request::Delete) => {
+            Decision::Delete
+        }
+        (
+            Status::Creating,
+            Request::Start | Request::Pause | Request::Resume | Request::Stop | Request::Delete,
+        )
+        | (Status::Stopped, Request::Pause | Request::Resume)
+        | (Status::Error, Request::Start | Request::Pause | Request::Resume | Request::Stop) => {
+            Decision::Refuse
+        }
     }
 }
 
 /// Says what a sandbox is after an event.
 pub(super) const fn observe(status: Status, event: Event) -> Status {
     match (status, event) {
-        (Status::Running | Status::Stopped, Event::InitLost) => Status::Stopped,
+        (Status::Running | Status::Paused | Status::Stopped, Event::InitLost) => Status::Stopped,
         (Status::Creating | Status::Error, Event::InitLost)
-        | (Status::Creating | Status::Running | Status::Stopped | Status::Error, Event::Leftovers) => {
-            Status::Error
-        }
+        | (
+            Status::Creating | Status::Running | Status::Paused | Status::Stopped | Status::Error,
+            Event::Leftovers,
+        ) => Status::Error,
     }
 }
 
@@ -68,6 +86,8 @@ impl Request {
     pub(super) const fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::Stop => "stop",
             Self::Delete => "delete",
         }
@@ -78,21 +98,24 @@ impl Request {
 mod tests {
     use super::*;
 
-    const REQUESTS: [Request; 3] = [Request::Start, Request::Stop, Request::Delete];
+    const REQUESTS: [Request; 5] =
+        [Request::Start, Request::Pause, Request::Resume, Request::Stop, Request::Delete];
 
     #[test]
     fn the_whole_table() {
+        use Decision::{Already, Delete, Freeze, Launch, Refuse, Stop, Thaw};
         let row = |status: Status| REQUESTS.map(|r| decide(status, r));
-        assert_eq!(row(Status::Creating), [Decision::Refuse; 3]);
-        assert_eq!(row(Status::Running), [Decision::Already, Decision::Stop, Decision::Delete]);
-        assert_eq!(row(Status::Stopped), [Decision::Launch, Decision::Already, Decision::Delete]);
-        assert_eq!(row(Status::Error), [Decision::Refuse, Decision::Refuse, Decision::Delete]);
+        assert_eq!(row(Status::Creating), [Refuse; 5]);
+        assert_eq!(row(Status::Running), [Already, Freeze, Already, Stop, Delete]);
+        assert_eq!(row(Status::Paused), [Thaw, Already, Thaw, Stop, Delete]);
+        assert_eq!(row(Status::Stopped), [Launch, Refuse, Refuse, Already, Delete]);
+        assert_eq!(row(Status::Error), [Refuse, Refuse, Refuse, Refuse, Delete]);
     }
 
     #[test]
     fn a_lost_init_never_counts_as_running() {
         for status in Status::ALL {
-            assert_ne!(observe(status, Event::InitLost), Status::Running);
+            assert!(!matches!(observe(status, Event::InitLost), Status::Running | Status::Paused));
             assert_eq!(observe(status, Event::Leftovers), Status::Error);
         }
     }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,10 @@ pub(super) struct Live {
     pub(super) address_index: u32,
     pub(super) cgroup: Cgroup,
     pub(super) throttle: Throttle,
+    /// Cancelled when the sandbox is thawed: what is done to a frozen one ends.
+    pub(super) awake: Mutex<CancellationToken>,
+    /// Whether its `sandbox-init` has answered this daemon: one that was adopted frozen has not.
+    pub(super) is_greeted: AtomicBool,
     pub(super) run_directory: PathBuf,
     /// Unix milliseconds.
     pub(super) started_at: i64,
@@ -52,6 +57,18 @@ impl Live {
         Duration::from_millis(u64::try_from(now_ms() - self.started_at).unwrap_or(0))
     }
 
+    /// Says that it is frozen now; the value is cancelled when it is thawed.
+    pub(super) fn slumber(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        *self.awake.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+        token
+    }
+
+    /// Ends what is done to a frozen sandbox.
+    pub(super) fn disturb(&self) {
+        self.awake.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+    }
+
     /// Waits until PID 1 has ended.
     pub(super) async fn wait(&self) {
         // The descriptor stays readable for ever after, so a failure can only mean that it has ended.
@@ -61,6 +78,11 @@ impl Live {
     /// Ends the processes: TERM, `grace`, KILL. Returns once PID 1 is gone, or cannot be killed.
     pub(super) async fn end(&self, grace: Duration) {
         self.ended.cancel();
+        self.disturb();
+        if !grace.is_zero() {
+            // Frozen it can take no order.
+            self.thaw();
+        }
         if !grace.is_zero() && self.control.terminate(grace).await.is_ok() {
             // sandbox-init keeps the grace time itself; the margin is for a slow machine.
             let patience = grace + Duration::from_secs(2);
@@ -71,8 +93,17 @@ impl Live {
         if let Err(error) = self.init.get().kill() {
             tracing::warn!(pid = self.init_pid, %error, "cannot kill a sandbox's first process");
         }
+        // Where frozen processes are not even killed, they are now, before they run again.
+        self.thaw();
         // What cannot be killed now, such as a process in uninterruptible sleep, keeps its cgroup
         // from being removed, which is reported there.
         let _timed_out: Result<(), _> = tokio::time::timeout(Duration::from_secs(5), self.wait()).await;
+    }
+
+    /// A write of a few bytes to the kernel, which does not wait.
+    fn thaw(&self) {
+        if let Err(error) = self.cgroup.thaw() {
+            tracing::warn!(pid = self.init_pid, %error, "cannot thaw a sandbox that is to end");
+        }
     }
 }

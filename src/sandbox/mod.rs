@@ -4,7 +4,7 @@
 //!  API, proxy ──► Supervisor ──► Entry (one per sandbox) ──mailbox──► driver task ──► provision
 //!                    │             ▲ published state                    │ owns what runs
 //!                    │             └──────────────── watch ◄────────────┤
-//!                    ├─ expiry: idle sandboxes are stopped              └─ app task: manifest, readiness
+//!                    ├─ expiry: idle sandboxes are frozen, then stopped              └─ app task: manifest, readiness
 //!                    └─ reconcile: at start, record and host are made to agree
 //! ```
 //!
@@ -23,21 +23,26 @@ mod files;
 mod leases;
 mod lifecycle;
 mod live;
+mod pause;
 mod provision;
+mod reclaim;
 mod reconcile;
 mod registry;
 mod request;
+mod sleep;
 mod supervisor;
 mod throttle;
 mod view;
 
-pub use activity::Activity;
+pub use activity::{Activity, Busy};
 pub use admission::Config as AdmissionConfig;
 pub use connect::Upstream;
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use exec::{Exec, ExecEvent};
 pub use files::{Download, FileEntry, Upload};
 pub use provision::{STEPS, chain};
-pub use request::{CreateRequest, Created, ExecRequest, Filter, Started};
+pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};
-pub use view::{AppView, Counts, LiveView, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot};
+pub use view::{
+    AppView, Counts, LiveView, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot, Stats,
+};

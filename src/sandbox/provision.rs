@@ -12,7 +12,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
@@ -187,6 +188,8 @@ async fn launch(
         address_index: index,
         cgroup,
         throttle: Throttle::default(),
+        awake: Mutex::default(),
+        is_greeted: AtomicBool::new(true),
         run_directory,
         started_at: now,
         ended: CancellationToken::new(),

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -19,11 +20,13 @@ use super::driver::Command;
 use super::error::Error;
 use super::live::Live;
 use super::provision::{chain, remove_run_directory};
+use super::reclaim;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
 use crate::model::{IdlePolicy, Record, SandboxId, Status};
 use crate::runtime::Control;
+use crate::sys::freezer::Freezer;
 use crate::sys::netns;
 use crate::sys::pidfd::PidFd;
 use crate::sys::watch::Watched;
@@ -58,12 +61,20 @@ pub(super) async fn run(
             forget_unborn(shared, id, is_kept).await;
             continue;
         }
+        let mut record = record;
         let starts = live.is_none() && record.spec.idle_policy == IdlePolicy::AlwaysOn;
+        if let Some((_, status)) = &live {
+            record.status = *status;
+        }
         let record = settle(shared, record, live.is_some()).await?;
         let (entry, mailbox) = shared.entry(record);
-        if let Some(live) = live {
+        if let Some((live, status)) = live {
             adopted += 1;
             let live = Arc::new(live);
+            if status == Status::Paused {
+                entry.activity.fall_asleep();
+                reclaim::begin(shared, id, &live, live.slumber());
+            }
             throttle::restore(shared, &entry, &live.cgroup);
             entry.publish(|published| published.live = Some(Arc::clone(&live)));
             shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
@@ -106,10 +117,13 @@ pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Erro
 }
 
 /// Takes over a sandbox that runs; `None` if it does not, whatever the record says.
-async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
+///
+/// One that is frozen is adopted as it is: the host's freezer tells, whatever the record says. Its
+/// `sandbox-init` cannot answer now, and is asked when it is thawed.
+async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> {
     let id = record.spec.id;
     let (pid, ticks, index) = (record.init_pid?, record.init_start_ticks?, record.address_index?);
-    if record.status != Status::Running {
+    if !matches!(record.status, Status::Running | Status::Paused) {
         return None;
     }
     let attempt = async {
@@ -117,29 +131,40 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<Live> {
             .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
         let run_directory = shared.config.run_dir.join(id.lower());
         let control = Control::open(&run_directory).map_err(Error::Control)?;
-        match tokio::time::timeout(HELLO_DEADLINE, control.hello()).await {
-            Ok(answer) => answer.map_err(Error::Control)?,
-            Err(_elapsed) => return Err(Error::Control(crate::runtime::ControlError::Silent)),
+        let cgroup = shared.cgroups.leaf(&id.lower());
+        let is_frozen = cgroup.freezer().map_err(Error::Cgroup)? == Freezer::Frozen;
+        if !is_frozen {
+            // The daemon before may have died while it was freezing it.
+            cgroup.thaw().map_err(Error::Cgroup)?;
+            match tokio::time::timeout(HELLO_DEADLINE, control.hello()).await {
+                Ok(answer) => answer.map_err(Error::Control)?,
+                Err(_elapsed) => return Err(Error::Control(crate::runtime::ControlError::Silent)),
+            }
         }
         let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/ns/net"), source };
         let netns = netns::open_of(pid).map_err(failed)?;
         let init = Watched::new(process).map_err(failed)?;
-        Ok((control, run_directory, netns, init))
+        Ok((control, run_directory, netns, init, cgroup, is_frozen))
     };
     match attempt.await {
-        Ok((control, run_directory, netns, init)) if shared.leases.adopt(index) => Some(Live {
-            control,
-            init_pid: pid,
-            init,
-            netns: Arc::new(netns),
-            address: shared.network.address(index),
-            address_index: index,
-            cgroup: shared.cgroups.leaf(&id.lower()),
-            throttle: Throttle::default(),
-            run_directory,
-            started_at: record.updated_at,
-            ended: CancellationToken::new(),
-        }),
+        Ok((control, run_directory, netns, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
+            let live = Live {
+                control,
+                init_pid: pid,
+                init,
+                netns: Arc::new(netns),
+                address: shared.network.address(index),
+                address_index: index,
+                cgroup,
+                throttle: Throttle::default(),
+                awake: Mutex::default(),
+                is_greeted: AtomicBool::new(!is_frozen),
+                run_directory,
+                started_at: record.updated_at,
+                ended: CancellationToken::new(),
+            };
+            Some((live, if is_frozen { Status::Paused } else { Status::Running }))
+        }
         Ok(_) => {
             tracing::error!(%id, index, "two sandboxes are recorded with one address; the second is stopped");
             None

@@ -52,7 +52,14 @@ impl Entry {
         self.state.borrow().record.status
     }
 
+    /// What runs and can be talked to; nothing while it is frozen.
     pub(super) fn live(&self) -> Option<Arc<Live>> {
+        let published = self.state.borrow();
+        published.live.clone().filter(|_| published.record.status != Status::Paused)
+    }
+
+    /// What exists of it, running or frozen. Whoever asks it something has to look at the status.
+    pub(super) fn present(&self) -> Option<Arc<Live>> {
         self.state.borrow().live.clone()
     }
 
@@ -125,6 +132,7 @@ impl Registry {
             match entry.status() {
                 Status::Creating => counts.creating += 1,
                 Status::Running => counts.running += 1,
+                Status::Paused => counts.paused += 1,
                 Status::Stopped => counts.stopped += 1,
                 Status::Error => counts.error += 1,
             }

@@ -18,12 +18,29 @@ pub struct CreateRequest {
     pub template: Option<TemplateName>,
     pub visibility: Visibility,
     pub idle_policy: IdlePolicy,
+    pub sleep: Option<SleepRequest>,
     pub external: External,
     pub app_id: Option<AppName>,
     pub git: Option<GitSource>,
     pub memory_high: Option<ByteSize>,
     /// Answer the existing sandbox of the same project instead of making a second one.
     pub one_per_project: bool,
+}
+
+/// When to sleep, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SleepRequest {
+    pub after: u64,
+    /// `None`: when the instance's idle time is over; `Some(None)`: never.
+    pub then_stop_after: Option<Option<u64>>,
+}
+
+/// What a client wants to change; what is absent stays as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpdateRequest {
+    pub idle_policy: Option<IdlePolicy>,
+    /// `Some(None)`: as the instance says.
+    pub sleep: Option<Option<SleepRequest>>,
 }
 
 /// Made, or found by its project.

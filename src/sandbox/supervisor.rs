@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,9 @@ pub struct Config {
     /// Whether `memory.high` is written at all.
     pub set_memory_high: bool,
     pub sandboxes_max: usize,
+    /// After this a sandbox that nobody uses is frozen; zero, or not before the next: it is not.
+    pub freeze_after: Duration,
+    /// After this it is stopped.
     pub idle_threshold: Duration,
     /// How often idle sandboxes are looked for; zero: never.
     pub idle_interval: Duration,
@@ -101,6 +104,12 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     /// Workspaces that are kept without a sandbox, and whose they are.
     kept: Mutex<HashMap<SandboxId, External>>,
+    /// Whether the host has a freezer.
+    pub(super) can_freeze: bool,
+    /// Wakes whoever looks for idle sandboxes: a policy was changed.
+    pub(super) policies: Notify,
+    /// Memory is moved out of one sandbox at a time.
+    pub(super) reclaiming: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,
 }
@@ -129,12 +138,15 @@ impl Supervisor {
             network: parts.network,
             metadata: parts.metadata,
             runtime: parts.runtime,
+            can_freeze: parts.cgroups.has_freezer(),
             cgroups: parts.cgroups,
             sockets: parts.sockets,
             template: parts.template,
             metrics: parts.metrics,
             registry: Registry::default(),
             kept: Mutex::default(),
+            policies: Notify::new(),
+            reclaiming: Semaphore::new(1),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         });
@@ -321,7 +333,7 @@ impl Supervisor {
 
     /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
     pub async fn shut_down(&self) {
-        let stops = self.shared.registry.all().into_iter().filter(|e| e.live().is_some()).map(|entry| async move {
+        let stops = self.shared.registry.all().into_iter().filter(|e| e.present().is_some()).map(|entry| async move {
             if let Err(error) = ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await {
                 tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
             }
@@ -352,6 +364,7 @@ impl Supervisor {
             template: request.template,
             visibility: request.visibility,
             idle_policy: request.idle_policy,
+            sleep: request.sleep.map(|sleep| self.sleep_policy(sleep)).transpose()?,
             limits,
             external: request.external,
             app_id: request.app_id,
@@ -372,22 +385,27 @@ impl Supervisor {
         })
     }
 
-    fn view(&self, entry: &Entry) -> Snapshot {
+    pub(super) fn view(&self, entry: &Entry) -> Snapshot {
         let published = entry.state.borrow().clone();
-        let idle = &self.shared.config.idle_threshold;
-        let last = entry.activity.last_ms();
-        let runs = published.live.is_some();
-        let sleeps = runs && published.record.spec.idle_policy == IdlePolicy::Sleep;
-        let threshold_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
+        let policy = self.shared.policy_of(&published.record);
+        let idle = entry.activity.idle();
+        let is_present = published.live.is_some();
+        let sleeps = is_present && published.record.spec.idle_policy == IdlePolicy::Sleep;
         let keepalive = published.record.keepalive_until.unwrap_or_default();
-        let idle_ms = u64::try_from(now_ms().saturating_sub(last)).unwrap_or_default();
+        let at = |time: Duration| {
+            let left = i64::try_from(time.saturating_sub(idle).as_millis()).unwrap_or(i64::MAX);
+            now_ms().saturating_add(left).max(keepalive)
+        };
+        let is_running = published.record.status == Status::Running;
         Snapshot {
             live: published.live.as_ref().map(|live| live.view()),
             app: published.app,
             workspace: entry.workspace.clone(),
             generation: published.generation,
-            idle_for: (runs && !entry.activity.is_busy()).then(|| Duration::from_millis(idle_ms)),
-            sleeps_at: sleeps.then(|| last.saturating_add(threshold_ms).max(keepalive)),
+            idle_for: (is_present && !entry.activity.is_busy()).then_some(idle),
+            sleeps_at: (sleeps && is_running).then(|| at(policy.after())),
+            stops_at: policy.stops_after().filter(|_| sleeps).map(at),
+            sleep: policy,
             record: published.record,
         }
     }
@@ -434,6 +452,16 @@ impl Shared {
     /// Writes a record and waits until it is as durable as asked.
     pub(super) async fn put(&self, record: Record, durability: Durability) -> Result<(), Error> {
         self.written(|done| self.metadata.put(record, durability, done)).await
+    }
+
+    /// Writes a record in its turn, without waiting; `failed` is told if it cannot be written.
+    pub(super) fn post(&self, record: Record, failed: impl FnOnce(Error) + Send + 'static) {
+        let done = move |result: Result<(), MetadataError>| {
+            if let Err(error) = result {
+                failed(Error::Metadata(error));
+            }
+        };
+        self.metadata.put(record, Durability::Process, Box::new(done));
     }
 
     pub(super) async fn delete_record(&self, id: SandboxId, durability: Durability) -> Result<(), Error> {
@@ -488,17 +516,6 @@ impl Shared {
         let destinations: Vec<_> =
             self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
         self.storage.check_rootfs(&destinations).map_err(Error::Storage)
-    }
-
-    /// Says whether a sandbox may be put to sleep now.
-    pub(super) fn is_idle(&self, entry: &Entry) -> bool {
-        let record = entry.record();
-        let now = now_ms();
-        let threshold = i64::try_from(self.config.idle_threshold.as_millis()).unwrap_or(i64::MAX);
-        record.spec.idle_policy == IdlePolicy::Sleep
-            && !entry.activity.is_busy()
-            && now.saturating_sub(entry.activity.last_ms()) >= threshold
-            && record.keepalive_until.is_none_or(|until| until <= now)
     }
 
     /// Makes a socket in a sandbox's network.

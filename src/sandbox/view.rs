@@ -5,23 +5,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Record;
+use crate::model::{Record, SleepPolicy};
+use crate::sys::figures::Figures;
 
 /// A sandbox as it is at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub record: Arc<Record>,
-    /// What runs; `None` unless the status is running.
+    /// What runs or is frozen; `None` unless the status is one of these.
     pub live: Option<LiveView>,
     pub app: AppView,
     /// `<data>/workspaces/<ID>`.
     pub workspace: PathBuf,
     /// Grows with every change.
     pub generation: u64,
-    /// For how long nobody has used it; `None` when it is in use right now or does not run.
+    /// For how long nobody has used it; `None` when it is in use right now or is stopped.
     pub idle_for: Option<Duration>,
-    /// When it will be put to sleep if nobody uses it, unix milliseconds.
+    /// When it will be frozen or, without that tier, stopped if nobody uses it; unix milliseconds.
     pub sleeps_at: Option<i64>,
+    /// When it will be stopped if nobody uses it, unix milliseconds.
+    pub stops_at: Option<i64>,
+    /// Its own policy, else the instance's.
+    pub sleep: SleepPolicy,
 }
 
 /// What runs.
@@ -89,11 +94,19 @@ pub enum ProcessKind {
     Worker,
 }
 
+/// What a sandbox uses.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    pub snapshot: Snapshot,
+    pub figures: Figures,
+}
+
 /// How many sandboxes there are, by status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub creating: u64,
     pub running: u64,
+    pub paused: u64,
     pub stopped: u64,
     pub error: u64,
 }

@@ -22,6 +22,8 @@ pub struct Metrics {
     sandboxes: IntGaugeVec,
     wakes: IntCounterVec,
     wake_duration: Histogram,
+    freeze_duration: Histogram,
+    thaw_duration: Histogram,
     create_duration: Histogram,
     stop_duration: Histogram,
     purge_duration: Histogram,
@@ -59,6 +61,8 @@ impl Metrics {
             sandboxes: gauges(r, "sandboxes_total", "Sandboxes by status.", &["status"]),
             wakes: counters(r, "wakes_total", "Starts of sleeping sandboxes.", &["outcome"]),
             wake_duration: histogram(r, "wake_duration_seconds", "How long such a start takes."),
+            freeze_duration: histogram(r, "freeze_duration_seconds", "How long a freeze takes."),
+            thaw_duration: histogram(r, "thaw_duration_seconds", "How long a thaw takes."),
             create_duration: histogram(
                 r,
                 "create_duration_seconds",
@@ -92,6 +96,14 @@ impl Metrics {
     pub fn count_wake(&self, outcome: &str, took: Duration) {
         self.wakes.with_label_values(&[outcome]).inc();
         self.wake_duration.observe(took.as_secs_f64());
+    }
+
+    pub fn observe_freeze(&self, took: Duration) {
+        self.freeze_duration.observe(took.as_secs_f64());
+    }
+
+    pub fn observe_thaw(&self, took: Duration) {
+        self.thaw_duration.observe(took.as_secs_f64());
     }
 
     pub fn observe_create(&self, took: Duration) {

@@ -10,9 +10,12 @@ mod v1;
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use request::{
     ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, FileQuery, GitBody, KeepaliveBody,
-    ListQuery, ListV1Query, ManifestBody, ProjectBody,
+    ListQuery, ListV1Query, ManifestBody, PatchBody, ProjectBody, SleepBody,
 };
 pub use row::{
     Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
 };
-pub use v1::{FileEntry, FileList, ManifestReport, Preview, Process, Sandbox, SandboxList, WrittenFile};
+pub use v1::{
+    CpuStats, FileEntry, FileList, ManifestReport, MemoryEvents, MemoryStats, PidsStats, Preview, Process,
+    Sandbox, SandboxList, Sleep, Stats, WrittenFile,
+};

@@ -20,8 +20,9 @@ pub struct CreateBody {
     /// A template's name; `blank` or `none` for an empty app directory.
     pub template: Option<String>,
     pub env: Option<BTreeMap<String, String>>,
-    /// `sleep` (default) or `always_on`.
+    /// `sleep` (default), `always_on` or `manual`.
     pub idle_policy: Option<String>,
+    pub sleep: Option<SleepBody>,
     pub app_id: Option<String>,
     /// A template by another name; `template` wins.
     pub runtime_preset: Option<String>,
@@ -52,6 +53,41 @@ pub struct CreateV1Body {
     pub template: Option<String>,
     pub from_snapshot: Option<String>,
     pub runtime_preset: Option<String>,
+    /// `sleep` (default), `always_on` or `manual`.
+    pub idle_policy: Option<String>,
+    pub sleep: Option<SleepBody>,
+}
+
+/// When a sandbox that nobody uses goes to sleep.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SleepBody {
+    /// Seconds without a use after which it is frozen.
+    pub after: u64,
+    /// Seconds after that until its processes are ended; 0: at once, without freezing; `null`: never. Left
+    /// out: when the server's own idle time is over.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    pub then_stop_after: Option<Option<u64>>,
+}
+
+/// `PATCH /v1/sandboxes/{id}`; what is left out stays as it is.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchBody {
+    /// `sleep`, `always_on` or `manual`.
+    pub idle_policy: Option<String>,
+    /// `null`: as the server's settings say.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<SleepBody>)]
+    pub sleep: Option<Option<SleepBody>>,
+}
+
+/// Tells a field that is `null` from one that is left out.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Row {
     pub id: String,
-    /// `creating`, `running`, `stopped` or `error`.
+    /// `creating`, `running`, `paused`, `stopped` or `error`.
     pub status: &'static str,
     pub image: String,
     pub workspace_img: String,
@@ -44,9 +44,12 @@ pub struct Row {
     /// For how long nobody has used it; absent while it is in use or does not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_for_s: Option<u64>,
-    /// Unix seconds; when it goes to sleep if nobody uses it.
+    /// Unix seconds; when it is frozen or, without that tier, stopped if nobody uses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sleeps_at: Option<i64>,
+    /// Unix seconds; when it is stopped if nobody uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops_at: Option<i64>,
 }
 
 /// `GET /sandbox/{id}`.
@@ -61,6 +64,7 @@ pub struct SandboxDetail {
 /// What runs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LiveState {
+    /// False while it is frozen.
     pub running: bool,
     /// The first process, in the server's pid namespace.
     pub pid: i32,

@@ -16,6 +16,85 @@ pub struct Sandbox {
     pub created_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<String>,
+    pub idle_policy: &'static str,
+    pub sleep: Sleep,
+    /// For how long nobody has used it; absent while it is in use or stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_for_s: Option<u64>,
+    /// When it is frozen or, without that tier, stopped if nobody uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sleeps_at: Option<String>,
+    /// When it is stopped if nobody uses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops_at: Option<String>,
+}
+
+/// When it sleeps, in seconds; its own policy, else the server's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Sleep {
+    pub after: u64,
+    /// `null`: never.
+    pub then_stop_after: Option<u64>,
+}
+
+/// What a sandbox uses. A figure that the host's kernel does not have is left out.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Stats {
+    pub status: &'static str,
+    pub memory: MemoryStats,
+    pub cpu: CpuStats,
+    pub pids: PidsStats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_for_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sleeps_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops_at: Option<String>,
+    /// Slowed down, since it uses as much memory as its `memory_high`.
+    pub throttled: bool,
+}
+
+/// In bytes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemoryStats {
+    /// Page cache included.
+    pub current: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u64>,
+    pub max: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high: Option<u64>,
+    /// Moved out of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap: Option<u64>,
+    pub events: MemoryEvents,
+}
+
+/// How often, since it was started.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemoryEvents {
+    /// It was slowed down at `high`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high: Option<u64>,
+    /// It was at `max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom: Option<u64>,
+    /// Processes were killed for want of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kill: Option<u64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CpuStats {
+    pub usage_seconds: f64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PidsStats {
+    pub current: u64,
+    pub max: u64,
 }
 
 /// The app's main port.

@@ -8,6 +8,7 @@ mod lifecycle;
 mod memory;
 mod network;
 mod previews;
+mod sleep;
 
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Test> {
         isolation::TESTS,
         network::TESTS,
         previews::TESTS,
+        sleep::TESTS,
         faults::TESTS,
         crash::TESTS,
     ]

@@ -1,0 +1,116 @@
+//! What clients may say about sleep, and when it is due.
+
+use std::time::Duration;
+
+use super::activity::now_ms;
+use super::driver::{Command, Update};
+use super::error::Error;
+use super::registry::{Entry, Published};
+use super::request::{SleepRequest, UpdateRequest};
+use super::supervisor::{Shared, Supervisor, ask, blocking};
+use super::view::{Snapshot, Stats};
+use crate::model::{IdlePolicy, Record, SandboxId, SleepPolicy, Status, Tier};
+use crate::sys::figures::Figures;
+
+/// Waits for an answer from within a sandbox. If it is frozen meanwhile by request it is thawed again:
+/// whoever waits for it uses it.
+pub(super) async fn kept_awake<T>(entry: &Entry, work: impl Future<Output = T>) -> T {
+    let mut changes = entry.state.subscribe();
+    let is_paused = |published: &Published| published.record.status == Status::Paused;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            // The sender lives as long as the entry.
+            _paused = changes.wait_for(is_paused) => entry.activity.want(),
+        }
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _awake = changes.wait_for(|published| !is_paused(published)) => {}
+        }
+    }
+}
+
+impl Supervisor {
+    /// Freezes a sandbox; every use thaws it.
+    ///
+    /// # Errors
+    /// Not found, the state forbids it, or its processes do not come to rest.
+    pub async fn pause(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        ask(&entry, |reply| Command::Pause { only_if_idle: false, reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Thaws a frozen sandbox.
+    ///
+    /// # Errors
+    /// Not found, or it is stopped.
+    pub async fn resume(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        entry.activity.mark();
+        ask(&entry, |reply| Command::Resume { reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Changes what can be changed of a sandbox, whatever it is doing.
+    ///
+    /// # Errors
+    /// Not found, a value that cannot be, or the record cannot be written.
+    pub async fn update(&self, id: SandboxId, request: UpdateRequest) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        let sleep = request.sleep.map(|sleep| sleep.map(|s| self.sleep_policy(s)).transpose()).transpose()?;
+        let update = Update { idle_policy: request.idle_policy, sleep };
+        ask(&entry, |reply| Command::Update { update, reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Reads what a sandbox uses.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn stats(&self, id: SandboxId) -> Result<Stats, Error> {
+        let entry = self.find(id)?;
+        let figures = match entry.present() {
+            Some(live) => blocking(move || Ok(live.cgroup.figures())).await?,
+            None => Figures::default(),
+        };
+        Ok(Stats { snapshot: self.view(&entry), figures })
+    }
+
+    pub(super) fn sleep_policy(&self, request: SleepRequest) -> Result<SleepPolicy, Error> {
+        let rest = self.shared.config.idle_threshold.as_secs().saturating_sub(request.after);
+        let then_stop_after = request.then_stop_after.unwrap_or(Some(rest));
+        SleepPolicy::new(request.after, then_stop_after).map_err(|e| Error::Invalid(e.to_string()))
+    }
+}
+
+impl Shared {
+    /// When a sandbox sleeps: its own policy, else the instance's; without a freezer the last tier alone.
+    pub(super) fn policy_of(&self, record: &Record) -> SleepPolicy {
+        let instance = SleepPolicy::of_instance(self.config.freeze_after, self.config.idle_threshold);
+        let policy = record.spec.sleep.unwrap_or(instance);
+        if self.can_freeze {
+            return policy;
+        }
+        let stop = policy.stops_after().unwrap_or_else(|| policy.after().max(self.config.idle_threshold));
+        SleepPolicy::of_instance(Duration::ZERO, stop)
+    }
+
+    /// What a sandbox should be now if nobody uses it, and in how much time that changes.
+    pub(super) fn tier(&self, entry: &Entry) -> (Tier, Option<Duration>) {
+        let record = entry.record();
+        if record.spec.idle_policy != IdlePolicy::Sleep || entry.activity.is_busy() {
+            return (Tier::Awake, None);
+        }
+        let kept_for = record.keepalive_until.unwrap_or_default().saturating_sub(now_ms());
+        if let Ok(kept_for) = u64::try_from(kept_for)
+            && kept_for > 0
+        {
+            return (Tier::Awake, Some(Duration::from_millis(kept_for)));
+        }
+        self.policy_of(&record).tier(entry.activity.idle())
+    }
+}

@@ -1,0 +1,318 @@
+//! Frozen and woken: nothing is lost, nothing hangs, nothing runs that should not.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Test;
+use crate::support::eventually;
+use crate::support::host::HostSnapshot;
+use crate::support::http::Answer;
+use crate::support::server::{PREVIEWS, Server, preview_host};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("sleep::a_frozen_sandbox_takes_no_time_and_keeps_its_state", frozen),
+    ("sleep::every_use_thaws_it_and_nothing_is_lost", every_use),
+    ("sleep::a_frozen_sandbox_can_be_ended", ended),
+    ("sleep::a_frozen_sandbox_is_adopted_frozen", adopted),
+    ("sleep::two_tiers_by_policy_changed_live", policy),
+    ("sleep::a_freeze_or_thaw_that_fails_is_taken_back", failing),
+];
+
+/// An app that counts in memory, and whose every answer tells the count.
+const APP: &str = r#"
+import http.server, socketserver, hashlib
+n = 0
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *a): pass
+    def say(self, body):
+        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self):
+        global n
+        if self.headers.get('Upgrade'):
+            self.send_response(101); self.send_header('Connection', 'Upgrade'); self.send_header('Upgrade', 'echo'); self.end_headers(); self.wfile.flush()
+            while True:
+                data = self.connection.recv(4096)
+                if not data: break
+                self.connection.sendall(data)
+            self.close_connection = True; return
+        if self.path == "/count": n += 1
+        self.say(str(n).encode())
+    def do_POST(self):
+        left = int(self.headers['Content-Length']); total = 0
+        while left:
+            data = self.rfile.read(min(left, 65536)); left -= len(data); total += sum(data)
+        self.say(str(total).encode())
+class S(socketserver.ThreadingMixIn, http.server.HTTPServer): daemon_threads = True; request_queue_size = 128
+S(('127.0.0.1', 3000), H).serve_forever()
+"#;
+
+pub(crate) fn with_app(server: &Server) -> String {
+    let id = server.create(json!({ "ports": [3000] }));
+    assert_eq!(server.put(&id, "app.py", APP.as_bytes()).status, 200);
+    assert_eq!(server.put(&id, "sandbox.yaml", b"version: 1\nweb: {command: python3 app.py}\n").status, 200);
+    eventually("the app is ready", Duration::from_secs(15), || {
+        v1(server, "GET", &id, "", Value::Null).json()["preview"]["status"] == "ready"
+    });
+    id
+}
+
+fn v1(server: &Server, method: &str, id: &str, action: &str, body: Value) -> Answer {
+    server.api(method, &format!("/v1/sandboxes/{id}{action}"), body)
+}
+
+fn pause(server: &Server, id: &str) {
+    let answer = v1(server, "POST", id, "/pause", Value::Null);
+    assert_eq!((answer.status, answer.json()["status"].clone()), (200, json!("paused")), "{}", answer.text());
+}
+
+fn cpu(server: &Server, id: &str) -> f64 {
+    v1(server, "GET", id, "/stats", Value::Null).json()["cpu"]["usage_seconds"].as_f64().unwrap()
+}
+
+fn frozen() {
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    server.sh(&id, "(while true; do :; done) >/dev/null 2>&1 & (while true; do date +%s%N > beat; sleep 0.05; done) >/dev/null 2>&1 &");
+    let beat = || std::fs::read_to_string(server.data().join("workspaces").join(&id).join("workspace/beat"));
+    eventually("it works", Duration::from_secs(5), || cpu(&server, &id) > 0.3 && beat().is_ok());
+    pause(&server, &id);
+    pause(&server, &id);
+    let (used, last) = (cpu(&server, &id), beat().unwrap());
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!((cpu(&server, &id), beat().unwrap()), (used, last.clone()), "it runs while it is frozen");
+    // What is known of it can be asked, and does not wake it.
+    let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json();
+    assert_eq!(
+        (row["row"]["status"].clone(), row["live_state"]["running"].clone()),
+        (json!("paused"), json!(false))
+    );
+    let stats = v1(&server, "GET", &id, "/stats", Value::Null).json();
+    assert!(
+        stats["memory"]["current"].as_u64().unwrap() > 100_000
+            && stats["pids"]["current"].as_u64().unwrap() >= 3,
+        "{stats}"
+    );
+    assert!(
+        server
+            .api("GET", "/metrics", Value::Null)
+            .text()
+            .contains("sandboxd_sandboxes_total{status=\"paused\"} 1")
+    );
+    assert_eq!(
+        server.api("GET", "/v1/sandboxes?status=paused", Value::Null).json()["sandboxes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let resumed = v1(&server, "POST", &id, "/resume", Value::Null);
+    assert_eq!((resumed.status, resumed.json()["status"].clone()), (200, json!("running")));
+    assert_eq!(v1(&server, "POST", &id, "/resume", Value::Null).status, 200);
+    eventually("the same process goes on", Duration::from_secs(5), || {
+        beat().unwrap() != last && cpu(&server, &id) > used
+    });
+    v1(&server, "POST", &id, "/stop", Value::Null);
+    for action in ["/pause", "/resume"] {
+        assert_eq!(v1(&server, "POST", &id, action, Value::Null).status, 409, "{action}");
+    }
+    assert_eq!(v1(&server, "GET", &id, "/stats", Value::Null).json()["memory"]["current"], 0);
+    assert_eq!(v1(&server, "POST", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "/pause", Value::Null).status, 404);
+}
+
+fn every_use() {
+    let server = Server::start(&[]);
+    let id = with_app(&server);
+    let get = || server.preview(&id, 3000, "GET", "/count", &[], b"");
+    assert_eq!(get().text(), "1");
+    // An open connection that was upgraded, and a command that runs, outlast the sleep.
+    let mut tunnel = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+        preview_host(&id, 3000)
+    );
+    tunnel.write_all(head.as_bytes()).unwrap();
+    let mut read = |count: usize| {
+        let mut bytes = vec![0; count];
+        tunnel.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        tunnel.read_exact(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let mut answer = String::new();
+    while !answer.ends_with("\r\n\r\n") {
+        answer += &read(1);
+    }
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    pause(&server, &id);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.status(&id), "paused", "an open connection alone keeps it awake");
+    (&tunnel).write_all(b"hello").unwrap();
+    let mut echoed = [0; 5];
+    tunnel.read_exact(&mut echoed).unwrap();
+    assert_eq!((&echoed, server.status(&id)), (b"hello", "running".to_owned()));
+    // A request, a body of 20 MB, a command; and a hundred requests at once.
+    pause(&server, &id);
+    assert_eq!(get().text(), "2", "the app was started anew");
+    pause(&server, &id);
+    let body = vec![1_u8; 20_000_000];
+    assert_eq!(server.preview(&id, 3000, "POST", "/", &[], &body).text(), "20000000");
+    pause(&server, &id);
+    assert_eq!(server.sh(&id, "echo awake"), "awake\n");
+    pause(&server, &id);
+    let thaws = |server: &Server| {
+        let text = server.api("GET", "/metrics", Value::Null).text();
+        let line = text.lines().find_map(|l| l.strip_prefix("sandboxd_thaw_duration_seconds_count "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = thaws(&server);
+    std::thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| assert_eq!(get().status, 200));
+        }
+    });
+    assert_eq!(thaws(&server) - before, 1, "it was thawed more than once");
+    assert_eq!(get().text(), "103");
+    // A command that runs while it is paused by request goes on afterwards.
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| server.sh(&id, "sleep 0.6; echo done"));
+        std::thread::sleep(Duration::from_millis(300));
+        pause(&server, &id);
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(server.status(&id), "paused");
+        v1(&server, "POST", &id, "/resume", Value::Null);
+        assert_eq!(command.join().unwrap(), "done\n");
+    });
+    assert!(!server.log_text().contains("ERROR"), "{}", server.log_text());
+}
+
+fn ended() {
+    let server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    let ids: Vec<_> = (0..4).map(|_| server.create(Value::Null)).collect();
+    for id in &ids {
+        // TERM can be heard, so that a stop is seen to be one with grace.
+        server.sh(id, "(trap 'echo heard > heard; exit' TERM; while true; do sleep 0.1; done) >/dev/null 2>&1 & sleep 0.2");
+        pause(&server, id);
+    }
+    let begun = Instant::now();
+    assert_eq!(v1(&server, "POST", &ids[0], "/stop", Value::Null).json()["status"], "stopped");
+    assert_eq!(server.sh(&ids[0], "cat heard"), "heard\n");
+    server.purge(&ids[0]);
+    server.purge(&ids[1]);
+    assert_eq!(server.api("DELETE", &format!("/sandbox/{}", ids[2]), Value::Null).status, 204);
+    server.purge(&ids[2]);
+    // Its first process is killed by somebody else while it is frozen.
+    let pid = server.api("GET", &format!("/sandbox/{}", ids[3]), Value::Null).json()["live_state"]["pid"]
+        .to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    server.purge(&ids[3]);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+}
+
+fn adopted() {
+    let mut server = Server::start(&[]);
+    let id = with_app(&server);
+    let lost = server.create(Value::Null);
+    let get = |server: &Server| server.preview(&id, 3000, "GET", "/count", &[], b"").text();
+    assert_eq!(get(&server), "1");
+    pause(&server, &id);
+    pause(&server, &lost);
+    let pid =
+        server.api("GET", &format!("/sandbox/{lost}"), Value::Null).json()["live_state"]["pid"].to_string();
+    server.kill();
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    let begun = Instant::now();
+    server.boot();
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "it waits for one that cannot answer: {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(server.status(&id), "paused");
+    assert_eq!(get(&server), "2", "the app was started anew");
+    assert_eq!(server.sh(&id, "echo well"), "well\n");
+    // What was killed meanwhile can be used all the same.
+    assert_eq!(server.sh(&lost, "echo again"), "again\n");
+    // The host's freezer is the truth: the record is behind when the daemon dies at the wrong moment.
+    server.signal("HUP");
+    let database = rusqlite::Connection::open(server.data().join("sandboxd.db")).unwrap();
+    database.execute("UPDATE sandboxes SET status = 'paused'", []).unwrap();
+    drop(database);
+    server.boot();
+    assert_eq!(server.status(&id), "running");
+    // TERM ends frozen ones in an orderly way too.
+    pause(&server, &id);
+    assert!(server.signal("TERM").success());
+    server.boot();
+    assert_eq!(server.status(&id), "stopped");
+}
+
+fn policy() {
+    let server = Server::start(&[
+        ("SANDBOXD_FREEZE_AFTER_SECONDS", "2"),
+        ("SANDBOXD_IDLE_THRESHOLD_SECONDS", "5"),
+        ("SANDBOXD_IDLE_REAP_INTERVAL_SECONDS", "1"),
+    ]);
+    let patch = |id: &str, body: Value| v1(&server, "PATCH", id, "", body);
+    let plain = server.create(Value::Null);
+    let made = v1(&server, "GET", &plain, "", Value::Null).json();
+    assert_eq!(made["sleep"], json!({ "after": 2, "then_stop_after": 3 }));
+    assert!(made["sleeps_at"].is_string() && made["stops_at"].is_string(), "{made}");
+    let kept = server.create(json!({ "sleep": { "after": 1, "then_stop_after": null } }));
+    let manual = server.create(json!({ "idle_policy": "manual" }));
+    let direct = server.create(json!({ "sleep": { "after": 1, "then_stop_after": 0 } }));
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("the first tier, then the second", Duration::from_secs(15), || {
+        seen.insert(server.status(&direct));
+        server.status(&kept) == "paused" && server.status(&direct) == "stopped"
+    });
+    assert!(!seen.contains("paused"), "{seen:?}");
+    eventually("frozen by the instance's time", Duration::from_secs(5), || server.status(&plain) == "paused");
+    eventually("stopped by the instance's time", Duration::from_secs(9), || {
+        server.status(&plain) == "stopped"
+    });
+    assert_eq!((server.status(&kept), server.status(&manual)), ("paused".to_owned(), "running".to_owned()));
+    // A change is in force at once, for a frozen one too.
+    assert_eq!(patch(&kept, json!({ "sleep": { "after": 1, "then_stop_after": 1 } })).status, 200);
+    eventually("it is stopped", Duration::from_secs(4), || server.status(&kept) == "stopped");
+    let changed = patch(&manual, json!({ "idle_policy": "sleep", "sleep": { "after": 1 } })).json();
+    assert_eq!(
+        (changed["idle_policy"].clone(), changed["sleep"].clone()),
+        (json!("sleep"), json!({ "after": 1, "then_stop_after": 4 }))
+    );
+    eventually("it is frozen", Duration::from_secs(4), || server.status(&manual) != "running");
+    assert_eq!(
+        patch(&manual, json!({ "sleep": null })).json()["sleep"],
+        json!({ "after": 2, "then_stop_after": 3 })
+    );
+    for bad in [
+        json!({ "colour": 1 }),
+        json!({ "idle_policy": "never" }),
+        json!({ "sleep": { "after": 0 } }),
+        json!({ "sleep": { "then_stop_after": 5 } }),
+        json!({ "sleep": { "after": 5, "x": 1 } }),
+    ] {
+        assert_eq!(patch(&manual, bad.clone()).status, 400, "{bad}");
+    }
+}
+
+fn failing() {
+    for (point, action) in [("freeze", "/pause"), ("freeze-record", "/pause"), ("thaw", "/resume")] {
+        let mut server = Server::start(&[]);
+        let id = server.create(Value::Null);
+        if action == "/resume" {
+            pause(&server, &id);
+        }
+        server.signal("HUP");
+        server.set("FAILPOINTS", &format!("{point}=1*return"));
+        server.boot();
+        assert_eq!(v1(&server, "POST", &id, action, Value::Null).status, 500, "{point}");
+        assert_eq!(server.sh(&id, "echo well"), "well\n", "{point}");
+        pause(&server, &id);
+        server.purge(&id);
+    }
+}
