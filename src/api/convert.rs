@@ -16,12 +16,14 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
     let external = External::new(external.user_id, external.project_id, external.workspace_id);
     let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
     let git = body.git.map(|git| GitSource::new(git.repo_url, git.branch)).transpose();
+    let host_header = body.preview.and_then(|p| p.host_header);
     Ok(CreateRequest {
         id: parse(body.id).map_err(|e| bad("id")(&e))?,
         ports: SandboxSpec::parse_ports(&body.ports.unwrap_or_default()).map_err(|e| bad("ports")(&e))?,
         env: Environment::new(body.env.unwrap_or_default()).map_err(|e| bad("env")(&e))?,
         template: parse(template).map_err(|e| bad("template")(&e))?,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
+        host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
         sleep: body.sleep.map(sleep_request),
         external: external.map_err(|e| bad("external")(&e))?,
@@ -43,6 +45,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         return Err(style.invalid("from_snapshot: snapshots are not supported by this server"));
     }
     let external = External::new(Some(body.project.user_id), Some(body.project.id), None);
+    let host_header = body.preview.and_then(|p| p.host_header);
     let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
     Ok(CreateRequest {
         // The app's port of the former product, which its clients do not name.
@@ -52,6 +55,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
         sleep: body.sleep.map(sleep_request),
         external: external.map_err(|e| bad("project")(&e))?,
+        host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
         one_per_project: true,
         ..CreateRequest::default()
     })

@@ -16,7 +16,8 @@ use crate::model::{
 const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
-:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after)";
+:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
+:host_header)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -79,6 +80,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":last_active_at": record.last_active_at,
         ":stopped_at": record.stopped_at,
         ":keepalive_until": record.keepalive_until,
+        ":host_header": spec.host_header.as_str(),
         ":sleep_after": spec.sleep.map(|policy| secs(policy.after())),
         ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
     })?;
@@ -132,6 +134,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         template: fields.parse_optional("template")?,
         visibility: fields.parse("visibility")?,
         idle_policy: fields.parse("idle_policy")?,
+        host_header: fields.parse("host_header")?,
         sleep: fields.sleep()?,
         limits: Limits {
             memory_max: size("memory_max")?,

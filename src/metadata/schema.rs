@@ -10,8 +10,11 @@ use rusqlite::{Connection, ErrorCode};
 use super::MetadataError;
 
 /// In order; the schema's version is the number of those that were applied.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_sandboxes.sql"), include_str!("migrations/0002_sleep.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_sandboxes.sql"),
+    include_str!("migrations/0002_sleep.sql"),
+    include_str!("migrations/0003_host_header.sql"),
+];
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x7362_7864;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::{
-    ByteSize, Environment, GitSource, IdlePolicy, Limits, SandboxSpec, SleepPolicy, Status, Visibility,
+    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, Limits, SandboxSpec, SleepPolicy, Status,
+    Visibility,
 };
 
 fn record(index: Option<u32>) -> Record {
@@ -17,6 +18,7 @@ fn record(index: Option<u32>) -> Record {
         template: Some("react-vite".parse().unwrap()),
         visibility: Visibility::Private,
         idle_policy: IdlePolicy::AlwaysOn,
+        host_header: HostHeader::Upstream,
         sleep: Some(SleepPolicy::new(60, index.map(u64::from)).unwrap()),
         limits: Limits::with_memory(ByteSize::mib(512)),
         external: External::new(Some("u".into()), Some("p'; DROP TABLE sandboxes; --".into()), None).unwrap(),

@@ -17,6 +17,6 @@ pub use limits::Limits;
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};
 pub use spec::{
-    AppName, Environment, External, GitSource, IdlePolicy, SandboxSpec, SleepPolicy, SpecError, TemplateName,
-    Tier, Visibility,
+    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, SandboxSpec, SleepPolicy, SpecError,
+    TemplateName, Tier, Visibility,
 };

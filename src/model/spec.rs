@@ -27,6 +27,7 @@ pub struct SandboxSpec {
     pub template: Option<TemplateName>,
     pub visibility: Visibility,
     pub idle_policy: IdlePolicy,
+    pub host_header: HostHeader,
     /// `None`: the instance's.
     pub sleep: Option<SleepPolicy>,
     pub limits: Limits,
@@ -191,6 +192,37 @@ impl FromStr for Visibility {
             "public" => Ok(Self::Public),
             "private" => Ok(Self::Private),
             _ => Err(choice(text, "public, private")),
+        }
+    }
+}
+
+/// Which host name an app is told that it was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The preview's own.
+    #[default]
+    Preview,
+    /// `localhost:<port>`, for development servers that refuse others.
+    Upstream,
+}
+
+impl HostHeader {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preview => "preview",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl FromStr for HostHeader {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "preview" => Ok(Self::Preview),
+            "upstream" => Ok(Self::Upstream),
+            _ => Err(choice(text, "preview, upstream")),
         }
     }
 }

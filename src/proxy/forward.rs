@@ -19,7 +19,7 @@ use super::headers;
 use super::listener::{Body, BoxError};
 use super::route::Host;
 use super::{BROWSER_BUDGET, Proxy};
-use crate::model::SandboxId;
+use crate::model::{HostHeader, SandboxId};
 use crate::sandbox::{Activity, ConnectError, Upstream};
 
 /// The most bytes of an app's answer's head.
@@ -41,7 +41,7 @@ impl Proxy {
         let wants_upgrade = headers::upgrade_of(request.headers()).is_some();
         let budget = (for_browser && !wants_upgrade).then_some(BROWSER_BUDGET);
         let response = match self.connect(id, port, budget).await {
-            Ok(Some(upstream)) => forward(self, request, upstream, host, client)
+            Ok(Some(upstream)) => forward(self, request, upstream, (host, port), client)
                 .await
                 .unwrap_or_else(|failure| failure.response(for_browser)),
             Ok(None) => warming(),
@@ -78,11 +78,11 @@ async fn forward(
     proxy: &Proxy,
     mut request: Request<Incoming>,
     upstream: Upstream,
-    host: &Host,
+    (host, port): (&Host, u16),
     client: SocketAddr,
 ) -> Result<Response<Body>, Failure> {
     // Let go of once the app has begun to answer: from then on its bytes count.
-    let Upstream { stream, activity, busy: _busy } = upstream;
+    let Upstream { stream, activity, busy: _busy, host_header } = upstream;
     let wanted = headers::upgrade_of(request.headers());
     // Taken before the request is: it becomes the client's side of a tunnel, if there is to be one.
     let client_side = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -96,6 +96,9 @@ async fn forward(
 
     let (mut parts, body) = request.into_parts();
     headers::to_app(&mut parts.headers, wanted.as_ref(), client, host.authority(), proxy.config.scheme);
+    if host_header == HostHeader::Upstream {
+        headers::as_localhost(&mut parts.headers, port);
+    }
     parts.uri = origin_form(&parts.uri);
     parts.version = http::Version::HTTP_11;
     let request =

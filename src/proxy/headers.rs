@@ -58,6 +58,13 @@ pub(super) fn to_app(
     restore_upgrade(headers, upgrade);
 }
 
+/// Shows the app the name by which it knows itself; the preview's own stays in `X-Forwarded-Host`.
+pub(super) fn as_localhost(headers: &mut HeaderMap, port: u16) {
+    if let Ok(value) = HeaderValue::from_str(&format!("localhost:{port}")) {
+        headers.insert(header::HOST, value);
+    }
+}
+
 /// Prepares an answer's head for the client.
 pub(super) fn to_client(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
     strip_hop_by_hop(headers);

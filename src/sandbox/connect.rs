@@ -14,7 +14,7 @@ use super::live::Live;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask};
 use super::view::PreviewStatus;
-use crate::model::{SandboxId, Visibility};
+use crate::model::{HostHeader, SandboxId, Visibility};
 use crate::sys::netns::Domain;
 
 /// How long an app may take to accept a connection, on the loopback device of its own network.
@@ -30,6 +30,8 @@ const RETRY_AFTER_SECS: u32 = 30;
 pub struct Upstream {
     pub stream: TcpStream,
     pub activity: Activity,
+    /// Which host name the app is shown.
+    pub host_header: HostHeader,
     /// Keeps the sandbox awake until the app has begun to answer.
     pub busy: Busy,
 }
@@ -62,7 +64,10 @@ impl Supervisor {
                 None => wake(&entry).await?,
             };
             match dial(&self.shared, &live, port).await {
-                Ok(stream) => return Ok(Upstream { stream, activity: entry.activity.clone(), busy }),
+                Ok(stream) => {
+                    let (activity, host_header) = (entry.activity.clone(), record.spec.host_header);
+                    return Ok(Upstream { stream, activity, busy, host_header });
+                }
                 Err(error) => {
                     tracing::debug!(%id, port, %error, "the app does not answer yet");
                     let waited = begun.elapsed();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::view::Snapshot;
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, IdlePolicy, SandboxId, Status, TemplateName,
-    Visibility,
+    AppName, ByteSize, Environment, External, GitSource, HostHeader, IdlePolicy, SandboxId, Status,
+    TemplateName, Visibility,
 };
 
 /// What a client asks for when it creates a sandbox; everything is checked already.
@@ -18,6 +18,7 @@ pub struct CreateRequest {
     pub template: Option<TemplateName>,
     pub visibility: Visibility,
     pub idle_policy: IdlePolicy,
+    pub host_header: HostHeader,
     pub sleep: Option<SleepRequest>,
     pub external: External,
     pub app_id: Option<AppName>,

@@ -364,6 +364,7 @@ impl Supervisor {
             template: request.template,
             visibility: request.visibility,
             idle_policy: request.idle_policy,
+            host_header: request.host_header,
             sleep: request.sleep.map(|sleep| self.sleep_policy(sleep)).transpose()?,
             limits,
             external: request.external,

@@ -10,7 +10,7 @@ mod v1;
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use request::{
     ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, FileQuery, GitBody, KeepaliveBody,
-    ListQuery, ListV1Query, ManifestBody, PatchBody, ProjectBody, SleepBody,
+    ListQuery, ListV1Query, ManifestBody, PatchBody, PreviewBody, ProjectBody, SleepBody,
 };
 pub use row::{
     Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,

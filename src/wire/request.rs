@@ -27,6 +27,15 @@ pub struct CreateBody {
     /// A template by another name; `template` wins.
     pub runtime_preset: Option<String>,
     pub git: Option<GitBody>,
+    pub preview: Option<PreviewBody>,
+}
+
+/// How previews reach the app.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct PreviewBody {
+    /// `preview` (default): the app is shown the preview's host name; `upstream`: `localhost:<port>`, for
+    /// development servers that refuse others.
+    pub host_header: Option<String>,
 }
 
 /// Whose sandbox it is, in the client's own terms; at most 256 bytes each.
@@ -53,6 +62,7 @@ pub struct CreateV1Body {
     pub template: Option<String>,
     pub from_snapshot: Option<String>,
     pub runtime_preset: Option<String>,
+    pub preview: Option<PreviewBody>,
     /// `sleep` (default), `always_on` or `manual`.
     pub idle_policy: Option<String>,
     pub sleep: Option<SleepBody>,

@@ -13,6 +13,7 @@ use crate::support::server::{API, PREVIEWS, Server, preview_host};
 
 pub(crate) const TESTS: &[Test] = &[
     ("previews::a_sleeping_app_is_woken_and_gets_the_request_whole", held_and_forwarded),
+    ("previews::an_app_can_be_shown_localhost", shown_as_localhost),
     ("previews::hosts_that_are_not_exactly_one_are_refused", hosts),
     ("previews::ambiguous_requests_never_reach_an_app", ambiguous),
     ("previews::a_body_that_no_app_reads_harms_no_other_request", unread_body),
@@ -116,6 +117,27 @@ fn held_and_forwarded() {
     assert!(text.contains("x-forwarded-for: 127.0.0.1") && text.contains("x-kept: 1"), "{text}");
     assert!(!text.contains("1.2.3.4") && !text.contains("x-gone"), "{text}");
     assert_eq!(seen.header("set-cookie").as_deref(), Some("a=b"));
+    assert!(text.contains(&format!("host: {}", preview_host(&id, 3000))), "{text}");
+}
+
+/// For development servers that refuse names that they do not know.
+fn shown_as_localhost() {
+    let server = Server::start(&[]);
+    let body = json!({ "ports": [3000], "preview": { "host_header": "upstream" } });
+    let id = server.create(body);
+    server.put(&id, "app.py", APP.as_bytes());
+    server.sh(&id, "cd app; nohup python3 app.py >/dev/null 2>&1 &");
+    let mut seen = server.preview(&id, 3000, "GET", "/", &[], b"");
+    eventually("the app answers", Duration::from_secs(10), || {
+        seen = server.preview(&id, 3000, "GET", "/", &[], b"");
+        seen.status == 200
+    });
+    let text = seen.text().to_lowercase();
+    let forwarded = format!("x-forwarded-host: {}", preview_host(&id, 3000));
+    assert!(text.contains("\nhost: localhost:3000") || text.starts_with("host: localhost:3000"), "{text}");
+    assert!(text.contains(&forwarded), "{text}");
+    let wrong = json!({ "preview": { "host_header": "mine" } });
+    assert_eq!(server.api("POST", "/sandbox", wrong).status, 400);
 }
 
 fn wakes(server: &Server) -> f64 {
