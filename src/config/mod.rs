@@ -54,6 +54,8 @@ pub struct Config {
     pub stop_grace: Duration,
     pub drain: Duration,
     pub files_max: ByteSize,
+    pub tree_bytes_max: ByteSize,
+    pub tree_entries_max: u64,
     pub ca_bundle: Option<PathBuf>,
     pub network_pool: Pool,
     pub log_filter: String,

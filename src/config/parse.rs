@@ -54,6 +54,8 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         stop_grace: p.duration("stop_grace_seconds"),
         drain: p.duration("drain_seconds"),
         files_max: p.value("files_max_bytes"),
+        tree_bytes_max: p.value("tree_max_bytes"),
+        tree_entries_max: p.value("tree_max_entries"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
         log_filter: p.text("log"),

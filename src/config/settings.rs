@@ -17,7 +17,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order in which they are shown.
-pub const SETTINGS: [Setting; 38] = [
+pub const SETTINGS: [Setting; 40] = [
     setting("addr", "127.0.0.1:9090", "where the API listens; 0.0.0.0:9090 in the image"),
     setting("preview_addr", "127.0.0.1:8080", "where previews listen; 0.0.0.0:80 in the image"),
     setting("data_dir", "/var/lib/sandboxd", "everything that lasts: database, key, workspaces"),
@@ -111,6 +111,12 @@ pub const SETTINGS: [Setting; 38] = [
     setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),
     setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),
     setting("files_max_bytes", "25M", "the largest file that can be uploaded"),
+    setting(
+        "tree_max_bytes",
+        "2G",
+        "the most content, unpacked, of a tree that is uploaded, downloaded or copied",
+    ),
+    setting("tree_max_entries", "200000", "the most files, directories and links of such a tree"),
     setting("log", "info", "what is logged: error, warn, info, debug, or a tracing filter"),
     setting("log_format", "auto", "text, json, or auto: text on a terminal"),
 ];

@@ -267,6 +267,8 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
             emergency_percent: config.emergency_percent,
             start_cost: config.wake_cost,
         },
+        tree_entries_max: config.tree_entries_max,
+        tree_bytes_max: config.tree_bytes_max,
     }
 }
 

@@ -4,6 +4,7 @@
 //! ([`SandboxId`], [`ByteSize`]): how a sandbox looks on the wire or on disk is decided there.
 
 mod check;
+mod file;
 mod id;
 mod limits;
 pub mod manifest;
@@ -12,6 +13,7 @@ mod size;
 mod spec;
 
 pub use check::{Finding, PathKind};
+pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
 pub use id::{IdError, SandboxId};
 pub use limits::Limits;
 pub use record::{Record, Status};

@@ -155,7 +155,8 @@ impl Error {
 fn file_kind(error: &FileError) -> Kind {
     match error {
         FileError::NotFound { .. } => Kind::NotFound,
-        FileError::TooMany { .. } => Kind::TooLarge,
+        FileError::Exists { .. } | FileError::NotEmpty { .. } => Kind::Conflict,
+        FileError::Limit { .. } => Kind::TooLarge,
         FileError::NoSpace { .. } => Kind::Exhausted,
         FileError::Io { .. } => Kind::Internal,
         _ => Kind::Invalid,

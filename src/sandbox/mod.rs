@@ -39,7 +39,7 @@ pub use admission::Config as AdmissionConfig;
 pub use connect::Upstream;
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use exec::{Exec, ExecEvent};
-pub use files::{Download, FileEntry, Upload};
+pub use files::{Download, FileEntry, Pieces, Upload};
 pub use provision::{STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};

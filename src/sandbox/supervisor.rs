@@ -63,6 +63,10 @@ pub struct Config {
     /// How long a request is held for an app that is known to be starting.
     pub wake_timeout: Duration,
     pub admission: admission::Config,
+    /// The most files, directories and links of a tree that is copied, packed or unpacked.
+    pub tree_entries_max: u64,
+    /// The most bytes of its content.
+    pub tree_bytes_max: ByteSize,
 }
 
 /// What sandboxes are made with.

@@ -45,8 +45,28 @@ pub enum FileError {
     NotRegular { path: String },
     #[error("a link leads out of the workspace: {path}")]
     Escapes { path: String },
-    #[error("more than {limit} entries, or too deep")]
-    TooMany { limit: usize },
+    #[error("exists already: {path}")]
+    Exists { path: String },
+    #[error("the directory is not empty: {path}; delete it with recursive=true")]
+    NotEmpty { path: String },
+    #[error("cannot be put into itself: {path}")]
+    IntoItself { path: String },
+    #[error("only the permission bits 0000 to 0777 can be set")]
+    Mode,
+    /// A limit of what is allowed, in its unit.
+    #[error("too large: more than {limit} {what}")]
+    Limit { what: &'static str, limit: u64 },
+    #[error("it took longer than {secs} s")]
+    TooSlow { secs: u64 },
+    /// What is wrong with an archive that was uploaded.
+    #[error("the archive is refused: {reason}")]
+    Archive { reason: String },
+    /// The client went away, or sent less than announced.
+    #[error("the transfer broke off")]
+    Transfer {
+        #[source]
+        source: io::Error,
+    },
     #[error("the disk is full")]
     NoSpace {
         #[source]
@@ -82,6 +102,8 @@ impl FileError {
             let path = path.clone();
             match Errno::from_io_error(&source) {
                 Some(Errno::NOENT) => Self::NotFound { path },
+                Some(Errno::EXIST) => Self::Exists { path },
+                Some(Errno::NOTEMPTY) => Self::NotEmpty { path },
                 Some(Errno::ISDIR) => Self::IsDirectory { path },
                 Some(Errno::NOTDIR) => Self::NotDirectory { path },
                 Some(Errno::INVAL | Errno::NXIO) => Self::NotRegular { path },

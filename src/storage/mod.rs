@@ -2,37 +2,48 @@
 //!
 //! ```text
 //! <data>/workspaces/<ID>           the home of a sandbox's user, bound into the sandbox
-//!        └ workspace/app           the app directory, all that the files API sees
-//! <data>/staging/<ID>              a workspace that is being made; renamed into place when it is whole
-//! <data>/trash/<ID>.<n>            a workspace that is being removed; renamed out of place first
+//!        └ workspace/app           the app directory, where the paths of the files API begin
+//! <data>/staging/<ID>, tree.<n>    a workspace or tree that is being made; renamed into place when it is whole
+//! <data>/trash/<ID>.<n>, files.<n> what is being removed; renamed out of place first
 //! ```
 //!
 //! The tenant changes his workspace while we look at it. Every name in it is resolved by the kernel
 //! beneath a directory descriptor, no link out of it is followed, and nothing is ever executed.
 
+mod copy;
+mod edit;
 mod error;
 mod files;
+mod limits;
 mod path;
+mod place;
 mod rootfs;
 mod tree;
 mod upload;
+mod walk;
 
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::model::{PathKind, SandboxId, TemplateName, manifest};
+use place::Yard;
+
+use crate::model::{FileBase, PathKind, SandboxId, TemplateName, manifest};
 use crate::sys::fs::{self as sysfs, Links};
 
 pub use error::{FileError, StorageError};
-pub use files::{Entry, EntryKind, Files};
+pub use files::{Entry, EntryKind, Files, Opened};
+pub use limits::TreeLimits;
 pub use path::FilePath;
+pub use place::Rubbish;
 pub use upload::Upload;
+pub use walk::View;
 
 /// The user and group of everything in a workspace: `sandbox` inside.
 const OWNER: u32 = 1000;
@@ -57,6 +68,7 @@ pub struct Config {
 pub struct Storage {
     config: Config,
     removals: AtomicU64,
+    yard: Arc<Yard>,
 }
 
 /// What [`Storage::prepare`] did.
@@ -73,14 +85,16 @@ impl Storage {
     /// # Errors
     /// They cannot be made, or are links.
     pub fn open(config: Config) -> Result<Self, StorageError> {
-        let storage = Self { config, removals: AtomicU64::new(0) };
-        for (name, mode) in [("workspaces", 0o711), ("staging", 0o700), ("trash", 0o700)] {
-            let path = storage.config.data_dir.join(name);
+        let directory = |name: &str, mode| {
+            let path = config.data_dir.join(name);
             let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&path);
             made.and_then(|()| sysfs::open_directory(&path))
-                .map_err(StorageError::at("make the directory", &path))?;
-        }
-        Ok(storage)
+                .map_err(StorageError::at("make the directory", &path))
+        };
+        drop(directory("workspaces", 0o711)?);
+        let yard =
+            Arc::new(Yard { staging: directory("staging", 0o700)?, trash: directory("trash", 0o700)? });
+        Ok(Self { removals: AtomicU64::new(0), yard, config })
     }
 
     pub fn workspaces_dir(&self) -> PathBuf {
@@ -146,17 +160,22 @@ impl Storage {
         Ok(freed)
     }
 
-    /// Opens the app directory of a workspace.
+    /// Opens a workspace for its files.
     ///
     /// # Errors
-    /// There is no workspace, or the tenant has put something else in the directory's place.
-    pub fn files(&self, id: SandboxId) -> Result<Files, StorageError> {
+    /// There is no workspace, or the tenant has removed the app directory or put something else in its place.
+    pub fn files(&self, id: SandboxId, base: FileBase) -> Result<Files, FileError> {
         let path = self.workspace_path(id);
-        let workspace =
-            sysfs::open_directory(&path).map_err(StorageError::at("open the workspace", &path))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let app = sysfs::open_beneath(&workspace, Path::new(APP), flags, 0, Links::Refuse);
-        Ok(Files::new(app.map_err(StorageError::at("open the app directory of", &path))?))
+        let workspace = sysfs::open_directory(&path).map_err(FileError::at("open", "the workspace"))?;
+        let directory = match base {
+            FileBase::Home => workspace,
+            FileBase::App => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                let app = sysfs::open_beneath(&workspace, Path::new(APP), flags, 0, Links::Refuse);
+                app.map_err(FileError::at("open", "the app directory"))?
+            }
+        };
+        Ok(Files::new(directory, Arc::clone(&self.yard)))
     }
 
     /// Reads the manifest, at most one byte more than a manifest may have; `None` when there is none.
@@ -164,7 +183,7 @@ impl Storage {
     /// # Errors
     /// The disk fails. A tenant who puts something strange there has no manifest.
     pub fn manifest_text(&self, id: SandboxId) -> Result<Option<Vec<u8>>, StorageError> {
-        let Ok(files) = self.files(id) else { return Ok(None) };
+        let Ok(files) = self.files(id, FileBase::App) else { return Ok(None) };
         let Ok((file, _)) =
             sysfs::open_file_beneath(files.directory(), Path::new(MANIFEST), Links::FollowBeneath)
         else {

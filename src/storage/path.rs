@@ -8,7 +8,7 @@ const BYTES_MAX: usize = 4096;
 const COMPONENT_BYTES_MAX: usize = 255;
 const COMPONENTS_MAX: usize = 64;
 
-/// A path beneath the app directory: relative, without `..`; the kernel resolves it beneath a descriptor all the same.
+/// A path beneath the base: relative, without `..`; the kernel resolves it beneath a descriptor all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePath(String);
 
@@ -25,7 +25,7 @@ impl FilePath {
         Ok(path)
     }
 
-    /// Parses the path of a directory; empty and `.` are the app directory itself.
+    /// Parses the path of a directory; empty and `.` are the base itself.
     ///
     /// # Errors
     /// [`FileError::Path`].
@@ -38,7 +38,7 @@ impl FilePath {
             return refuse("it has a NUL character");
         }
         if text.starts_with('/') {
-            return refuse("it is absolute; paths are relative to the app directory");
+            return refuse("it is absolute; paths are relative to the base");
         }
         let components: Vec<&str> = text.split('/').filter(|c| !matches!(*c, "" | ".")).collect();
         if components.contains(&"..") {
@@ -51,6 +51,23 @@ impl FilePath {
             return refuse("it has more than 64 components");
         }
         Ok(Self(if components.is_empty() { ".".to_owned() } else { components.join("/") }))
+    }
+
+    /// Parses the path of a file or directory that is not the root.
+    ///
+    /// # Errors
+    /// [`FileError::Path`].
+    pub fn parse_entry(text: &str) -> Result<Self, FileError> {
+        let path = Self::parse_directory(text)?;
+        if path.is_root() {
+            return Err(FileError::Path { reason: "it names the top directory itself" });
+        }
+        Ok(path)
+    }
+
+    /// Says whether it is the top directory itself.
+    pub fn is_root(&self) -> bool {
+        self.0 == "."
     }
 
     pub fn as_str(&self) -> &str {

@@ -3,14 +3,19 @@
 //! Every name is resolved by the kernel beneath a directory descriptor; nothing here ever joins a
 //! tenant's text to a path of the host.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
+};
+
+/// How much is copied before the caller is asked again whether to go on.
+const COPY_STEP_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Whether a link that stays beneath the directory may be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +125,91 @@ pub fn give_name(directory: impl AsFd, name: impl rustix::path::Arg, uid: u32, g
 /// The kernel's.
 pub fn give(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+/// Opens what one name in a directory stands for, if it is a directory and not a link.
+///
+/// # Errors
+/// `ENOTDIR` or `ELOOP` for anything else, and the kernel's others.
+pub fn open_subdirectory(directory: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
+}
+
+/// Opens what one name in a directory stands for, if it is a regular file; a FIFO does not make the caller
+/// wait.
+///
+/// # Errors
+/// `EINVAL` for what is not a regular file, `ELOOP` for a link, and the kernel's others.
+pub fn open_file_at(directory: impl AsFd, name: &CStr) -> io::Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok((file.into(), stat)),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// Changes the permissions of what a descriptor stands for, also of one that was opened with `O_PATH`, which
+/// fchmod(2) refuses.
+///
+/// # Errors
+/// The kernel's.
+pub fn chmod_open(file: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::chmod(own_path(file), Mode::from_raw_mode(mode))?)
+}
+
+/// The path by which this process reaches what a descriptor stands for, whatever its name is by now:
+/// for calls that take no descriptor.
+pub fn own_path(file: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
+}
+
+/// Copies at most `length` bytes of one file to another within the kernel, holes as holes, and passes the
+/// number of bytes of each step to `account`, which may end it.
+///
+/// # Errors
+/// The kernel's, and those of `account`.
+pub fn copy_data(
+    from: &File,
+    to: &File,
+    length: u64,
+    mut account: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // The rest is a hole.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(length);
+        let (mut read, mut written) = (start, start);
+        while read < end {
+            let wanted = (end - read).min(COPY_STEP_BYTES);
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            // It moves both offsets on.
+            let copied = rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), wanted)?;
+            if copied == 0 {
+                // It has become shorter meanwhile.
+                return Ok(());
+            }
+            account(u64::try_from(copied).unwrap_or(u64::MAX))?;
+        }
+        at = end.max(at + 1);
+    }
+    Ok(rustix::fs::ftruncate(to, length)?)
+}
+
+/// Sets the time of the last change of an open file, in seconds and nanoseconds.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_modified(file: impl AsFd, seconds: i64, nanoseconds: i64) -> io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    Ok(rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })?)
 }
 
 /// Writes a state file of the host's own whole or not at all, and makes it last:

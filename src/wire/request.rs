@@ -159,14 +159,3 @@ pub struct ListV1Query {
     /// The `next_cursor` of the page before.
     pub cursor: Option<String>,
 }
-
-/// Which file.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct FileQuery {
-    /// Relative to the app directory.
-    #[serde(default)]
-    pub path: String,
-    #[serde(default)]
-    pub recursive: bool,
-}

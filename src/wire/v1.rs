@@ -132,28 +132,6 @@ pub struct SandboxList {
     pub next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub struct FileList {
-    pub entries: Vec<FileEntry>,
-    pub path: String,
-    pub recursive: bool,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct FileEntry {
-    pub path: String,
-    /// `file` or `dir`.
-    pub r#type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<u64>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct WrittenFile {
-    pub path: String,
-    pub size: u64,
-}
-
 /// What is wrong with a manifest.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ManifestReport {

@@ -18,6 +18,7 @@ pub(crate) fn all() -> Vec<Test> {
     [
         lifecycle::TESTS,
         files::TESTS,
+        files::EDIT,
         isolation::TESTS,
         network::TESTS,
         previews::TESTS,

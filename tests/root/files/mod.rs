@@ -1,11 +1,15 @@
 //! Files through the API, with a tenant who does his worst at the same time.
 
+mod edit;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Test;
 use crate::support::server::Server;
+
+pub(crate) use edit::TESTS as EDIT;
 
 pub(crate) const TESTS: &[Test] = &[
     ("files::are_written_read_and_listed_asleep_or_awake", written_and_read),

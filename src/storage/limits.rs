@@ -1,0 +1,78 @@
+//! How much of a tree is worked on for one request.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::FileError;
+
+/// Directories within directories, counted from where the work begins.
+pub(super) const DEPTH_MAX: usize = 64;
+
+/// The most that one request may list, copy, pack or unpack.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeLimits {
+    /// Files, directories and links together.
+    pub entries_max: u64,
+    /// Bytes of content, unpacked.
+    pub bytes_max: u64,
+    pub time_max: Duration,
+}
+
+/// What is left of the limits.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limits: TreeLimits,
+    entries: u64,
+    bytes: u64,
+    end: Instant,
+}
+
+impl Budget {
+    pub(super) fn new(limits: TreeLimits) -> Self {
+        Self { limits, entries: 0, bytes: 0, end: Instant::now() + limits.time_max }
+    }
+
+    /// Counts one more entry.
+    pub(super) fn entry(&mut self) -> Result<(), FileError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries_max {
+            return Err(FileError::Limit { what: "entries", limit: self.limits.entries_max });
+        }
+        self.in_time()
+    }
+
+    /// Counts bytes that are about to be read or written.
+    pub(super) fn bytes(&mut self, count: u64) -> Result<(), FileError> {
+        self.bytes = self.bytes.saturating_add(count);
+        if self.bytes > self.limits.bytes_max {
+            return Err(FileError::Limit { what: "bytes", limit: self.limits.bytes_max });
+        }
+        self.in_time()
+    }
+
+    pub(super) fn limits(&self) -> TreeLimits {
+        self.limits
+    }
+
+    fn in_time(&self) -> Result<(), FileError> {
+        if Instant::now() > self.end {
+            return Err(FileError::TooSlow { secs: self.limits.time_max.as_secs() });
+        }
+        Ok(())
+    }
+}
+
+impl FileError {
+    /// Carries an error through an interface that knows only those of the kernel.
+    pub(super) fn into_io(self) -> io::Error {
+        io::Error::other(self)
+    }
+
+    /// Takes out what [`FileError::into_io`] has carried, or says what an errno means.
+    pub(super) fn from_io(action: &'static str, path: &str, error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(carried) => carried,
+            Err(error) => Self::at(action, path)(error),
+        }
+    }
+}
