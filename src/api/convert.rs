@@ -4,7 +4,8 @@ use super::App;
 use super::error::{ApiError, Style};
 use crate::model::{Environment, External, GitSource, SandboxSpec, SpecError, Status};
 use crate::sandbox::{
-    CreateRequest, LiveView, PreviewStatus, ProcessKind, SleepRequest, Snapshot, Stats, UpdateRequest,
+    CreateRequest, Event, LiveView, MemoryUsage, PreviewStatus, ProcessKind, SleepRequest, Snapshot, Stats,
+    UpdateRequest, What,
 };
 use crate::wire;
 
@@ -148,33 +149,61 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
 
 /// What a sandbox uses; of one that is stopped, what it may use.
 pub(super) fn stats(stats: &Stats) -> wire::Stats {
-    let Stats { snapshot, figures } = stats;
-    let (memory, limits) = (&figures.memory, &snapshot.record.spec.limits);
+    let Stats { snapshot, usage } = stats;
+    let limits = &snapshot.record.spec.limits;
     wire::Stats {
         status: snapshot.record.status.as_str(),
-        memory: wire::MemoryStats {
-            current: memory.current.unwrap_or(0),
-            peak: memory.peak,
-            max: memory.max.unwrap_or_else(|| limits.memory_max.as_u64()),
-            high: memory.high,
-            swap: memory.swap,
-            events: wire::MemoryEvents {
-                high: memory.events.high,
-                max: memory.events.max,
-                oom: memory.events.oom,
-                oom_kill: memory.events.oom_kill,
-            },
-        },
-        cpu: wire::CpuStats { usage_seconds: figures.cpu.unwrap_or_default().as_secs_f64() },
+        memory: memory(&usage.memory, limits.memory_max.as_u64()),
+        cpu: wire::CpuStats { usage_seconds: usage.cpu.unwrap_or_default().as_secs_f64() },
         pids: wire::PidsStats {
-            current: figures.pids.unwrap_or(0),
-            max: figures.pids_max.unwrap_or_else(|| limits.pids_max.into()),
+            current: usage.pids.unwrap_or(0),
+            max: usage.pids_max.unwrap_or_else(|| limits.pids_max.into()),
         },
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
         throttled: snapshot.live.as_ref().is_some_and(|live| live.is_throttled),
     }
+}
+
+fn memory(usage: &MemoryUsage, max: u64) -> wire::MemoryStats {
+    wire::MemoryStats {
+        current: usage.current.unwrap_or(0),
+        peak: usage.peak,
+        max: usage.max.unwrap_or(max),
+        high: usage.high,
+        swap: usage.swap,
+        events: wire::MemoryEvents {
+            high: usage.high_events,
+            max: usage.max_events,
+            oom: usage.oom_events,
+            oom_kill: usage.oom_kills,
+        },
+    }
+}
+
+/// What has happened to a sandbox.
+pub(super) fn event(event: &Event) -> wire::EventData {
+    let mut data = wire::EventData {
+        sandbox_id: event.id.to_string(),
+        at: time(event.at),
+        reason: None,
+        purged: None,
+        killed: None,
+        memory: None,
+        message: None,
+    };
+    match &event.what {
+        What::Created => {}
+        What::Running(why) | What::Paused(why) | What::Stopped(why) => data.reason = Some(why.as_str()),
+        What::Deleted { purged } => data.purged = Some(*purged),
+        What::Oom { killed, memory: usage } => {
+            data.killed = Some(*killed);
+            data.memory = Some(memory(usage, usage.current.unwrap_or_default()));
+        }
+        What::Error { message } => data.message = Some(message.clone()),
+    }
+    data
 }
 
 /// RFC 3339, UTC, of unix milliseconds.

@@ -7,6 +7,7 @@
 mod auth;
 mod convert;
 mod error;
+mod events;
 mod exec;
 mod extract;
 mod files;
@@ -52,11 +53,13 @@ struct App {
     config: std::sync::Arc<Config>,
     supervisor: Supervisor,
     metrics: Metrics,
+    event_readers: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
 /// Builds the service of the whole API.
 pub fn router(config: Config, supervisor: Supervisor, metrics: Metrics) -> Router {
-    let app = App { config: std::sync::Arc::new(config), supervisor, metrics };
+    let event_readers = std::sync::Arc::new(tokio::sync::Semaphore::new(events::READERS_MAX));
+    let app = App { config: std::sync::Arc::new(config), supervisor, metrics, event_readers };
     Router::new()
         .route("/sandbox", post(sandboxes::create))
         .route("/sandboxes", get(sandboxes::list))
@@ -77,6 +80,7 @@ pub fn router(config: Config, supervisor: Supervisor, metrics: Metrics) -> Route
         .route("/v1/sandboxes/{id}/stats", get(v1::stats))
         .merge(files::routes())
         .route("/v1/runtime/manifest/validate", post(manifest::validate))
+        .route("/v1/events", get(events::follow))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/metrics", get(system::metrics))

@@ -4,7 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::extract::Json;
-use super::{exec, files, manifest, sandboxes, system, v1};
+use super::{events, exec, files, manifest, sandboxes, system, v1};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,6 +14,7 @@ use super::{exec, files, manifest, sandboxes, system, v1};
         sandboxes::claim, sandboxes::wake, sandboxes::purge_user, sandboxes::purge_project, exec::exec,
         v1::create, v1::list, v1::show, v1::start, v1::stop, v1::pause, v1::resume, v1::update, v1::stats,
         v1::delete,
+        events::follow,
         files::list, files::read, files::write, files::delete, files::stat, files::mkdir, files::rename, files::copy,
         files::chmod, manifest::validate,
         system::healthz, system::readyz, system::metrics,

@@ -185,14 +185,10 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
     let metrics = Metrics::new();
     let parts =
         Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
-    let Contents { records, retired } = contents;
-    let supervisor =
-        Supervisor::start(sandbox_config(config), parts, records, retired).await.map_err(|e| {
-            Exit::Unavailable.because(
-                &e,
-                "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
-            )
-        })?;
+    let supervisor = Supervisor::start(sandbox_config(config), parts, contents).await.map_err(|e| {
+        Exit::Unavailable
+            .because(&e, "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS")
+    })?;
     Ok(App { supervisor, auth, metrics, dns })
 }
 

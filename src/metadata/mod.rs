@@ -97,6 +97,8 @@ pub struct Metadata {
 pub struct Contents {
     pub records: Vec<Record>,
     pub retired: Vec<Retired>,
+    /// The highest number of an event that may have been given out.
+    pub events_given_out: u64,
 }
 
 impl MetadataError {
@@ -138,6 +140,11 @@ impl Metadata {
     /// Forgets a workspace that was retired.
     pub fn forget(&self, id: SandboxId, durability: Durability, done: Done) {
         self.send(Job::write(writer::Write::Forget(id), durability, done));
+    }
+
+    /// Notes up to which number events may have been given out.
+    pub fn reserve_events(&self, until: u64, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::ReserveEvents(until), durability, done));
     }
 
     /// Notes when sandboxes were used last; if that is lost, nothing is.

@@ -36,6 +36,13 @@ pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataErro
     while let Some(row) = rows.next().map_err(MetadataError::Write)? {
         contents.retired.push(parse_retired(row)?);
     }
+    let given_out = connection
+        .query_row("SELECT value FROM counters WHERE name = 'events'", [], |row| row.get::<_, i64>(0));
+    contents.events_given_out = match given_out {
+        Ok(value) => u64::try_from(value).unwrap_or_default(),
+        Err(rusqlite::Error::QueryReturnedNoRows) => 0,
+        Err(error) => return Err(MetadataError::Write(error)),
+    };
     Ok(contents)
 }
 
@@ -110,6 +117,14 @@ pub(super) fn retire(connection: &Connection, id: SandboxId, to: &Retirement) ->
 
 pub(super) fn forget(connection: &Connection, id: SandboxId) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM retired WHERE id = ?1")?.execute([id.to_string()]).map(drop)
+}
+
+pub(super) fn reserve_events(connection: &Connection, until: u64) -> rusqlite::Result<()> {
+    let until = i64::try_from(until).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO counters VALUES ('events', ?1) ON CONFLICT (name) DO UPDATE SET value = max(value, ?1)",
+    )?;
+    statement.execute([until]).map(drop)
 }
 
 pub(super) fn touch(connection: &Connection, times: &[(SandboxId, i64)]) -> rusqlite::Result<()> {

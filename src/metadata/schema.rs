@@ -10,10 +10,11 @@ use rusqlite::{Connection, ErrorCode};
 use super::MetadataError;
 
 /// In order; the schema's version is the number of those that were applied.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_sandboxes.sql"),
     include_str!("migrations/0002_sleep.sql"),
     include_str!("migrations/0003_host_header.sql"),
+    include_str!("migrations/0004_counters.sql"),
 ];
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x7362_7864;

@@ -67,9 +67,13 @@ fn everything_comes_back() {
     let kept = Retirement::Kept(first.spec.external.clone());
     wait(|done| metadata.retire(second.spec.id, kept.clone(), Durability::Power, done)).unwrap();
     metadata.touch(vec![(first.spec.id, 99)]);
+    for until in [50, 40] {
+        wait(|done| metadata.reserve_events(until, Durability::Power, done)).unwrap();
+    }
     metadata.close();
     let (metadata, contents) = open(&path).unwrap();
     assert_eq!(contents.records, [Record { last_active_at: 99, ..first }]);
+    assert_eq!(contents.events_given_out, 50);
     assert_eq!(contents.retired, [Retired { id: second.spec.id, retirement: kept }]);
     wait(|done| metadata.forget(second.spec.id, Durability::Process, done)).unwrap();
     metadata.close();

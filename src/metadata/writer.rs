@@ -23,6 +23,7 @@ pub(super) enum Write {
     Retire(SandboxId, Retirement),
     Forget(SandboxId),
     Touch(Vec<(SandboxId, i64)>),
+    ReserveEvents(u64),
 }
 
 impl Job {
@@ -101,6 +102,7 @@ fn transact(connection: &mut Connection, writes: &[&Write], durability: Durabili
             Write::Retire(id, to) => rows::retire(&transaction, *id, to)?,
             Write::Forget(id) => rows::forget(&transaction, *id)?,
             Write::Touch(times) => rows::touch(&transaction, times)?,
+            Write::ReserveEvents(until) => rows::reserve_events(&transaction, *until)?,
         }
     }
     transaction.commit()

@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::activity::{Activity, Busy};
 use super::driver::Command;
 use super::error::{ConnectError, Error};
+use super::events::Why;
 use super::live::Live;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask};
@@ -126,7 +127,7 @@ async fn dial_one(
 
 async fn wake(entry: &Arc<Entry>) -> Result<Arc<Live>, ConnectError> {
     let not_started = |message: String| ConnectError::NotStarted { message };
-    match ask(entry, |reply| Command::Start { reply }).await {
+    match ask(entry, |reply| Command::Start { why: Why::Use, reply }).await {
         Ok(_) => entry.live().ok_or_else(|| not_started("it ended at once".to_owned())),
         Err(Error::NotFound(_)) => Err(ConnectError::UnknownSandbox),
         Err(Error::Refused { reason, mem_available_percent }) => {

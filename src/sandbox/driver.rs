@@ -11,8 +11,10 @@ use super::activity::now_ms;
 use super::admission::Purpose;
 use super::app;
 use super::error::Error;
+use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
 use super::live::Live;
+use super::oom;
 use super::pause::Thawed;
 use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
@@ -25,6 +27,8 @@ use crate::storage::Prepared;
 pub(super) const MAILBOX: usize = 64;
 /// The pause before an `always_on` sandbox whose first process was lost is started again.
 const REVIVE_PAUSE: Duration = Duration::from_secs(1);
+/// What is said of a sandbox that cannot be ended.
+const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it to try again";
 /// The longest of these pauses, which double.
 const REVIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -41,11 +45,12 @@ pub(super) enum Command {
     },
     /// The value says whether it had to be launched.
     Start {
+        why: Why,
         reply: Reply<bool>,
     },
     /// Freezes what runs.
     Pause {
-        only_if_idle: bool,
+        why: Why,
         reply: Reply<()>,
     },
     /// Thaws what is frozen; a stopped sandbox is refused.
@@ -53,7 +58,7 @@ pub(super) enum Command {
         reply: Reply<()>,
     },
     Stop {
-        only_if_idle: bool,
+        why: Why,
         reply: Reply<()>,
     },
     /// The value is the number of bytes freed.
@@ -136,10 +141,10 @@ impl Driver {
                 answer(reply, result);
                 return after;
             }
-            Command::Start { reply } => answer(reply, self.start().await),
-            Command::Pause { only_if_idle, reply } => answer(reply, self.pause(only_if_idle).await),
-            Command::Resume { reply } => answer(reply, self.resume().await),
-            Command::Stop { only_if_idle, reply } => answer(reply, self.stop(only_if_idle).await),
+            Command::Start { why, reply } => answer(reply, self.start(why).await),
+            Command::Pause { why, reply } => answer(reply, self.pause(why).await),
+            Command::Resume { reply } => answer(reply, self.resume(Why::Request).await),
+            Command::Stop { why, reply } => answer(reply, self.stop(why).await),
             Command::Delete { purge, reply } => {
                 answer(reply, self.delete(purge).await);
                 // Even if files are left over: without its record it is no sandbox any more.
@@ -168,7 +173,7 @@ impl Driver {
         let record = self.entry.record();
         let result = provision::provision(&self.shared, &record, Occasion::Create).await;
         let result = match result {
-            Ok(provisioned) => self.begin(provisioned, git).await,
+            Ok(provisioned) => self.begin(provisioned, Why::Request, git).await,
             Err(error) => Err(error),
         };
         match &result {
@@ -179,12 +184,12 @@ impl Driver {
         result
     }
 
-    pub(super) async fn start(&self) -> Result<bool, Error> {
+    pub(super) async fn start(&self, why: Why) -> Result<bool, Error> {
         let status = self.entry.status();
         match decide(status, Request::Start) {
             Decision::Already => return Ok(false),
             Decision::Launch => {}
-            Decision::Thaw => match self.thaw().await? {
+            Decision::Thaw => match self.thaw(why).await? {
                 Thawed::Awake => return Ok(true),
                 Thawed::Lost => {}
             },
@@ -193,7 +198,7 @@ impl Driver {
             }
         }
         let begun = Instant::now();
-        let result = self.launch_again().await;
+        let result = self.launch_again(why).await;
         let outcome = match &result {
             Ok(()) => "ok",
             Err(Error::Refused { .. }) => "refused",
@@ -203,11 +208,11 @@ impl Driver {
         result.map(|()| true)
     }
 
-    async fn launch_again(&self) -> Result<(), Error> {
+    async fn launch_again(&self, why: Why) -> Result<(), Error> {
         let _admitted = self.shared.admission.admit(Purpose::Wake)?;
         let record = self.entry.record();
         match provision::provision(&self.shared, &record, Occasion::Wake).await {
-            Ok(provisioned) => self.begin(provisioned, None).await,
+            Ok(provisioned) => self.begin(provisioned, why, None).await,
             Err(error) => {
                 // The workspace is untouched: it is stopped as before, and may be tried again.
                 let change = |record: &mut Record| {
@@ -223,7 +228,7 @@ impl Driver {
     }
 
     /// Records and publishes that the sandbox runs, and starts watching its app.
-    async fn begin(&self, provisioned: Provisioned, git: Option<GitSource>) -> Result<(), Error> {
+    async fn begin(&self, provisioned: Provisioned, why: Why, git: Option<GitSource>) -> Result<(), Error> {
         let Provisioned { live, mut record, workspace } = provisioned;
         record.error_message = None;
         let live = Arc::new(live);
@@ -235,10 +240,15 @@ impl Driver {
             return Err(self.abandon(&live, workspace, error).await);
         }
         self.entry.activity.mark();
+        let is_new = self.entry.status() == Status::Creating;
         self.entry.publish(|published| {
             published.record = Arc::new(record);
             published.live = Some(Arc::clone(&live));
         });
+        if is_new {
+            self.shared.tell(self.entry.id, What::Created);
+        }
+        self.shared.tell(self.entry.id, What::Running(why));
         let watching = app::watch(Arc::clone(&self.shared), Arc::clone(&self.entry), live, git);
         self.shared.tasks.spawn(watching);
         Ok(())
@@ -270,7 +280,7 @@ impl Driver {
         }
     }
 
-    async fn stop(&self, only_if_idle: bool) -> Result<(), Error> {
+    async fn stop(&self, why: Why) -> Result<(), Error> {
         let status = self.entry.status();
         match decide(status, Request::Stop) {
             Decision::Already => return Ok(()),
@@ -280,17 +290,22 @@ impl Driver {
             }
         }
         // Looked at again here: between the decision that it is idle and this moment it may have been used.
-        if only_if_idle && self.shared.tier(&self.entry).0 != Tier::Stopped {
+        let is_wanted = match why {
+            Why::Idle => self.shared.tier(&self.entry).0 != Tier::Stopped,
+            Why::Memory => self.entry.activity.is_busy(),
+            Why::Request | Why::Use | Why::Lost | Why::Server => false,
+        };
+        if is_wanted {
             return Ok(());
         }
         let begun = Instant::now();
-        self.end(self.shared.config.stop_grace, None).await?;
+        self.end(self.shared.config.stop_grace, why, None).await?;
         self.shared.metrics.observe_stop(begun.elapsed());
         Ok(())
     }
 
     /// Ends what runs and records the sandbox as stopped.
-    pub(super) async fn end(&self, grace: Duration, why: Option<&str>) -> Result<(), Error> {
+    pub(super) async fn end(&self, grace: Duration, why: Why, message: Option<&str>) -> Result<(), Error> {
         let Some(live) = self.entry.present() else { return Ok(()) };
         self.entry.activity.wake_up();
         // Out of sight first: nobody may be sent to a sandbox that is going away.
@@ -310,15 +325,21 @@ impl Driver {
                 record.address_index = None;
                 record.stopped_at = Some(now);
                 record.last_active_at = self.entry.activity.last_ms();
-                if let Some(why) = why {
-                    record.error_message = Some(why.to_owned());
+                if let Some(message) = message {
+                    record.error_message = Some(message.to_owned());
                 }
                 if event == Event::Leftovers {
-                    record.error_message =
-                        Some("processes of the sandbox cannot be killed; delete it to try again".into());
+                    record.error_message = Some(UNKILLABLE.to_owned());
                 }
             })
             .await;
+        self.shared.tell(
+            self.entry.id,
+            match event {
+                Event::InitLost => What::Stopped(why),
+                Event::Leftovers => What::Error { message: UNKILLABLE.to_owned() },
+            },
+        );
         torn_down.and(recorded)
     }
 
@@ -330,7 +351,7 @@ impl Driver {
         let begun = Instant::now();
         // A purge throws everything away: there is nothing that a grace time could save.
         let grace = if purge { Duration::ZERO } else { self.shared.config.stop_grace };
-        self.end(grace, None).await?;
+        self.end(grace, Why::Request, None).await?;
         if status == Status::Error {
             self.clear_leftovers().await?;
         }
@@ -343,6 +364,7 @@ impl Driver {
             self.shared.keep_workspace(id, self.entry.record().spec.external.clone()).await?;
         }
         self.shared.registry.remove(id);
+        self.shared.tell(id, What::Deleted { purged: purge });
         fail_point("delete-workspace")?;
         let freed = if purge { self.shared.purge_workspace(id).await? } else { 0 };
         if purge {
@@ -378,13 +400,17 @@ impl Driver {
         let id = self.entry.id;
         tracing::warn!(%id, "the sandbox's first process has ended");
         let why = "the sandbox's first process ended unexpectedly";
-        if let Err(error) = self.end(Duration::ZERO, Some(why)).await {
+        if let Some(live) = self.entry.present() {
+            // Its cgroup, which knows, is about to go.
+            oom::look(&self.shared, id, &live);
+        }
+        if let Err(error) = self.end(Duration::ZERO, Why::Lost, Some(why)).await {
             tracing::error!(%id, error = %provision::chain(&error), "cannot clear up after a lost sandbox");
         }
         if self.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn {
             tokio::time::sleep(self.revive_pause).await;
             self.revive_pause = (self.revive_pause * 2).min(REVIVE_PAUSE_MAX);
-            if let Err(error) = self.start().await {
+            if let Err(error) = self.start(Why::Lost).await {
                 tracing::error!(%id, error = %provision::chain(&error), "cannot start an always-on sandbox again");
             }
         }

@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::Busy;
 use super::driver::Command;
 use super::error::Error;
+use super::events::Why;
 use super::request::ExecRequest;
 use super::sleep::kept_awake;
 use super::supervisor::{Supervisor, ask};
@@ -70,7 +71,7 @@ impl Supervisor {
             let live = match entry.live() {
                 Some(live) => live,
                 None => {
-                    ask(&entry, |reply| Command::Start { reply }).await?;
+                    ask(&entry, |reply| Command::Start { why: Why::Use, reply }).await?;
                     entry.live().ok_or(Error::Ending)?
                 }
             };

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 
 use super::Error;
 use super::driver::Command;
+use super::events::Why;
 use super::provision::chain;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
@@ -76,7 +77,7 @@ pub(super) async fn watch_pressure(supervisor: Supervisor) {
         while shared.admission.is_emergency() {
             let Some(entry) = least_recently_used(shared) else { break };
             tracing::info!(id = %entry.id, "a sandbox is stopped for want of memory");
-            if let Err(error) = ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await {
+            if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Memory, reply }).await {
                 tracing::error!(id = %entry.id, error = %chain(&error), "cannot stop a sandbox");
             }
         }
@@ -108,11 +109,10 @@ fn least_recently_used(shared: &Shared) -> Option<Arc<Entry>> {
 
 async fn put_to_sleep(entry: &Arc<Entry>, tier: Tier) {
     tracing::info!(id = %entry.id, ?tier, "a sandbox that nobody uses is put to sleep");
-    let only_if_idle = true;
     let asked = match tier {
         Tier::Awake => Ok(()),
-        Tier::Frozen => ask(entry, |reply| Command::Pause { only_if_idle, reply }).await,
-        Tier::Stopped => ask(entry, |reply| Command::Stop { only_if_idle, reply }).await,
+        Tier::Frozen => ask(entry, |reply| Command::Pause { why: Why::Idle, reply }).await,
+        Tier::Stopped => ask(entry, |reply| Command::Stop { why: Why::Idle, reply }).await,
     };
     if let Err(error) = asked {
         tracing::error!(id = %entry.id, error = %chain(&error), "cannot put a sandbox to sleep");

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct Live {
     pub(super) throttle: Throttle,
     /// Cancelled when the sandbox is thawed: what is done to a frozen one ends.
     pub(super) awake: Mutex<CancellationToken>,
+    /// How many kills for want of memory have been told.
+    pub(super) oom_kills: AtomicU64,
     /// Whether its `sandbox-init` has answered this daemon: one that was adopted frozen has not.
     pub(super) is_greeted: AtomicBool,
     pub(super) run_directory: PathBuf,

@@ -17,12 +17,14 @@ mod app;
 mod connect;
 mod driver;
 mod error;
+mod events;
 mod exec;
 mod expiry;
 mod files;
 mod leases;
 mod lifecycle;
 mod live;
+mod oom;
 mod pause;
 mod provision;
 mod reclaim;
@@ -38,11 +40,13 @@ pub use activity::{Activity, Busy};
 pub use admission::Config as AdmissionConfig;
 pub use connect::Upstream;
 pub use error::{ConnectError, Error, Kind, RefusedReason};
+pub use events::{Event, Notice, Subscription, What, Why};
 pub use exec::{Exec, ExecEvent};
 pub use files::{Download, FileEntry, Pieces, Upload};
 pub use provision::{STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};
 pub use view::{
-    AppView, Counts, LiveView, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot, Stats,
+    AppView, Counts, LiveView, MemoryUsage, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot,
+    Stats, Usage,
 };

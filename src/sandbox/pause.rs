@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::admission::Purpose;
 use super::driver::{Driver, refused};
 use super::error::Error;
+use super::events::{What, Why};
 use super::lifecycle::{Decision, Request, decide};
 use super::live::Live;
 use super::provision::{chain, fail_point};
@@ -35,7 +36,7 @@ pub(super) enum Thawed {
 
 impl Driver {
     /// Freezes what runs.
-    pub(super) async fn pause(&self, only_if_idle: bool) -> Result<(), Error> {
+    pub(super) async fn pause(&self, why: Why) -> Result<(), Error> {
         let status = self.entry.status();
         match decide(status, Request::Pause) {
             Decision::Already => return Ok(()),
@@ -54,7 +55,12 @@ impl Driver {
         // First: whoever sees that it is paused can wake it.
         self.entry.activity.fall_asleep();
         self.show(Status::Paused);
-        if only_if_idle && self.shared.tier(&self.entry).0 != Tier::Frozen {
+        let is_wanted = match why {
+            Why::Idle => self.shared.tier(&self.entry).0 != Tier::Frozen,
+            Why::Memory => self.entry.activity.is_busy(),
+            Why::Request | Why::Use | Why::Lost | Why::Server => false,
+        };
+        if is_wanted {
             self.entry.activity.wake_up();
             self.show(Status::Running);
             return Ok(());
@@ -68,6 +74,7 @@ impl Driver {
         reclaim::begin(&self.shared, self.entry.id, &live, live.slumber());
         // That the daemon's death is survived is enough: a power loss ends what is frozen.
         self.post();
+        self.shared.tell(self.entry.id, What::Paused(why));
         Ok(())
     }
 
@@ -83,11 +90,11 @@ impl Driver {
     }
 
     /// Thaws what is frozen.
-    pub(super) async fn resume(&self) -> Result<(), Error> {
+    pub(super) async fn resume(&self, why: Why) -> Result<(), Error> {
         let status = self.entry.status();
         match decide(status, Request::Resume) {
             Decision::Already => Ok(()),
-            Decision::Thaw => match self.thaw().await? {
+            Decision::Thaw => match self.thaw(why).await? {
                 Thawed::Awake => Ok(()),
                 Thawed::Lost => Err(Error::Control(ControlError::Ended)),
             },
@@ -97,7 +104,7 @@ impl Driver {
         }
     }
 
-    pub(super) async fn thaw(&self) -> Result<Thawed, Error> {
+    pub(super) async fn thaw(&self, why: Why) -> Result<Thawed, Error> {
         let Some(live) = self.entry.present() else { return Ok(Thawed::Lost) };
         let _admitted = self.shared.admission.admit(Purpose::Thaw)?;
         let begun = Instant::now();
@@ -113,12 +120,13 @@ impl Driver {
         self.show(Status::Running);
         self.shared.metrics.observe_thaw(begun.elapsed());
         self.post();
+        self.shared.tell(self.entry.id, What::Running(why));
         Ok(Thawed::Awake)
     }
 
     /// A client has sent something to a frozen sandbox.
     pub(super) async fn wanted(&self) {
-        if let Err(error) = self.resume().await {
+        if let Err(error) = self.resume(Why::Use).await {
             // It sleeps on, and the next piece asks again.
             self.entry.activity.fall_asleep();
             tracing::warn!(id = %self.entry.id, error = %chain(&error), "cannot wake a sandbox that is used");
@@ -133,7 +141,7 @@ impl Driver {
         if let Err(error) = answer {
             let error = Error::Control(error);
             tracing::warn!(id = %self.entry.id, error = %chain(&error), "a sandbox that was adopted frozen cannot be used");
-            self.end(Duration::ZERO, Some("its memory was lost while it was paused")).await?;
+            self.end(Duration::ZERO, Why::Lost, Some("its memory was lost while it was paused")).await?;
             return Ok(false);
         }
         live.is_greeted.store(true, Ordering::Release);

@@ -12,7 +12,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
@@ -189,6 +189,7 @@ async fn launch(
         cgroup,
         throttle: Throttle::default(),
         awake: Mutex::default(),
+        oom_kills: AtomicU64::new(0),
         is_greeted: AtomicBool::new(true),
         run_directory,
         started_at: now,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::activity::now_ms;
 use super::app;
 use super::driver::Command;
 use super::error::Error;
+use super::events::{What, Why};
 use super::live::Live;
 use super::provision::{chain, remove_run_directory};
 use super::reclaim;
@@ -92,7 +93,7 @@ pub(super) async fn run(
     settle_workspaces(shared, retired).await;
     for entry in always_on {
         shared.tasks.spawn(async move {
-            if let Err(error) = ask(&entry, |reply| Command::Start { reply }).await {
+            if let Err(error) = ask(&entry, |reply| Command::Start { why: Why::Server, reply }).await {
                 tracing::error!(id = %entry.id, error = %chain(&error), "cannot start an always-on sandbox");
             }
         });
@@ -148,6 +149,8 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
     };
     match attempt.await {
         Ok((control, run_directory, netns, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
+            // What was killed before this daemon began was told by the one before, or is not known to it.
+            let kills = cgroup.oom_kills().unwrap_or_default();
             let live = Live {
                 control,
                 init_pid: pid,
@@ -158,6 +161,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 cgroup,
                 throttle: Throttle::default(),
                 awake: Mutex::default(),
+                oom_kills: AtomicU64::new(kills),
                 is_greeted: AtomicBool::new(!is_frozen),
                 run_directory,
                 started_at: record.updated_at,
@@ -220,7 +224,8 @@ async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId, is_kept: bool) {
 
 /// Brings a record in line with what is so.
 async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<Record, Error> {
-    let was_error = record.status == Status::Error;
+    let (was_error, was_running) =
+        (record.status == Status::Error, matches!(record.status, Status::Running | Status::Paused));
     if runs || (record.status == Status::Stopped && record.address_index.is_none()) {
         return Ok(record);
     }
@@ -234,6 +239,9 @@ async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<
         record.error_message = None;
     }
     shared.put(record.clone(), Durability::Process).await?;
+    if was_running {
+        shared.tell(record.spec.id, What::Stopped(Why::Server));
+    }
     Ok(record)
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::activity::now_ms;
 use super::driver::{Command, Update};
 use super::error::Error;
+use super::events::Why;
 use super::registry::{Entry, Published};
 use super::request::{SleepRequest, UpdateRequest};
 use super::supervisor::{Shared, Supervisor, ask, blocking};
-use super::view::{Snapshot, Stats};
+use super::view::{Snapshot, Stats, Usage};
 use crate::model::{IdlePolicy, Record, SandboxId, SleepPolicy, Status, Tier};
-use crate::sys::figures::Figures;
 
 /// Waits for an answer from within a sandbox. If it is frozen meanwhile by request it is thawed again:
 /// whoever waits for it uses it.
@@ -40,7 +40,7 @@ impl Supervisor {
     /// Not found, the state forbids it, or its processes do not come to rest.
     pub async fn pause(&self, id: SandboxId) -> Result<Snapshot, Error> {
         let entry = self.find(id)?;
-        ask(&entry, |reply| Command::Pause { only_if_idle: false, reply }).await?;
+        ask(&entry, |reply| Command::Pause { why: Why::Request, reply }).await?;
         Ok(self.view(&entry))
     }
 
@@ -73,11 +73,11 @@ impl Supervisor {
     /// Not found.
     pub async fn stats(&self, id: SandboxId) -> Result<Stats, Error> {
         let entry = self.find(id)?;
-        let figures = match entry.present() {
-            Some(live) => blocking(move || Ok(live.cgroup.figures())).await?,
-            None => Figures::default(),
+        let usage = match entry.present() {
+            Some(live) => blocking(move || Ok(live.cgroup.figures().into())).await?,
+            None => Usage::default(),
         };
-        Ok(Stats { snapshot: self.view(&entry), figures })
+        Ok(Stats { snapshot: self.view(&entry), usage })
     }
 
     pub(super) fn sleep_policy(&self, request: SleepRequest) -> Result<SleepPolicy, Error> {

@@ -14,13 +14,14 @@ use super::activity::{Activity, now_ms};
 use super::admission::{self, Admission, Purpose};
 use super::driver::{self, Command, MAILBOX, Reply};
 use super::error::Error;
+use super::events::{EventLog, Why};
 use super::leases::Leases;
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{expiry, reconcile, throttle};
+use super::{expiry, oom, reconcile, throttle};
 use crate::bundle::Template;
-use crate::metadata::{Durability, Metadata, MetadataError, Retired, Retirement};
+use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
     ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
 };
@@ -96,7 +97,8 @@ pub(super) struct Shared {
     pub(super) etc_dir: PathBuf,
     pub(super) storage: Storage,
     pub(super) network: Network,
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
+    pub(super) events: EventLog,
     pub(super) runtime: Runtime,
     pub(super) cgroups: Hierarchy,
     pub(super) sockets: SocketMaker,
@@ -124,12 +126,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// The run directory cannot be prepared, or the record cannot be written.
-    pub async fn start(
-        config: Config,
-        parts: Parts,
-        records: Vec<Record>,
-        retired: Vec<Retired>,
-    ) -> Result<Self, Error> {
+    pub async fn start(config: Config, parts: Parts, contents: Contents) -> Result<Self, Error> {
         let etc_dir = config.run_dir.join("etc");
         reconcile::write_etc(&etc_dir, parts.network.resolver())?;
         let shared = Arc::new(Shared {
@@ -141,6 +138,7 @@ impl Supervisor {
             storage: parts.storage,
             network: parts.network,
             metadata: parts.metadata,
+            events: EventLog::new(contents.events_given_out),
             runtime: parts.runtime,
             can_freeze: parts.cgroups.has_freezer(),
             cgroups: parts.cgroups,
@@ -156,10 +154,12 @@ impl Supervisor {
         });
         shared.check_rootfs()?;
         let supervisor = Self { shared };
-        reconcile::run(&supervisor, records, retired).await?;
+        supervisor.shared.begin_events().await;
+        reconcile::run(&supervisor, contents.records, contents.retired).await?;
         supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
+        supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
         Ok(supervisor)
     }
@@ -234,7 +234,7 @@ impl Supervisor {
         let woke = if entry.live().is_some() {
             false
         } else {
-            ask(&entry, |reply| Command::Start { reply }).await?
+            ask(&entry, |reply| Command::Start { why: Why::Request, reply }).await?
         };
         Ok(Started { snapshot: self.view(&entry), woke, took: begun.elapsed() })
     }
@@ -245,7 +245,7 @@ impl Supervisor {
     /// Not found, the state forbids it, or its processes cannot be ended.
     pub async fn stop(&self, id: SandboxId) -> Result<Snapshot, Error> {
         let entry = self.find(id)?;
-        ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await?;
+        ask(&entry, |reply| Command::Stop { why: Why::Request, reply }).await?;
         Ok(self.view(&entry))
     }
 
@@ -338,7 +338,7 @@ impl Supervisor {
     /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
     pub async fn shut_down(&self) {
         let stops = self.shared.registry.all().into_iter().filter(|e| e.present().is_some()).map(|entry| async move {
-            if let Err(error) = ask(&entry, |reply| Command::Stop { only_if_idle: false, reply }).await {
+            if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
                 tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
             }
         });
@@ -552,7 +552,7 @@ impl Shared {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn written(
+    pub(super) async fn written(
         &self,
         write: impl FnOnce(Box<dyn FnOnce(Result<(), MetadataError>) + Send>),
     ) -> Result<(), Error> {

@@ -98,7 +98,55 @@ pub enum ProcessKind {
 #[derive(Debug, Clone)]
 pub struct Stats {
     pub snapshot: Snapshot,
-    pub figures: Figures,
+    pub usage: Usage,
+}
+
+/// What a cgroup uses and may use; a figure that the kernel does not have is absent.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    pub memory: MemoryUsage,
+    pub cpu: Option<Duration>,
+    pub pids: Option<u64>,
+    pub pids_max: Option<u64>,
+}
+
+/// Bytes, and how often something happened.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryUsage {
+    /// Page cache included.
+    pub current: Option<u64>,
+    pub peak: Option<u64>,
+    pub max: Option<u64>,
+    pub high: Option<u64>,
+    pub swap: Option<u64>,
+    /// Slowed down at `high`.
+    pub high_events: Option<u64>,
+    pub max_events: Option<u64>,
+    pub oom_events: Option<u64>,
+    pub oom_kills: Option<u64>,
+}
+
+impl From<Figures> for Usage {
+    fn from(figures: Figures) -> Self {
+        let Figures { memory, cpu, pids, pids_max } = figures;
+        let events = memory.events;
+        Self {
+            memory: MemoryUsage {
+                current: memory.current,
+                peak: memory.peak,
+                max: memory.max,
+                high: memory.high,
+                swap: memory.swap,
+                high_events: events.high,
+                max_events: events.max,
+                oom_events: events.oom,
+                oom_kills: events.oom_kill,
+            },
+            cpu,
+            pids,
+            pids_max,
+        }
+    }
 }
 
 /// How many sandboxes there are, by status.

@@ -12,6 +12,13 @@ pub struct HostMemory {
     pub swap_free_bytes: u64,
 }
 
+/// Reads how many processes the kernel has killed for want of memory, the host's or a cgroup's: `oom_kill`
+/// in /proc/vmstat, since Linux 4.13.
+pub fn oom_kills() -> Option<u64> {
+    let text = fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
+
 /// Reads the host's figures.
 ///
 /// # Errors

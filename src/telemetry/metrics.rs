@@ -21,6 +21,7 @@ pub struct Metrics {
     preview_duration: Histogram,
     sandboxes: IntGaugeVec,
     wakes: IntCounterVec,
+    events: IntCounterVec,
     wake_duration: Histogram,
     freeze_duration: Histogram,
     thaw_duration: Histogram,
@@ -60,6 +61,7 @@ impl Metrics {
             ),
             sandboxes: gauges(r, "sandboxes_total", "Sandboxes by status.", &["status"]),
             wakes: counters(r, "wakes_total", "Starts of sleeping sandboxes.", &["outcome"]),
+            events: counters(r, "events_total", "What has happened to sandboxes.", &["event"]),
             wake_duration: histogram(r, "wake_duration_seconds", "How long such a start takes."),
             freeze_duration: histogram(r, "freeze_duration_seconds", "How long a freeze takes."),
             thaw_duration: histogram(r, "thaw_duration_seconds", "How long a thaw takes."),
@@ -96,6 +98,10 @@ impl Metrics {
     pub fn count_wake(&self, outcome: &str, took: Duration) {
         self.wakes.with_label_values(&[outcome]).inc();
         self.wake_duration.observe(took.as_secs_f64());
+    }
+
+    pub fn count_event(&self, event: &str) {
+        self.events.with_label_values(&[event]).inc();
     }
 
     pub fn observe_freeze(&self, took: Duration) {

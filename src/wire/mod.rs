@@ -3,12 +3,14 @@
 //! Each type says in its field order how it is written. Conversions from the domain lie in `api`.
 
 mod error;
+mod events;
 mod files;
 mod request;
 mod row;
 mod v1;
 
 pub use error::{CompatError, V1Error, V1ErrorBody};
+pub use events::{EventData, EventsQuery};
 pub use files::{
     ArchiveQuery, BaseQuery, ChmodBody, ExportQuery, FileEntry, FileList, FileQuery, FileStat, MkdirBody,
     MoveBody, Unpacked, WrittenFile,

@@ -1,6 +1,7 @@
 //! The tests, by subject.
 
 mod crash;
+mod events;
 mod faults;
 mod files;
 mod isolation;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Test> {
         network::TESTS,
         previews::TESTS,
         sleep::TESTS,
+        events::TESTS,
         faults::TESTS,
         crash::TESTS,
     ]

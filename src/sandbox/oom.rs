@@ -1,0 +1,57 @@
+//! Processes that the kernel killed inside a sandbox for want of memory.
+//!
+//! What the manifest keeps running is started again by `sandbox-init`; here it is only told. The host's
+//! counter of all such kills (`oom_kill` in /proc/vmstat) is read first: as long as it stands still, no
+//! sandbox has to be looked at.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::events::What;
+use super::expiry::pause;
+use super::live::Live;
+use super::supervisor::{Shared, Supervisor, blocking};
+use super::view::Usage;
+use crate::model::SandboxId;
+use crate::sys::memory;
+
+/// How often the counter is read.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Looks until the daemon ends.
+pub(super) async fn watch(supervisor: Supervisor) {
+    let shared = &supervisor.shared;
+    let mut seen = None;
+    while pause(shared, INTERVAL).await {
+        let kills = memory::oom_kills();
+        if kills == seen && kills.is_some() {
+            continue;
+        }
+        seen = kills;
+        let shared = supervisor.shared.clone();
+        let looking = blocking(move || {
+            for entry in shared.registry.all() {
+                if let Some(live) = entry.present() {
+                    look(&shared, entry.id, &live);
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = looking.await {
+            tracing::error!(error = %super::chain(&error), "cannot look for sandboxes without memory");
+        }
+    }
+}
+
+/// Tells of kills that have not been told yet.
+pub(super) fn look(shared: &Shared, id: SandboxId, live: &Live) {
+    // One that ends at this moment has no figures any more.
+    let Some(kills) = live.cgroup.oom_kills() else { return };
+    let known = live.oom_kills.fetch_max(kills, Ordering::AcqRel);
+    if kills > known {
+        let killed = kills - known;
+        let memory = Box::new(Usage::from(live.cgroup.figures()).memory);
+        tracing::warn!(%id, killed, memory_max = memory.max, "processes of a sandbox were killed for want of memory");
+        shared.tell(id, What::Oom { killed, memory });
+    }
+}
