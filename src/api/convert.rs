@@ -31,6 +31,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         app_id: parse(body.app_id).map_err(|e| bad("app_id")(&e))?,
         git: git.map_err(|e| bad("git")(&e))?,
         memory_high: parse(body.memory_high).map_err(|e| bad("memory_high")(&e))?,
+        ports_default: Vec::new(),
         one_per_project: false,
     })
 }
@@ -50,7 +51,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
     let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
     Ok(CreateRequest {
         // The app's port of the former product, which its clients do not name.
-        ports: vec![3000],
+        ports_default: vec![3000],
         template: parse(template).map_err(|e| bad("template")(&e))?,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
@@ -269,6 +270,8 @@ fn processes(snapshot: &Snapshot) -> Vec<wire::Process> {
         running: process.running,
         pid: process.pid,
         restarts: process.restarts,
+        given_up: process.given_up,
+        last_exit_code: process.last_exit_code,
     };
     snapshot.app.processes.iter().map(convert).collect()
 }

@@ -4,6 +4,7 @@
 //! has. Everything that a client sends is hostile: sizes are bounded before anything is read, and
 //! everything is checked before anything is made.
 
+mod apps;
 mod auth;
 mod convert;
 mod error;
@@ -12,7 +13,6 @@ mod exec;
 mod extract;
 mod files;
 mod layers;
-mod manifest;
 mod openapi;
 mod sandboxes;
 mod system;
@@ -79,7 +79,9 @@ pub fn router(config: Config, supervisor: Supervisor, metrics: Metrics) -> Route
         .route("/v1/sandboxes/{id}/resume", post(v1::resume))
         .route("/v1/sandboxes/{id}/stats", get(v1::stats))
         .merge(files::routes())
-        .route("/v1/runtime/manifest/validate", post(manifest::validate))
+        .route("/v1/sandboxes/{id}/processes/{name}/logs", get(apps::logs))
+        .route("/v1/presets", get(apps::presets))
+        .route("/v1/runtime/manifest/validate", post(apps::validate))
         .route("/v1/events", get(events::follow))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))

@@ -4,7 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::extract::Json;
-use super::{events, exec, files, manifest, sandboxes, system, v1};
+use super::{apps, events, exec, files, sandboxes, system, v1};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,7 +16,7 @@ use super::{events, exec, files, manifest, sandboxes, system, v1};
         v1::delete,
         events::follow,
         files::list, files::read, files::write, files::delete, files::stat, files::mkdir, files::rename, files::copy,
-        files::chmod, manifest::validate,
+        files::chmod, apps::presets, apps::validate, apps::logs,
         system::healthz, system::readyz, system::metrics,
     ),
     modifiers(&BearerKey),

@@ -6,17 +6,20 @@
 //!                                          │ five ends within 10 s of their start: given up
 //! replace ─► what is gone or changed: TERM, 5 s, KILL, then the new one starts
 //! ```
+//!
+//! A build whose command has changed meanwhile is killed and the new one runs in its place.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::log::Log;
-use crate::protocol::{App, Build, Process, ProcessState, Reply};
+use super::log::{Logs, open_plain};
+use crate::protocol::{App, Build, Process, ProcessState, Reply, Stamp};
 use crate::sys::process::{self, Exit, Stdio3};
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -27,8 +30,8 @@ const RUN_MIN: Duration = Duration::from_secs(10);
 const SHORT_RUNS_MAX: u32 = 5;
 /// Between TERM and KILL when a process is replaced.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How often the manifest is looked at and the logs are cut. A watch would cost one of the 128
-/// inotify instances that all sandboxes share while they run under one uid of the host.
+/// How often the manifest is looked at. A watch would cost one of the 128 inotify instances that all
+/// sandboxes share while they run under one uid of the host.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How much of a failed build's output is told.
 const BUILD_TAIL_BYTES: u64 = 2000;
@@ -36,25 +39,34 @@ const BUILD_TAIL_BYTES: u64 = 2000;
 const MANIFEST: &str = "sandbox.yaml";
 /// The home directory of the sandbox's user.
 const HOME: &str = "/home/sandbox";
+/// The build's log is `build.log`; no process of the app has this name.
+const BUILD: &str = "build";
 
 /// The app and how it is doing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Supervised {
     app: App,
     build: Option<RunningBuild>,
     processes: Vec<Running>,
+    logs: Logs,
     /// What the daemon has not been told yet.
     changes: Vec<Reply>,
-    /// The manifest as it was last seen; set once there is an app directory to look at.
-    stamp: Option<Stamp>,
+    /// The manifest as the daemon has read it; set once there is an app.
+    stamp: Option<Option<Stamp>>,
+    /// What the daemon was told last to read again. It may not be able to: it follows no link that leads out
+    /// of the app directory, for one.
+    told: Option<Stamp>,
     looked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct RunningBuild {
     pid: i32,
-    kill_at: Instant,
-    log: Log,
+    /// `None` once it has been killed.
+    kill_at: Option<Instant>,
+    build: Build,
+    /// The app has another build by now.
+    outdated: bool,
 }
 
 /// A process of the app in whatever state it is.
@@ -64,6 +76,8 @@ struct Running {
     state: State,
     restarts: u32,
     short_runs: u32,
+    /// How the last run ended.
+    last_exit: Option<Exit>,
     /// Removed from the app: forgotten once it has ended.
     leaving: bool,
 }
@@ -75,7 +89,6 @@ enum State {
     Up {
         pid: i32,
         since: Instant,
-        log: Option<Log>,
     },
     /// TERM was sent; KILL follows then.
     Stopping {
@@ -89,9 +102,20 @@ enum State {
     GivenUp,
 }
 
-/// Enough of stat(2) to see that a file is not the same any more; `None` fields: there is no file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Stamp(Option<(u64, i64, i64, u64)>);
+impl Default for Supervised {
+    fn default() -> Self {
+        Self {
+            app: App::default(),
+            build: None,
+            processes: Vec::new(),
+            logs: Logs::new(Path::new(HOME)),
+            changes: Vec::new(),
+            stamp: None,
+            told: None,
+            looked_at: None,
+        }
+    }
+}
 
 impl Supervised {
     /// Takes over a new app: what is the same runs on.
@@ -110,9 +134,16 @@ impl Supervised {
             }
         }
         let build_changed = self.app.build != app.build;
-        self.stamp = Some(Stamp::of(&app.directory));
+        // What the daemon has read, not what lies there now: it may have been changed in between.
+        self.stamp = Some(app.stamp);
         self.looked_at = Some(now);
         self.app = app;
+        if let Some(running) = &mut self.build
+            && self.app.build.as_ref() != Some(&running.build)
+        {
+            running.outdated = true;
+            running.kill_at = running.kill_at.map(|_| now);
+        }
         self.begin_build(build_changed, now);
         self.tick(now, false);
         let states: Vec<Reply> =
@@ -123,7 +154,7 @@ impl Supervised {
     /// Deals with a child that has ended; one that is not of the app is nobody's.
     pub(super) fn ended(&mut self, pid: i32, exit: Exit, now: Instant) {
         if let Some(build) = self.build.take_if(|b| b.pid == pid) {
-            return self.build_ended(build, exit);
+            return self.build_ended(&build, exit, now);
         }
         let Some(index) = self.processes.iter().position(|r| r.pid() == Some(pid)) else { return };
         let Some(running) = self.processes.get_mut(index) else { return };
@@ -133,8 +164,18 @@ impl Supervised {
             self.processes.swap_remove(index);
             return;
         }
-        running.ended(now);
+        running.ended(Some(exit), now);
         self.changes.push(Reply::Process(running.view()));
+    }
+
+    /// What has to be waited for beside the deadline: [`Supervised::pump`] wants to know what is ready.
+    pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.logs.pipes()
+    }
+
+    /// Moves what the processes have printed into their logs.
+    pub(super) fn pump(&mut self, ready: &[bool]) {
+        self.logs.pump(ready);
     }
 
     /// Does what is due.
@@ -142,17 +183,22 @@ impl Supervised {
         if ending {
             return;
         }
-        if self.build.as_ref().is_some_and(|b| now >= b.kill_at)
-            && let Some(build) = &self.build
+        if let Some(build) = &mut self.build
+            && build.kill_at.take_if(|at| now >= *at).is_some()
         {
             let _ignored: io::Result<()> = process::kill_group(build.pid, Signal::SIGKILL);
         }
         let building = self.build.is_some();
-        for index in 0..self.processes.len() {
+        let count = self.processes.len();
+        for index in 0..count {
             let blocked = building || self.predecessor_runs(index);
-            if let Some(running) = self.processes.get_mut(index)
-                && running.tick(&self.app.directory, blocked, now)
-            {
+            let Some(running) = self.processes.get_mut(index) else { continue };
+            if running.tick(blocked, now) {
+                // Without a log (no descriptor is left) the app runs all the same.
+                let output = self.logs.open(&running.process.name, count).or_else(|_e| null());
+                let command = &running.process.command;
+                let started = output.and_then(|output| start_shell(command, &self.app.directory, output));
+                running.started(started, now);
                 self.changes.push(Reply::Process(running.view()));
             }
         }
@@ -162,7 +208,7 @@ impl Supervised {
     /// When [`Supervised::tick`] has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let look = self.looked_at.map(|at| at + LOOK_INTERVAL);
-        let build = self.build.as_ref().map(|b| b.kill_at);
+        let build = self.build.as_ref().and_then(|b| b.kill_at);
         let processes = self.processes.iter().filter_map(|r| match &r.state {
             State::Stopping { kill_at, .. } => Some(*kill_at),
             State::Down { again_at } if !r.leaving => Some(*again_at),
@@ -190,36 +236,35 @@ impl Supervised {
         {
             return;
         }
-        let started = Log::open(HOME, "build").and_then(|log| {
-            let pid = start_shell(&wanted.command, &self.app.directory, log.writer()?)?;
-            Ok(RunningBuild { pid, kill_at: now + Duration::from_millis(wanted.timeout_ms), log })
-        });
+        let output = self.logs.open(BUILD, self.processes.len() + 1);
+        let started = output.and_then(|o| start_shell(&wanted.command, &self.app.directory, o));
         match started {
-            Ok(build) => {
-                self.build = Some(build);
+            Ok(pid) => {
+                let kill_at = Some(now + Duration::from_millis(wanted.timeout_ms));
+                self.build = Some(RunningBuild { pid, kill_at, build: wanted, outdated: false });
                 self.changes.push(Reply::Build { running: true, error: None });
             }
             Err(error) => self.build_failed(format!("the build could not be started: {error}")),
         }
     }
 
-    fn build_ended(&mut self, mut build: RunningBuild, exit: Exit) {
-        let _ignored: io::Result<()> = process::kill_group(build.pid, Signal::SIGKILL);
+    fn build_ended(&mut self, ended: &RunningBuild, exit: Exit, now: Instant) {
+        let _ignored: io::Result<()> = process::kill_group(ended.pid, Signal::SIGKILL);
+        if ended.outdated {
+            self.changes.push(Reply::Build { running: false, error: None });
+            return self.begin_build(true, now);
+        }
         if exit == Exit::Code(0) {
-            if let Some(wanted) = &self.app.build {
-                mark_built(wanted);
-            }
+            mark_built(&ended.build);
             self.changes.push(Reply::Build { running: false, error: None });
             return;
         }
         let how = match exit {
             Exit::Code(code) => format!("exit status {code}"),
-            Exit::Signal(9) if Instant::now() >= build.kill_at => {
-                "it took too long and was killed".to_owned()
-            }
+            Exit::Signal(9) if ended.kill_at.is_none() => "it took too long and was killed".to_owned(),
             Exit::Signal(signal) => format!("signal {signal}"),
         };
-        let tail = build.log.tail(BUILD_TAIL_BYTES).unwrap_or_default();
+        let tail = self.logs.tail(BUILD, BUILD_TAIL_BYTES);
         self.build_failed(format!("the build failed ({how}):\n{tail}"));
     }
 
@@ -240,15 +285,11 @@ impl Supervised {
             return;
         }
         self.looked_at = Some(now);
-        for running in &mut self.processes {
-            if let State::Up { log: Some(log), .. } = &mut running.state {
-                // A full disk is the tenant's own; the log is cut at the next look.
-                let _ignored: io::Result<()> = log.cut();
-            }
-        }
-        let stamp = Stamp::of(&self.app.directory);
-        if self.stamp.is_some_and(|seen| seen != stamp) {
+        let stamp = stamp_of(&self.app.directory);
+        if self.stamp.is_some_and(|known| known != stamp) && (stamp.is_none() || self.told != stamp) {
+            // Until the daemon has read it there is nothing new to say.
             self.stamp = Some(stamp);
+            self.told = stamp;
             self.changes.push(Reply::ManifestChanged);
         }
     }
@@ -256,7 +297,7 @@ impl Supervised {
 
 impl Running {
     fn new(process: Process) -> Self {
-        Self { process, state: State::Waiting, restarts: 0, short_runs: 0, leaving: false }
+        Self { process, state: State::Waiting, restarts: 0, short_runs: 0, last_exit: None, leaving: false }
     }
 
     fn pid(&self) -> Option<i32> {
@@ -273,6 +314,7 @@ impl Running {
             pid: self.pid(),
             restarts: self.restarts,
             given_up: matches!(self.state, State::GivenUp),
+            exit_code: self.last_exit.map(Exit::shell_code),
         }
     }
 
@@ -291,8 +333,11 @@ impl Running {
         }
     }
 
-    fn ended(&mut self, now: Instant) {
-        let short = matches!(&self.state, State::Up { since, .. } if now - *since < RUN_MIN);
+    /// `None`: it could not even be started.
+    fn ended(&mut self, exit: Option<Exit>, now: Instant) {
+        self.last_exit = exit.or(self.last_exit);
+        let long = matches!(&self.state, State::Up { since, .. } if now - *since >= RUN_MIN);
+        let short = !long;
         self.short_runs = if short { self.short_runs + 1 } else { 0 };
         self.state = if self.short_runs >= SHORT_RUNS_MAX {
             State::GivenUp
@@ -302,55 +347,51 @@ impl Running {
         };
     }
 
-    /// Starts or kills what is due; true when the state has changed.
-    fn tick(&mut self, directory: &str, blocked: bool, now: Instant) -> bool {
+    /// Kills what is due; true when it is due to be started.
+    fn tick(&mut self, blocked: bool, now: Instant) -> bool {
         match &self.state {
             State::Stopping { pid, kill_at } if now >= *kill_at => {
                 let _ignored: io::Result<()> = process::kill_group(*pid, Signal::SIGKILL);
                 self.state = State::Stopping { pid: *pid, kill_at: now + STOP_GRACE };
                 false
             }
-            State::Waiting if !blocked && !self.leaving => self.start(directory, now),
+            State::Waiting => !blocked && !self.leaving,
             State::Down { again_at } if now >= *again_at && !blocked && !self.leaving => {
                 self.restarts += 1;
-                self.start(directory, now)
+                true
             }
-            State::Stopping { .. }
-            | State::Waiting
-            | State::Down { .. }
-            | State::Up { .. }
-            | State::GivenUp => false,
+            State::Stopping { .. } | State::Down { .. } | State::Up { .. } | State::GivenUp => false,
         }
     }
 
-    fn start(&mut self, directory: &str, now: Instant) -> bool {
-        let log = Log::open(HOME, &self.process.name).ok();
-        // Without a log (a full disk, a directory in its place) the app runs all the same.
-        let output = match log.as_ref().map(Log::writer) {
-            Some(Ok(file)) => Ok(file),
-            Some(Err(_)) | None => File::options().write(true).open("/dev/null"),
-        };
-        match output.and_then(|file| start_shell(&self.process.command, directory, file)) {
-            Ok(pid) => self.state = State::Up { pid, since: now, log },
-            Err(_) => self.ended(now),
+    fn started(&mut self, started: io::Result<i32>, now: Instant) {
+        match started {
+            Ok(pid) => self.state = State::Up { pid, since: now },
+            Err(_) => self.ended(None, now),
         }
-        true
     }
 }
 
-impl Stamp {
-    fn of(directory: &str) -> Self {
-        let metadata = fs::metadata(Path::new(directory).join(MANIFEST)).ok();
-        Self(metadata.map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len())))
-    }
+/// Looks at the manifest; `None`: there is none.
+fn stamp_of(directory: &str) -> Option<Stamp> {
+    let metadata = fs::metadata(Path::new(directory).join(MANIFEST)).ok()?;
+    Some(Stamp {
+        inode: metadata.ino(),
+        modified_s: metadata.mtime(),
+        modified_ns: metadata.mtime_nsec(),
+        length: metadata.len(),
+    })
 }
 
-/// Starts `bash -lc <command>` with both outputs in one file.
-fn start_shell(command: &str, directory: &str, output: File) -> io::Result<i32> {
+fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Starts `bash -lc <command>` with one output for both streams.
+fn start_shell(command: &str, directory: &str, output: OwnedFd) -> io::Result<i32> {
     let argv = ["bash", "-lc", command].map(str::to_owned);
-    let stdin = File::open("/dev/null")?.into();
-    let stderr = output.try_clone()?.into();
-    process::spawn(&argv, &[], directory, Stdio3 { stdin, stdout: output.into(), stderr })
+    let stderr = output.try_clone()?;
+    process::spawn(&argv, &[], directory, Stdio3 { stdin: null()?, stdout: output, stderr })
 }
 
 /// Where it is noted which build succeeded last.
@@ -359,10 +400,21 @@ fn built_marker() -> String {
 }
 
 fn is_built(build: &Build) -> bool {
-    fs::read_to_string(built_marker()).is_ok_and(|text| text == build.command)
+    let read = || {
+        let file = open_plain(File::options().read(true), Path::new(&built_marker()))?;
+        let mut text = Vec::new();
+        file.take(u64::try_from(build.command.len() + 1).unwrap_or(u64::MAX)).read_to_end(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    read().is_ok_and(|text| text == build.command.as_bytes())
 }
 
 fn mark_built(build: &Build) {
+    let write = || {
+        let options = &mut File::options();
+        let options = options.create(true).write(true).truncate(true);
+        open_plain(options, Path::new(&built_marker()))?.write_all(build.command.as_bytes())
+    };
     // If it cannot be noted the build runs again at the next start, which is right too.
-    let _ignored: io::Result<()> = fs::write(built_marker(), &build.command);
+    let _ignored: io::Result<()> = write();
 }

@@ -9,6 +9,7 @@
 //! ```text
 //! poll ─┬─ SIGCHLD ──────► reap until nothing is left ─► tell the exec's connection, or the app
 //!       ├─ listener ─────► accept
+//!       ├─ app's pipe ───► its log, a bounded piece at a time
 //!       ├─ connection ───► frames ─► exec · supervise · terminate
 //!       └─ deadline ─────► restarts, kills, the manifest's stamp
 //! ```

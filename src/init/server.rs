@@ -48,6 +48,8 @@ impl Server {
     /// Waits for something to happen and deals with it; true once the sandbox is over.
     fn turn(&mut self) -> io::Result<bool> {
         let ready = self.wait()?;
+        // Before a connection comes or goes, or a pipe does: the flags are in the order of the wait.
+        self.app.pump(ready.get(2 + self.connections.len()..).unwrap_or_default());
         while self.signals.take()?.is_some() {}
         if ready.get(1).copied().unwrap_or_default() {
             self.accept();
@@ -68,13 +70,14 @@ impl Server {
         Ok(self.ends_at.is_some_and(|end| !has_children || now >= end))
     }
 
-    /// Polls; one flag per descriptor: signals, listener, then the connections in order.
+    /// Polls; one flag per descriptor: signals, listener, then the connections and the app's pipes in order.
     fn wait(&self) -> io::Result<Vec<bool>> {
         let mut polled = vec![
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN),
         ];
         polled.extend(self.connections.iter().map(|c| PollFd::from_borrowed_fd(c.as_fd(), PollFlags::IN)));
+        polled.extend(self.app.pipes().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let deadline = [self.app.deadline(), self.ends_at].into_iter().flatten().min();
         let timeout =
             deadline.map(|d| d.saturating_duration_since(Instant::now()) + Duration::from_millis(1));

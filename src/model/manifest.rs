@@ -166,8 +166,7 @@ fn check_workers(raw: Vec<RawWorker>, problems: &mut Vec<String>) -> Vec<Worker>
     let mut names = BTreeSet::from(["web".to_owned(), "build".to_owned()]);
     let mut workers = Vec::new();
     for worker in raw.into_iter().take(WORKERS_MAX) {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-        if !(1..=64).contains(&worker.name.len()) || !worker.name.bytes().all(allowed) {
+        if !is_process_name(&worker.name) {
             problems.push("a worker's name has 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'".to_owned());
         } else if !names.insert(worker.name.clone()) {
             problems.push(format!("the worker's name {:?} is taken", worker.name));
@@ -188,6 +187,12 @@ fn check_command(what: &str, command: &str, problems: &mut Vec<String>) {
     } else if command.len() > COMMAND_BYTES_MAX || command.contains('\0') {
         problems.push(format!("{what} has a NUL or more than {COMMAND_BYTES_MAX} bytes"));
     }
+}
+
+/// Says whether this can be the name of a process of an app, and so of its log.
+pub fn is_process_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// The first line of a parser's message, bounded: the rest is a picture of the tenant's text.

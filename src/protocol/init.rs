@@ -60,6 +60,18 @@ pub struct App {
     pub processes: Vec<Process>,
     /// The app directory, where the commands run and the manifest lies.
     pub directory: String,
+    /// The manifest that was read to make this; `None` when there is none.
+    #[serde(default)]
+    pub stamp: Option<Stamp>,
+}
+
+/// Enough of stat(2) to see that a file is not the same any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub inode: u64,
+    pub modified_s: i64,
+    pub modified_ns: i64,
+    pub length: u64,
 }
 
 /// A command that runs to its end.
@@ -96,4 +108,7 @@ pub struct ProcessState {
     pub restarts: u32,
     /// It ended too often too soon and is not started again.
     pub given_up: bool,
+    /// How the run before ended, as a shell shows it.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
 }

@@ -10,6 +10,8 @@ mod init;
 mod launch;
 
 pub use frame::{Decoder, FRAME_BYTES_MAX, FrameError, encode};
-pub use init::{App, Build, CONTROL_DESCRIPTOR, Process, ProcessKind, ProcessState, Reply, Request, VERSION};
+pub use init::{
+    App, Build, CONTROL_DESCRIPTOR, Process, ProcessKind, ProcessState, Reply, Request, Stamp, VERSION,
+};
 #[cfg(feature = "daemon")]
 pub use launch::{LaunchReply, LaunchRequest, LaunchStep};

@@ -3,6 +3,7 @@
 //! `sandbox-init` keeps the processes running; what they are is decided here, since the manifest is
 //! a hostile text and is parsed where a failure harms nobody.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,16 @@ use super::supervisor::{Shared, Supervisor, blocking};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
 use crate::model::manifest::{Manifest, Web};
 use crate::model::{GitSource, Status};
-use crate::protocol::{self, App, ProcessState, Reply, Request};
+use crate::protocol::{self, App, ProcessState, Reply, Request, Stamp};
 use crate::runtime::Conversation;
 
 /// The app directory as `sandbox-init` sees it.
 const DIRECTORY: &str = "/home/sandbox/workspace/app";
-/// How often an app that is starting is asked whether it is up.
+/// How often an app that is starting is asked whether it is up, at first and at the least.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// The pause before an app that could not be watched is watched again.
+const WATCH_PAUSE: Duration = Duration::from_secs(2);
 /// The longest an app may take to answer a probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the clone of a repository may take.
@@ -36,12 +40,15 @@ const MESSAGE_CHARS_MAX: usize = 2000;
 /// Watches the app until the sandbox ends.
 pub(super) async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live>, git: Option<GitSource>) {
     let watching = async {
-        if let Some(git) = git {
-            clone(&shared, &entry, &git).await;
-        }
-        if let Err(error) = follow(&shared, &entry, &live).await {
+        let trouble = match git {
+            Some(git) => clone(&shared, &entry, &git).await,
+            None => None,
+        };
+        loop {
+            let Err(error) = follow(&shared, &entry, &live, trouble.as_deref()).await;
             // The sandbox runs on without; when it is its init that has failed, the driver sees to it.
-            tracing::warn!(id = %entry.id, error = %super::provision::chain(&error), "an app is not watched any more");
+            tracing::warn!(id = %entry.id, error = %super::provision::chain(&error), "an app is not watched for a while");
+            tokio::time::sleep(WATCH_PAUSE).await;
         }
     };
     tokio::select! {
@@ -62,9 +69,19 @@ pub(super) fn ended(app: &mut AppView) {
     }
 }
 
-async fn follow(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Result<(), Error> {
-    let mut manifest = read(shared, entry).await?;
-    let mut conversation = live.control.supervise(app_of(manifest.as_ref())).await.map_err(Error::Control)?;
+/// Keeps the app as its manifest declares it. `trouble` is what else went wrong with the app.
+async fn follow(
+    shared: &Arc<Shared>,
+    entry: &Arc<Entry>,
+    live: &Arc<Live>,
+    trouble: Option<&str>,
+) -> Result<Infallible, Error> {
+    let mut read = read(shared, entry).await?;
+    let mut manifest = read.manifest.take();
+    publish(entry, manifest.as_ref(), &read, trouble);
+    let mut app = app_of(manifest.as_ref());
+    app.stamp = read.stamp;
+    let mut conversation = live.control.supervise(app.clone()).await.map_err(Error::Control)?;
     loop {
         let web = manifest.as_ref().and_then(|m| m.web.clone());
         tokio::select! {
@@ -72,34 +89,70 @@ async fn follow(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> R
             // Never completes: it probes again whenever the app starts anew.
             () = probe(shared, entry, live, web) => {}
         }
-        manifest = read(shared, entry).await?;
-        let app = app_of(manifest.as_ref());
-        conversation.ask(&Request::Supervise { app }, &[]).await.map_err(Error::Control)?;
+        read = self::read(shared, entry).await?;
+        // With one that is wrong everything stays as it was but for the message: a slip of the pen in an
+        // editor takes no app down.
+        if read.problem.is_none() {
+            manifest = read.manifest.take();
+            app = app_of(manifest.as_ref());
+            publish(entry, manifest.as_ref(), &read, trouble);
+        } else {
+            entry.publish(|published| set_message(published, read.message(trouble)));
+        }
+        app.stamp = read.stamp;
+        conversation.ask(&Request::Supervise { app: app.clone() }, &[]).await.map_err(Error::Control)?;
     }
 }
 
-/// Reads the manifest; one that is wrong is reported, and counts as none.
-async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Option<Manifest>, Error> {
+/// A manifest as it was found.
+struct Read {
+    /// `None`: there is none, or it is wrong.
+    manifest: Option<Manifest>,
+    problem: Option<String>,
+    stamp: Option<Stamp>,
+}
+
+impl Read {
+    fn message(&self, trouble: Option<&str>) -> Option<String> {
+        self.problem.clone().or_else(|| trouble.map(str::to_owned))
+    }
+}
+
+async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Read, Error> {
     let (storage, id) = (Arc::clone(shared), entry.id);
-    let text = blocking(move || storage.storage.manifest_text(id).map_err(Error::Storage)).await?;
-    let (manifest, problem) = match text.map(|text| Manifest::parse(&text)) {
-        None => (None, None),
-        Some(Ok(manifest)) => (Some(manifest), None),
-        Some(Err(error)) => (None, Some(error.to_string())),
+    let file = blocking(move || storage.storage.manifest(id).map_err(Error::Storage)).await?;
+    let Some(file) = file else { return Ok(Read { manifest: None, problem: None, stamp: None }) };
+    let stamp = Stamp {
+        inode: file.stat.st_ino,
+        modified_s: file.stat.st_mtime,
+        modified_ns: i64::try_from(file.stat.st_mtime_nsec).unwrap_or_default(),
+        length: u64::try_from(file.stat.st_size).unwrap_or_default(),
+    };
+    let (manifest, problem) = match Manifest::parse(&file.text) {
+        Ok(manifest) => (Some(manifest), None),
+        Err(error) => (None, Some(error.to_string())),
     };
     if let Some(problem) = &problem {
         tracing::info!(%id, problem, "a manifest cannot be used");
     }
+    Ok(Read { manifest, problem, stamp: Some(stamp) })
+}
+
+/// Shows what is to run; how it is doing is told by `sandbox-init`.
+fn publish(entry: &Entry, manifest: Option<&Manifest>, read: &Read, trouble: Option<&str>) {
     let spec_port = entry.record().spec.ports.first().copied();
     entry.publish(|published| {
-        set_message(published, problem);
-        let web = manifest.as_ref().and_then(|m| m.web.as_ref());
-        let status = if web.is_some() { PreviewStatus::Starting } else { PreviewStatus::None };
+        set_message(published, read.message(trouble));
+        let web = manifest.and_then(|m| m.web.as_ref());
+        let status = match web {
+            Some(_) => PreviewStatus::Starting,
+            None if read.problem.is_some() => PreviewStatus::Error,
+            None => PreviewStatus::None,
+        };
         let port = web.map(|w| w.port).or(spec_port);
         published.app.preview = Preview { port, status, ..Preview::default() };
         published.app.processes.clear();
     });
-    Ok(manifest)
 }
 
 /// Shows a message in the row. It says what is wrong now, so it lives as long as the sandbox does and
@@ -128,7 +181,7 @@ fn app_of(manifest: Option<&Manifest>) -> App {
         command: build.command.clone(),
         timeout_ms: u64::from(build.timeout_secs) * 1000,
     });
-    App { build, processes: web.chain(workers).collect(), directory: DIRECTORY.to_owned() }
+    App { build, processes: web.chain(workers).collect(), directory: DIRECTORY.to_owned(), stamp: None }
 }
 
 /// Publishes what `sandbox-init` tells until it says that the manifest has changed.
@@ -137,12 +190,10 @@ async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> R
         match conversation.reply().await.map_err(Error::Control)? {
             Reply::ManifestChanged => return Ok(()),
             Reply::Process(state) => entry.publish(|published| set_process(&mut published.app, state)),
-            Reply::Build { running, error } => entry.publish(|published| {
+            Reply::Build { error, .. } => entry.publish(|published| {
                 let preview = &mut published.app.preview;
                 if error.is_some() {
                     preview.status = PreviewStatus::Error;
-                } else if running {
-                    preview.status = PreviewStatus::Starting;
                 }
                 preview.build_error_message =
                     error.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
@@ -172,6 +223,8 @@ fn set_process(app: &mut AppView, state: ProcessState) {
         running: state.pid.is_some(),
         pid: state.pid,
         restarts: state.restarts,
+        given_up: state.given_up,
+        last_exit_code: state.exit_code,
     };
     match app.processes.iter_mut().find(|p| p.name == view.name) {
         Some(known) => *known = view,
@@ -183,12 +236,16 @@ fn set_process(app: &mut AppView, state: ProcessState) {
 async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: Option<Web>) {
     let Some(web) = web else { return std::future::pending().await };
     let mut changes = entry.state.subscribe();
+    let mut pause = PROBE_INTERVAL;
     loop {
         // What is frozen does not answer, and is not asked.
         let starting = |published: &super::registry::Published| {
             published.app.preview.status == PreviewStatus::Starting
                 && published.record.status == Status::Running
         };
+        if !starting(&changes.borrow()) {
+            pause = PROBE_INTERVAL;
+        }
         if changes.wait_for(starting).await.is_err() {
             return std::future::pending().await;
         }
@@ -205,7 +262,9 @@ async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: 
                 preview.status = PreviewStatus::Ready;
             }
         });
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        tokio::time::sleep(pause).await;
+        // An app that never listens is asked less and less often.
+        pause = pause.mul_f64(1.1).min(PROBE_INTERVAL_MAX);
     }
 }
 
@@ -224,8 +283,9 @@ async fn ask_health(shared: &Arc<Shared>, live: &Arc<Live>, web: &Web) -> std::i
     status.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
-/// Clones the repository into the app directory, as the sandbox's user, inside the sandbox.
-async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) {
+/// Clones the repository into the app directory, as the sandbox's user, inside the sandbox; returns what
+/// went wrong.
+async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) -> Option<String> {
     let mut cmd: Vec<String> = ["git", "clone", "--quiet"].map(str::to_owned).into();
     if let Some(branch) = git.branch() {
         cmd.extend(["--branch".to_owned(), branch.to_owned()]);
@@ -239,10 +299,7 @@ async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) {
         Ok(Err(error)) => Some(error.message()),
         Err(_) => Some(format!("it took longer than {} s", CLONE_DEADLINE.as_secs())),
     };
-    if let Some(problem) = problem {
-        let message = format!("the repository could not be cloned: {problem}");
-        entry.publish(|published| set_message(published, Some(message)));
-    }
+    problem.map(|problem| format!("the repository could not be cloned: {problem}"))
 }
 
 /// Runs a command to its end; the value is what it complained of, when it failed.

@@ -20,6 +20,10 @@ pub enum Error {
     Invalid(String),
     #[error("take the request: {0}")]
     Conflict(String),
+    #[error("find the process {0:?} of the app")]
+    UnknownProcess(String),
+    #[error("take the request: {0}")]
+    Busy(&'static str),
     #[error("{request} a sandbox that is {status}")]
     State { request: &'static str, status: Status },
     #[error("start a sandbox: the host is short of memory ({mem_available_percent} % available)")]
@@ -106,7 +110,7 @@ impl Error {
     /// Says what the client should do.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotFound(_) => Kind::NotFound,
+            Self::NotFound(_) | Self::UnknownProcess(_) => Kind::NotFound,
             Self::Invalid(_) => Kind::Invalid,
             Self::Conflict(_) | Self::State { .. } => Kind::Conflict,
             Self::Refused { reason, mem_available_percent } => {
@@ -119,6 +123,7 @@ impl Error {
             Self::Metadata(error) if error.is_full() => Kind::Exhausted,
             Self::Leftovers { cause, .. } => cause.kind(),
             Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
+            | Self::Busy(_)
             | Self::Ending => Kind::Unavailable,
             Self::Storage(_)
             | Self::Metadata(_)
@@ -137,6 +142,8 @@ impl Error {
     pub fn message(&self) -> String {
         match self {
             Self::NotFound(_) => "sandbox not found".to_owned(),
+            Self::UnknownProcess(name) => format!("the app has no process {name:?} and no log of one"),
+            Self::Busy(text) => (*text).to_owned(),
             Self::Invalid(text) | Self::Conflict(text) | Self::Exhausted(text) => text.clone(),
             Self::State { request, status } => format!("cannot {request} a sandbox that is {status}"),
             Self::Refused { .. } => "the host is short of memory; try again later".to_owned(),

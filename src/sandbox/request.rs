@@ -13,7 +13,10 @@ use crate::model::{
 pub struct CreateRequest {
     /// Taken: a conflict, unless only its workspace is left and the owner is the same.
     pub id: Option<SandboxId>,
+    /// Empty: the template's.
     pub ports: Vec<u16>,
+    /// When the template declares none either.
+    pub ports_default: Vec<u16>,
     pub env: Environment,
     pub template: Option<TemplateName>,
     pub visibility: Visibility,

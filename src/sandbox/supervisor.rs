@@ -16,6 +16,7 @@ use super::driver::{self, Command, MAILBOX, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
 use super::leases::Leases;
+use super::logs::FOLLOWERS_MAX;
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
@@ -116,6 +117,8 @@ pub(super) struct Shared {
     pub(super) policies: Notify,
     /// Memory is moved out of one sandbox at a time.
     pub(super) reclaiming: Semaphore,
+    /// One permit for each log that may be followed.
+    pub(super) followers: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,
 }
@@ -149,6 +152,7 @@ impl Supervisor {
             kept: Mutex::default(),
             policies: Notify::new(),
             reclaiming: Semaphore::new(1),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         });
@@ -168,13 +172,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// The id or owner conflicts, memory is short, or a step failed, in which case nothing is left of it.
-    pub async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
+    pub async fn create(&self, mut request: CreateRequest) -> Result<Created, Error> {
         let shared = &self.shared;
         if shared.registry.len() >= shared.config.sandboxes_max {
             let text =
                 format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
             return Err(Error::Exhausted(text));
         }
+        request.ports = self.ports_of(&request).await?;
         let (git, one_per_project) = (request.git.clone(), request.one_per_project);
         let record = self.new_record(request)?;
         let id = record.spec.id;

@@ -85,6 +85,9 @@ pub struct ProcessView {
     /// In the sandbox's pid namespace.
     pub pid: Option<i32>,
     pub restarts: u32,
+    pub given_up: bool,
+    /// How its last run ended, as a shell shows it.
+    pub last_exit_code: Option<i32>,
 }
 
 /// Which part of the manifest a process comes from.

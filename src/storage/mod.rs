@@ -15,9 +15,12 @@ mod edit;
 mod error;
 mod files;
 mod limits;
+mod lines;
+mod logs;
 mod path;
 mod place;
 mod rootfs;
+mod templates;
 mod tree;
 mod upload;
 mod walk;
@@ -40,8 +43,10 @@ use crate::sys::fs::{self as sysfs, Links};
 pub use error::{FileError, StorageError};
 pub use files::{Entry, EntryKind, Files, Opened};
 pub use limits::TreeLimits;
+pub use logs::{Follower, Logs, News};
 pub use path::FilePath;
 pub use place::Rubbish;
+pub use templates::TemplateInfo;
 pub use upload::Upload;
 pub use walk::View;
 
@@ -69,6 +74,15 @@ pub struct Storage {
     config: Config,
     removals: AtomicU64,
     yard: Arc<Yard>,
+}
+
+/// A manifest as it was read.
+#[derive(Debug)]
+pub struct ManifestFile {
+    /// At most one byte more than a manifest may have.
+    pub text: Vec<u8>,
+    /// From before it was read, so that whatever changes it later changes this too.
+    pub stat: rustix::fs::Stat,
 }
 
 /// What [`Storage::prepare`] did.
@@ -178,13 +192,23 @@ impl Storage {
         Ok(Files::new(directory, Arc::clone(&self.yard)))
     }
 
-    /// Reads the manifest, at most one byte more than a manifest may have; `None` when there is none.
+    /// Opens the logs of a workspace.
+    ///
+    /// # Errors
+    /// There is no workspace.
+    pub fn logs(&self, id: SandboxId) -> Result<Logs, StorageError> {
+        let path = self.workspace_path(id);
+        let workspace = sysfs::open_directory(&path);
+        Ok(Logs::new(workspace.map_err(StorageError::at("open the workspace", &path))?))
+    }
+
+    /// Reads the manifest; `None` when there is none.
     ///
     /// # Errors
     /// The disk fails. A tenant who puts something strange there has no manifest.
-    pub fn manifest_text(&self, id: SandboxId) -> Result<Option<Vec<u8>>, StorageError> {
+    pub fn manifest(&self, id: SandboxId) -> Result<Option<ManifestFile>, StorageError> {
         let Ok(files) = self.files(id, FileBase::App) else { return Ok(None) };
-        let Ok((file, _)) =
+        let Ok((file, stat)) =
             sysfs::open_file_beneath(files.directory(), Path::new(MANIFEST), Links::FollowBeneath)
         else {
             return Ok(None);
@@ -193,7 +217,7 @@ impl Storage {
         let limit = u64::try_from(manifest::BYTES_MAX + 1).unwrap_or(u64::MAX);
         let read = io::Read::read_to_end(&mut io::Read::take(file, limit), &mut text);
         read.map_err(StorageError::at("read the manifest in", &self.workspace_path(id)))?;
-        Ok(Some(text))
+        Ok(Some(ManifestFile { text, stat }))
     }
 
     /// Makes sure that every mount destination is in the rootfs and that no link is on the way to it.

@@ -2,6 +2,7 @@
 //!
 //! Each type says in its field order how it is written. Conversions from the domain lie in `api`.
 
+mod apps;
 mod error;
 mod events;
 mod files;
@@ -9,6 +10,7 @@ mod request;
 mod row;
 mod v1;
 
+pub use apps::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset, PresetList};
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use events::{EventData, EventsQuery};
 pub use files::{
@@ -17,12 +19,11 @@ pub use files::{
 };
 pub use request::{
     ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, ListQuery,
-    ListV1Query, ManifestBody, PatchBody, PreviewBody, ProjectBody, SleepBody,
+    ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
 };
 pub use row::{
     Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
 };
 pub use v1::{
-    CpuStats, ManifestReport, MemoryEvents, MemoryStats, PidsStats, Preview, Process, Sandbox, SandboxList,
-    Sleep, Stats,
+    CpuStats, MemoryEvents, MemoryStats, PidsStats, Preview, Process, Sandbox, SandboxList, Sleep, Stats,
 };

@@ -24,7 +24,7 @@ pub struct CreateBody {
     pub idle_policy: Option<String>,
     pub sleep: Option<SleepBody>,
     pub app_id: Option<String>,
-    /// A template by another name; `template` wins.
+    /// A preset: its template and its ports; `template` and `ports` win.
     pub runtime_preset: Option<String>,
     pub git: Option<GitBody>,
     pub preview: Option<PreviewBody>,
@@ -130,14 +130,6 @@ pub struct ClaimBody {
     pub external_user_id: String,
     pub external_project_id: Option<String>,
     pub external_workspace_id: Option<String>,
-}
-
-/// `POST /v1/runtime/manifest/validate`.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestBody {
-    /// The text of a `sandbox.yaml`.
-    pub manifest: String,
 }
 
 /// The filter of `GET /sandboxes`.

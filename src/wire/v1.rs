@@ -123,6 +123,12 @@ pub struct Process {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     pub restarts: u32,
+    /// It ended too often too soon: it is started again when the manifest changes or the sandbox starts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+    /// How its last run ended; 128 + n after signal n.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_exit_code: Option<i32>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -130,11 +136,4 @@ pub struct SandboxList {
     pub sandboxes: Vec<Sandbox>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-}
-
-/// What is wrong with a manifest.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ManifestReport {
-    pub valid: bool,
-    pub errors: Vec<String>,
 }

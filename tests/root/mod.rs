@@ -1,5 +1,6 @@
 //! The tests, by subject.
 
+mod apps;
 mod crash;
 mod events;
 mod faults;
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Test> {
         lifecycle::TESTS,
         files::TESTS,
         files::EDIT,
+        apps::TESTS,
         isolation::TESTS,
         network::TESTS,
         previews::TESTS,

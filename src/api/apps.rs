@@ -1,0 +1,79 @@
+//! What runs in a sandbox by itself: presets, the manifest's validator, the logs of its processes.
+
+use std::convert::Infallible;
+
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream::{self, StreamExt as _};
+
+use super::App;
+use super::error::{ApiError, Style};
+use super::extract::{Body1, Json, Query};
+use crate::model::SandboxId;
+use crate::model::manifest::Manifest;
+use crate::sandbox::{Error, LOG_LINES_MAX, LogNews};
+use crate::wire::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset, PresetList, V1Error};
+
+/// How many lines are shown when the client does not say.
+const LINES: usize = 200;
+
+#[utoipa::path(get, path = "/v1/presets", tag = "apps", responses((status = 200, body = PresetList)))]
+pub(super) async fn presets(State(app): State<App>) -> Result<Json<PresetList>, ApiError> {
+    let found = app.supervisor.presets().await.map_err(core)?;
+    let convert = |preset: crate::sandbox::Preset| Preset {
+        template: preset.name.clone(),
+        name: preset.name,
+        description: preset.description,
+        ports: preset.ports,
+        process_names: preset.process_names,
+    };
+    Ok(Json(PresetList { presets: found.into_iter().map(convert).collect() }))
+}
+
+#[utoipa::path(post, path = "/v1/runtime/manifest/validate", tag = "apps", request_body = ManifestBody, responses(
+    (status = 200, description = "Whether the manifest can be used, and if not, everything that is wrong", body = ManifestReport),
+    (status = 400, body = V1Error)))]
+pub(super) async fn validate(Body1(body): Body1<ManifestBody>) -> Json<ManifestReport> {
+    let errors = Manifest::parse(body.manifest.as_bytes()).err().map(|e| e.0).unwrap_or_default();
+    Json(ManifestReport { valid: errors.is_empty(), errors })
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{name}/logs", tag = "apps",
+    params(("id" = String, Path), ("name" = String, Path, description = "`web`, `build` or a worker's name"), LogQuery), responses(
+    (status = 200, description = "The last lines; with `follow` server-sent events: `line` with {\"line\"}, and `gap` where more was printed than is kept", body = LogLines),
+    (status = 400, body = V1Error), (status = 404, body = V1Error)))]
+pub(super) async fn logs(
+    State(app): State<App>,
+    Path((id, name)): Path<(String, String)>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, ApiError> {
+    // What is not an id is the id of nothing.
+    let id: SandboxId = id.parse().map_err(|_e| Style::V1.not_found("sandbox not found"))?;
+    let count = query.tail.unwrap_or(LINES);
+    if count > LOG_LINES_MAX {
+        return Err(Style::V1.invalid(format!("tail is from 0 to {LOG_LINES_MAX}")));
+    }
+    if !query.follow {
+        let lines = app.supervisor.log_tail(id, &name, count).await.map_err(core)?;
+        return Ok(Json(LogLines { lines, process: name }).into_response());
+    }
+    let (lines, follower) = app.supervisor.follow_log(id, &name, count).await.map_err(core)?;
+    let first = stream::once(async { LogNews { lines, gap: false } });
+    let later = stream::unfold(follower, |mut follower| async { Some((follower.next().await?, follower)) });
+    let events = first.chain(later).flat_map(|news| stream::iter(events(news)));
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+fn events(news: LogNews) -> impl Iterator<Item = Result<Event, Infallible>> {
+    let line = |line| {
+        let data = serde_json::to_string(&LogLine { line }).unwrap_or_default();
+        Ok(Event::default().event("line").data(data))
+    };
+    let gap = news.gap.then(|| Ok(Event::default().event("gap").data("{}")));
+    news.lines.into_iter().map(line).chain(gap)
+}
+
+fn core(error: Error) -> ApiError {
+    Style::V1.of_core(&error)
+}
