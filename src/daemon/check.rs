@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::exit::{Exit, complain, say};
+use super::exit::{Exit, chain, complain, say};
 use super::serve::read_config;
 use crate::config::Config;
 use crate::model::Finding;
@@ -126,6 +126,7 @@ fn privileges() -> Vec<Finding> {
 fn control_groups(config: &Config) -> Vec<Finding> {
     let detected = Hierarchy::detect(&config.instance);
     let version = detected.as_ref().ok().map(Hierarchy::version);
+    let refused = detected.as_ref().ok().and_then(|found| found.check_writable().err());
     let detail = match (&detected, version) {
         (_, Some(Version::V2)) => "version 2".to_owned(),
         (_, Some(Version::Hybrid)) => {
@@ -139,8 +140,8 @@ fn control_groups(config: &Config) -> Vec<Finding> {
     vec![
         Finding {
             feature: "control groups",
-            found: version.is_some(),
-            detail,
+            found: version.is_some() && refused.is_none(),
+            detail: refused.map_or(detail, |error| chain(&error)),
             consequence: "memory and processes cannot be limited: the server does not start",
             remedy: "mount cgroup2 on /sys/fs/cgroup; in a container use --privileged",
             required: true,

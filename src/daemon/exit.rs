@@ -39,18 +39,23 @@ impl Exit {
 
     /// Says why on standard error, in one line and a remedy, and ends so.
     pub(super) fn because(self, what: &dyn std::error::Error, remedy: &str) -> Self {
-        let mut text = format!("sandboxd: cannot {what}");
-        let mut source = what.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        complain(&text);
+        complain(&format!("sandboxd: cannot {}", chain(what)));
         if !remedy.is_empty() {
             complain(&format!("sandboxd: {remedy}"));
         }
         self
     }
+}
+
+/// An error with its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 impl From<Exit> for ExitCode {

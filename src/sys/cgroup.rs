@@ -96,10 +96,24 @@ impl Hierarchy {
         for (_, directory) in &found.parents {
             make_directory(directory)?;
         }
+        found.check_writable()?;
         if found.version == Version::V2 {
             found.enable_controllers()?;
         }
         Ok(found)
+    }
+
+    /// Asks whether cgroups can be made and limits written; changes nothing.
+    ///
+    /// # Errors
+    /// The kernel's: a file system that is mounted read-only, as in a container without privileges.
+    pub fn check_writable(&self) -> Result<(), CgroupError> {
+        for (_, directory) in &self.parents {
+            let place = if directory.exists() { directory } else { directory.parent().unwrap_or(directory) };
+            rustix::fs::access(place, rustix::fs::Access::WRITE_OK)
+                .map_err(|errno| access("write to", place, errno.into()))?;
+        }
+        Ok(())
     }
 
     /// Like [`Hierarchy::open`], but changes nothing.

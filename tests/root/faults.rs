@@ -39,6 +39,16 @@ fn starts() {
     let taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("SANDBOXD_ADDR"), "{code:?} {text}");
+    drop(taken);
+    // Neither root, nor a control group that can be written.
+    let (code, text) = server.run_under("serve", &["unshare", "--user"]);
+    assert!(code == Some(77) && text.contains("root"), "{code:?} {text}");
+    let read_only = "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,ro $d 2>/dev/null; done; exec \"$@\"";
+    let inside = ["unshare", "--mount", "sh", "-c", read_only, "sh"];
+    for (subcommand, expected) in [("serve", 77), ("check", 1)] {
+        let (code, text) = server.run_under(subcommand, &inside);
+        assert!(code == Some(expected) && text.contains("ead-only file system"), "{code:?} {text}");
+    }
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
@@ -48,7 +58,6 @@ fn starts() {
         "a start that failed did not close the database"
     );
     std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
-    drop(taken);
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("sandboxd.db"), "{code:?} {text}");
     assert!(std::fs::read(server.data().join("sandboxd.db")).unwrap() == vec![b'x'; 8192], "it was changed");

@@ -71,7 +71,23 @@ impl Server {
 
     /// Runs a subcommand to its end.
     pub(crate) fn run(&self, subcommand: &str) -> (Option<i32>, String) {
-        let output = self.command(subcommand).stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
+        self.run_under(subcommand, &[])
+    }
+
+    /// The same, by a program that changes what it finds.
+    pub(crate) fn run_under(&self, subcommand: &str, wrapper: &[&str]) -> (Option<i32>, String) {
+        let bare = self.command(subcommand);
+        let words: Vec<_> =
+            wrapper.iter().map(|w| (*w).into()).chain([bare.get_program().to_owned()]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(bare.get_args()).stdin(Stdio::null());
+        for (name, value) in bare.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let output = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
         let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         (output.status.code(), text)
