@@ -112,6 +112,12 @@ impl Contender for Docker {
         spawn::run(&["docker", "start", APP])?;
         let answered = web::first_answer(&format!("127.0.0.1:{}", self.port), "localhost", started, LIMIT)?;
         recorder.add(Operation::Wake, answered);
+        recorder.time(Operation::Freeze, || spawn::run(&["docker", "pause", APP]))?;
+        recorder.pause();
+        let started = Instant::now();
+        spawn::run(&["docker", "unpause", APP])?;
+        let answered = web::first_answer(&format!("127.0.0.1:{}", self.port), "localhost", started, LIMIT)?;
+        recorder.add(Operation::Thaw, answered);
         recorder.time(Operation::Stop, || spawn::run(&["docker", "stop", APP])).map(|_| ())
     }
 

@@ -69,6 +69,10 @@ impl Ours {
         self.runtime.block_on(self.client.stop(id)).map(|_| ()).map_err(|e| Trouble::because("stop", &e))
     }
 
+    fn freeze(&self, id: &str) -> Result<(), Trouble> {
+        self.runtime.block_on(self.client.pause(id)).map(|_| ()).map_err(|e| Trouble::because("pause", &e))
+    }
+
     fn wake(&self, id: &str) -> Result<Duration, Trouble> {
         let host = format!("s-{}-{}.preview.{}", id.to_lowercase(), web::PORT, self.server.preview_domain);
         web::first_answer(&self.server.preview, &host, Instant::now(), LIMIT)
@@ -110,6 +114,10 @@ impl Contender for Ours {
         recorder.time(Operation::Purge, || self.purge(&id))?;
         recorder.pause();
         recorder.add(Operation::Wake, self.wake(&app)?);
+        recorder.time(Operation::Freeze, || self.freeze(&app))?;
+        recorder.pause();
+        // The request itself thaws it.
+        recorder.add(Operation::Thaw, self.wake(&app)?);
         recorder.time(Operation::Stop, || self.stop(&app))
     }
 

@@ -70,6 +70,8 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         time("stop, p50", Operation::Stop, 50.0, |s| s.p50),
         time("purge, p50", Operation::Purge, 50.0, |s| s.p50),
         time("wake → first byte, p50", Operation::Wake, 300.0, |s| s.p50),
+        time("freeze, p50", Operation::Freeze, 10.0, |s| s.p50),
+        time("thaw → first byte, p50", Operation::Thaw, 2.0, |s| s.p50),
         size("RSS of the daemon", 40.0, results.daemon_rss),
         size("PSS of an idle sandbox", 1.0, idle.map(PerSandbox::process_bytes)),
     ]

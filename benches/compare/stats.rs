@@ -11,6 +11,8 @@ pub(crate) enum Operation {
     ExecHot,
     Stop,
     Wake,
+    Freeze,
+    Thaw,
     Purge,
 }
 
@@ -47,8 +49,17 @@ pub(crate) struct Summary {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::CreateExec, Self::Create, Self::Exec, Self::ExecHot, Self::Stop, Self::Wake, Self::Purge];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::CreateExec,
+        Self::Create,
+        Self::Exec,
+        Self::ExecHot,
+        Self::Stop,
+        Self::Wake,
+        Self::Freeze,
+        Self::Thaw,
+        Self::Purge,
+    ];
 
     pub(crate) const fn key(self) -> &'static str {
         match self {
@@ -58,6 +69,8 @@ impl Operation {
             Self::ExecHot => "exec_hot",
             Self::Stop => "stop",
             Self::Wake => "wake",
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
             Self::Purge => "purge",
         }
     }
@@ -70,6 +83,8 @@ impl Operation {
             Self::ExecHot => "exec true, at once again",
             Self::Stop => "stop, with an app running",
             Self::Wake => "wake → first byte of the app",
+            Self::Freeze => "freeze, with an app running",
+            Self::Thaw => "thaw → first byte of the app",
             Self::Purge => "purge",
         }
     }

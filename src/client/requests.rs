@@ -96,6 +96,11 @@ impl Client {
         self.json(self.call(Method::POST, format!("/v1/sandboxes/{}/stop", segment(id)))).await
     }
 
+    /// `POST /v1/sandboxes/{id}/pause`: returns when it is frozen.
+    pub async fn pause(&self, id: &str) -> Result<Answer<SandboxV1>, ClientError> {
+        self.json(self.call(Method::POST, format!("/v1/sandboxes/{}/pause", segment(id)))).await
+    }
+
     /// `POST /v1/sandboxes/{id}/start`
     pub async fn start(&self, id: &str) -> Result<Answer<SandboxV1>, ClientError> {
         self.json(self.call(Method::POST, format!("/v1/sandboxes/{}/start", segment(id)))).await
