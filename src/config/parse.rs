@@ -42,6 +42,9 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         sandboxes_max: p.value("max_sandboxes"),
         freeze_after: p.duration("freeze_after_seconds"),
         idle_threshold: p.duration("idle_threshold_seconds"),
+        silent_connection: p.duration("silent_connection_seconds"),
+        probe_user_agents: p.list("probe_user_agents"),
+        probe_paths: p.list("probe_paths"),
         idle_reap_interval: p.duration("idle_reap_interval_seconds"),
         keepalive_max: p.duration("keepalive_max_seconds"),
         pressure_interval: p.duration("pressure_interval_seconds"),
@@ -168,6 +171,11 @@ impl Parser<'_> {
             self.complain(name, &format!("{text:?} is not a number of seconds, nor like 30s, 5m, 2h"));
         }
         Duration::from_secs(seconds.unwrap_or_default())
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let text = self.text(name);
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     }
 
     fn percent(&mut self, name: &str) -> u8 {

@@ -17,7 +17,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order in which they are shown.
-pub const SETTINGS: [Setting; 40] = [
+pub const SETTINGS: [Setting; 43] = [
     setting("addr", "127.0.0.1:9090", "where the API listens; 0.0.0.0:9090 in the image"),
     setting("preview_addr", "127.0.0.1:8080", "where previews listen; 0.0.0.0:80 in the image"),
     setting("data_dir", "/var/lib/sandboxd", "everything that lasts: database, key, workspaces"),
@@ -76,6 +76,17 @@ pub const SETTINGS: [Setting; 40] = [
         "a sandbox that nobody uses for so long is frozen: no time is spent on it, its memory is kept; 0, or not before idle_threshold_seconds: never",
     ),
     setting("idle_threshold_seconds", "2100", "a sandbox that nobody uses for so long is stopped"),
+    setting(
+        "silent_connection_seconds",
+        "0",
+        "for how long an open connection through which nothing goes, such as a WebSocket, counts as a use; its bytes always do, pings and pongs never",
+    ),
+    setting(
+        "probe_user_agents",
+        "kube-probe/,ELB-HealthChecker/,GoogleHC/,Consul Health Check",
+        "parts of User-Agent, separated by commas: requests of such health checkers neither wake a sandbox nor keep it awake; one that sleeps answers 503",
+    ),
+    setting("probe_paths", "", "paths, separated by commas: the same for requests to them"),
     setting("idle_reap_interval_seconds", "30", "how often idle sandboxes are looked for; 0: never"),
     setting("keepalive_max_seconds", "86400", "the longest that a client may keep a sandbox awake ahead"),
     setting("pressure_interval_seconds", "10", "how often the host's memory is looked at; 0: never"),

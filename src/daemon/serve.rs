@@ -205,7 +205,8 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
         };
         let router = api::router(api_config, self.supervisor.clone(), self.metrics.clone());
-        let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls);
+        let probes = proxy::Probes::new(config.probe_user_agents.clone(), config.probe_paths.clone());
+        let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls, probes);
         let proxy = Arc::new(proxy::Proxy::new(proxy_config, self.supervisor.clone(), self.metrics.clone()));
         let mut parts = JoinSet::new();
         parts.spawn(proxy::serve(
@@ -251,6 +252,7 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
         sandboxes_max: config.sandboxes_max,
         freeze_after: config.freeze_after,
         idle_threshold: config.idle_threshold,
+        silent_connection: config.silent_connection,
         idle_interval: config.idle_reap_interval,
         pressure_interval: config.pressure_interval,
         keepalive_max: config.keepalive_max,

@@ -48,18 +48,18 @@ impl Failure {
     }
 
     pub(super) fn of_connect(error: &ConnectError) -> Self {
+        let later = |failure: Self| Self { retry_after_secs: Some(RETRY_SECS), ..failure };
         let own = |status, reason| Self::new(status, reason, capitalised(&error.to_string()));
         match error {
             ConnectError::UnknownSandbox => own(StatusCode::NOT_FOUND, "sandbox_not_found"),
             ConnectError::PortNotExposed(_) => own(StatusCode::NOT_FOUND, "port_not_exposed"),
             ConnectError::Private => own(StatusCode::FORBIDDEN, "private"),
             ConnectError::NothingListens(_) => own(StatusCode::BAD_GATEWAY, "nothing_listens"),
-            ConnectError::NotStarted { .. } => own(StatusCode::SERVICE_UNAVAILABLE, "not_started"),
-            ConnectError::TimedOut { .. } => {
-                let mut failure = own(StatusCode::GATEWAY_TIMEOUT, "app_not_ready");
-                failure.retry_after_secs = Some(RETRY_SECS);
-                failure
-            }
+            ConnectError::NotStarted { .. } => later(own(StatusCode::SERVICE_UNAVAILABLE, "not_started")),
+            ConnectError::Asleep => later(own(StatusCode::SERVICE_UNAVAILABLE, "asleep")),
+            ConnectError::TooManyHeld => later(own(StatusCode::SERVICE_UNAVAILABLE, "too_many_waiting")),
+            ConnectError::Overloaded => later(own(StatusCode::SERVICE_UNAVAILABLE, "overloaded")),
+            ConnectError::TimedOut { .. } => later(own(StatusCode::GATEWAY_TIMEOUT, "app_not_ready")),
             ConnectError::Refused { reason, mem_available_percent, retry_after_secs } => {
                 let mut failure = own(StatusCode::SERVICE_UNAVAILABLE, reason.as_str());
                 failure.mem_available_percent = Some(*mem_available_percent);

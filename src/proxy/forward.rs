@@ -1,26 +1,22 @@
 //! One request on its way to an app and back.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::{Failure, is_browser, warming};
 use super::headers;
 use super::listener::{Body, BoxError};
+use super::meter::{Metered, MeteredIo, Side};
 use super::route::Host;
 use super::{BROWSER_BUDGET, Proxy};
 use crate::model::{HostHeader, SandboxId};
-use crate::sandbox::{Activity, ConnectError, Upstream};
+use crate::sandbox::{ConnectError, Counted, Intent, Upstream};
 
 /// The most bytes of an app's answer's head.
 const APP_HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -40,7 +36,8 @@ impl Proxy {
         let for_browser = is_browser(request.method(), request.headers());
         let wants_upgrade = headers::upgrade_of(request.headers()).is_some();
         let budget = (for_browser && !wants_upgrade).then_some(BROWSER_BUDGET);
-        let response = match self.connect(id, port, budget).await {
+        let intent = if self.config.probes.is_probe(&request) { Intent::Probe } else { Intent::Use };
+        let response = match self.connect((id, port), intent, budget).await {
             Ok(Some(upstream)) => forward(self, request, upstream, (host, port), client)
                 .await
                 .unwrap_or_else(|failure| failure.response(for_browser)),
@@ -56,12 +53,12 @@ impl Proxy {
     /// Connects to the app; `None` when the budget is spent first: the sandbox goes on waking.
     async fn connect(
         &self,
-        id: SandboxId,
-        port: u16,
+        (id, port): (SandboxId, u16),
+        intent: Intent,
         budget: Option<Duration>,
     ) -> Result<Option<Upstream>, Failure> {
         let _held = self.held.try_acquire().map_err(|_e| Failure::too_many_held())?;
-        let connecting = self.supervisor.connect(id, port);
+        let connecting = self.supervisor.connect(id, port, intent);
         let result: Result<Upstream, ConnectError> = match budget {
             Some(budget) => match tokio::time::timeout(budget, connecting).await {
                 Ok(result) => result,
@@ -82,7 +79,7 @@ async fn forward(
     client: SocketAddr,
 ) -> Result<Response<Body>, Failure> {
     // Let go of once the app has begun to answer: from then on its bytes count.
-    let Upstream { stream, activity, busy: _busy, host_header } = upstream;
+    let Upstream { stream, counted, busy: _busy, host_header } = upstream;
     let wanted = headers::upgrade_of(request.headers());
     // Taken before the request is: it becomes the client's side of a tunnel, if there is to be one.
     let client_side = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -101,8 +98,7 @@ async fn forward(
     }
     parts.uri = origin_form(&parts.uri);
     parts.version = http::Version::HTTP_11;
-    let request =
-        Request::from_parts(parts, Metered { inner: body, activity: activity.clone(), side: Side::Client });
+    let request = Request::from_parts(parts, Metered::new(body, counted.clone(), Side::Client));
     let mut response = match sender.send_request(request).await {
         Ok(response) => response,
         Err(error) => {
@@ -122,7 +118,8 @@ async fn forward(
             return Err(Failure::broken_app());
         }
         let app_side = hyper::upgrade::on(&mut response);
-        proxy.tasks.spawn(tunnel(client_side, app_side, activity));
+        let is_websocket = given.as_bytes().eq_ignore_ascii_case(b"websocket");
+        proxy.tasks.spawn(tunnel(client_side, app_side, counted, is_websocket));
         let (mut parts, _) = response.into_parts();
         headers::to_client(&mut parts.headers, Some(&given));
         let empty = Empty::new().map_err(|never| match never {}).boxed_unsync();
@@ -131,18 +128,20 @@ async fn forward(
     // Anything but 101 is an ordinary answer: whatever the client sent behind its request is not forwarded.
     let (mut parts, body) = response.into_parts();
     headers::to_client(&mut parts.headers, None);
-    let body = Metered { inner: body, activity, side: Side::App }
-        .map_err(|e| -> BoxError { e.into() })
-        .boxed_unsync();
+    let body = Metered::new(body, counted, Side::App).map_err(|e| -> BoxError { e.into() }).boxed_unsync();
     Ok(Response::from_parts(parts, body))
 }
 
 /// Moves bytes both ways until either side ends.
-async fn tunnel(client: hyper::upgrade::OnUpgrade, app: hyper::upgrade::OnUpgrade, activity: Activity) {
+async fn tunnel(
+    client: hyper::upgrade::OnUpgrade,
+    app: hyper::upgrade::OnUpgrade,
+    counted: Option<Counted>,
+    is_websocket: bool,
+) {
     let (Ok(client), Ok(app)) = tokio::join!(client, app) else { return };
-    let mut client =
-        MeteredIo { inner: TokioIo::new(client), activity: activity.clone(), side: Side::Client };
-    let mut app = MeteredIo { inner: TokioIo::new(app), activity, side: Side::App };
+    let mut client = MeteredIo::new(TokioIo::new(client), counted.clone(), Side::Client, is_websocket);
+    let mut app = MeteredIo::new(TokioIo::new(app), counted, Side::App, is_websocket);
     // Either side may break off at any time; that is how these connections end.
     let _ended: std::io::Result<(u64, u64)> = tokio::io::copy_bidirectional(&mut client, &mut app).await;
 }
@@ -156,93 +155,4 @@ fn origin_form(uri: &http::Uri) -> http::Uri {
 fn same_protocol(given: &HeaderValue, wanted: &HeaderValue) -> bool {
     let (Ok(given), Ok(wanted)) = (given.to_str(), wanted.to_str()) else { return false };
     wanted.split(',').any(|w| w.trim().eq_ignore_ascii_case(given.trim()))
-}
-
-/// Whose bytes are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    /// They wake a sandbox that was frozen under an open connection.
-    Client,
-    /// What it said before it was frozen does not.
-    App,
-}
-
-impl Side {
-    fn note(self, activity: &Activity) {
-        match self {
-            Self::Client => activity.want(),
-            Self::App => activity.mark(),
-        }
-    }
-}
-
-/// A body whose bytes count as use of the sandbox.
-struct Metered<B> {
-    inner: B,
-    activity: Activity,
-    side: Side,
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Metered<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.side.note(&self.activity);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A connection whose bytes count as use of the sandbox.
-struct MeteredIo<T> {
-    inner: T,
-    activity: Activity,
-    side: Side,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for MeteredIo<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.side.note(&self.activity);
-        }
-        polled
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for MeteredIo<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

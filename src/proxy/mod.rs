@@ -13,9 +13,12 @@
 
 mod error;
 mod forward;
+mod frames;
 mod headers;
 mod listener;
+mod meter;
 mod pages;
+mod probes;
 mod route;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use crate::sandbox::Supervisor;
 use crate::telemetry::Metrics;
 
 pub use listener::serve;
+pub use probes::Probes;
 pub use route::{Host, Route};
 
 /// How many requests may be held at once for sandboxes that are being woken.
@@ -41,6 +45,7 @@ pub struct Config {
     domain: String,
     /// What the client used to reach whatever ends TLS in front of us.
     scheme: &'static str,
+    probes: Probes,
 }
 
 /// The previews of all sandboxes.
@@ -55,8 +60,8 @@ pub struct Proxy {
 }
 
 impl Config {
-    pub fn new(domain: String, tls: bool) -> Self {
-        Self { domain, scheme: if tls { "https" } else { "http" } }
+    pub fn new(domain: String, tls: bool, probes: Probes) -> Self {
+        Self { domain, scheme: if tls { "https" } else { "http" }, probes }
     }
 }
 

@@ -7,9 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 
+/// Counts the bytes of one connection as use; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Counted(Arc<Open>);
+
+#[derive(Debug)]
+struct Open(Activity);
+
 /// Marks a sandbox as used; cheap to clone, and an atomic store to use.
 #[derive(Debug, Clone)]
-pub struct Activity(Arc<Counters>);
+pub(super) struct Activity(Arc<Counters>);
 
 /// Keeps a sandbox in use for as long as it lives.
 #[derive(Debug)]
@@ -20,6 +27,8 @@ struct Counters {
     /// By the clock that nobody sets, so that a jump of the other one neither wakes nor stops anything.
     last_ms: AtomicI64,
     busy: AtomicU32,
+    /// How many connections are open, whether or not bytes go through them.
+    open: AtomicU32,
     /// Whether a use has to wake it.
     asleep: AtomicBool,
     wanted: Notify,
@@ -32,18 +41,19 @@ impl Activity {
         Self(Arc::new(Counters {
             last_ms: AtomicI64::new(monotonic_ms().saturating_sub(idle)),
             busy: AtomicU32::new(0),
+            open: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
             wanted: Notify::new(),
         }))
     }
 
     /// Notes that the sandbox is used now; that alone does not wake it.
-    pub fn mark(&self) {
+    pub(super) fn mark(&self) {
         self.0.last_ms.fetch_max(monotonic_ms(), Ordering::Relaxed);
     }
 
     /// Notes that a client has sent something, which wakes a frozen sandbox.
-    pub fn want(&self) {
+    pub(super) fn want(&self) {
         self.mark();
         if self.0.asleep.load(Ordering::Acquire) && self.0.asleep.swap(false, Ordering::AcqRel) {
             self.0.wanted.notify_one();
@@ -55,6 +65,16 @@ impl Activity {
         self.mark();
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    /// Notes a connection that is open until the last clone of the value is dropped.
+    pub(super) fn count(&self) -> Counted {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::new(Open(self.clone())))
+    }
+
+    pub(super) fn has_open(&self) -> bool {
+        self.0.open.load(Ordering::Relaxed) > 0
     }
 
     /// For how long nobody has used it.
@@ -89,6 +109,24 @@ impl Activity {
     /// Waits until a client wants the sandbox while it sleeps.
     pub(super) async fn wanted(&self) {
         self.0.wanted.notified().await;
+    }
+}
+
+impl Counted {
+    /// The client has sent something, which wakes a frozen sandbox.
+    pub fn by_client(&self) {
+        self.0.0.want();
+    }
+
+    /// The app has.
+    pub fn by_app(&self) {
+        self.0.0.mark();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::SemaphorePermit;
 
-use super::activity::{Activity, Busy};
+use super::activity::{Busy, Counted};
 use super::driver::Command;
 use super::error::{ConnectError, Error};
 use super::events::Why;
@@ -30,11 +31,20 @@ const RETRY_AFTER_SECS: u32 = 30;
 #[derive(Debug)]
 pub struct Upstream {
     pub stream: TcpStream,
-    pub activity: Activity,
+    /// Absent for a health check, whose bytes are no use.
+    pub counted: Option<Counted>,
     /// Which host name the app is shown.
     pub host_header: HostHeader,
     /// Keeps the sandbox awake until the app has begun to answer.
-    pub busy: Busy,
+    pub busy: Option<Busy>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Use,
+    /// To see whether it is well: it neither wakes nor keeps awake.
+    Probe,
 }
 
 impl Supervisor {
@@ -45,7 +55,7 @@ impl Supervisor {
     ///
     /// # Cancel safety
     /// Cancel safe: a wake that has begun goes on.
-    pub async fn connect(&self, id: SandboxId, port: u16) -> Result<Upstream, ConnectError> {
+    pub async fn connect(&self, id: SandboxId, port: u16, intent: Intent) -> Result<Upstream, ConnectError> {
         let entry = self.find(id).map_err(|_e| ConnectError::UnknownSandbox)?;
         let record = entry.record();
         if record.spec.visibility == Visibility::Private {
@@ -56,25 +66,32 @@ impl Supervisor {
             return Err(ConnectError::PortNotExposed(port));
         }
         // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
-        let busy = entry.activity.begin();
+        let busy = (intent == Intent::Use).then(|| entry.activity.begin());
         let begun = Instant::now();
         let mut pause = RETRY_PAUSE;
+        let mut held = None;
         loop {
             let live = match entry.live() {
                 Some(live) => live,
-                None => wake(&entry).await?,
+                None if intent == Intent::Probe => return Err(ConnectError::Asleep),
+                None => {
+                    hold(&entry, &mut held)?;
+                    wake(&entry).await?
+                }
             };
             match dial(&self.shared, &live, port).await {
                 Ok(stream) => {
-                    let (activity, host_header) = (entry.activity.clone(), record.spec.host_header);
-                    return Ok(Upstream { stream, activity, busy, host_header });
+                    let counted = busy.as_ref().map(|_| entry.activity.count());
+                    return Ok(Upstream { stream, counted, busy, host_header: record.spec.host_header });
                 }
+                Err(error) if is_exhausted(&error) => return Err(ConnectError::Overloaded),
                 Err(error) => {
                     tracing::debug!(%id, port, %error, "the app does not answer yet");
                     let waited = begun.elapsed();
                     if !self.is_worth_waiting(&entry, &live, waited) {
                         return Err(given_up(port, waited));
                     }
+                    hold(&entry, &mut held)?;
                 }
             }
             tokio::time::sleep(pause).await;
@@ -138,6 +155,21 @@ async fn wake(entry: &Arc<Entry>) -> Result<Arc<Live>, ConnectError> {
             Err(not_started(error.message()))
         }
     }
+}
+
+/// Notes that a request waits for a sandbox, if it does not yet.
+fn hold<'a>(entry: &'a Entry, held: &mut Option<SemaphorePermit<'a>>) -> Result<(), ConnectError> {
+    if held.is_none() {
+        *held = Some(entry.held.try_acquire().map_err(|_full| ConnectError::TooManyHeld)?);
+    }
+    Ok(())
+}
+
+/// Says whether it is not the app that lacks something, but this process or the host.
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }
 
 fn given_up(port: u16, waited: Duration) -> ConnectError {

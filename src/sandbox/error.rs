@@ -183,6 +183,15 @@ pub enum ConnectError {
     /// The sandbox could not be started.
     #[error("the sandbox did not start: {message}")]
     NotStarted { message: String },
+    /// A health check does not wake it.
+    #[error("the sandbox is asleep, and a health check does not wake it")]
+    Asleep,
+    /// Nothing is kept for one more that waits for this sandbox.
+    #[error("too many requests wait for this sandbox")]
+    TooManyHeld,
+    /// The host has no descriptor or memory for one more connection.
+    #[error("the server has too many connections open")]
+    Overloaded,
     /// It runs, and nothing listens on the port; not waited for, since it has been up for long.
     #[error("nothing listens on port {0} in the sandbox")]
     NothingListens(u16),

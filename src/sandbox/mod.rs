@@ -38,9 +38,9 @@ mod supervisor;
 mod throttle;
 mod view;
 
-pub use activity::{Activity, Busy};
+pub use activity::{Busy, Counted};
 pub use admission::Config as AdmissionConfig;
-pub use connect::Upstream;
+pub use connect::{Intent, Upstream};
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use events::{Event, Notice, Subscription, What, Why};
 pub use exec::{Exec, ExecEvent};

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::activity::Activity;
 use super::driver::Command;
@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub(super) state: watch::Sender<Published>,
     pub(super) activity: Activity,
     pub(super) workspace: PathBuf,
+    /// How many more requests may wait for it.
+    pub(super) held: Semaphore,
 }
 
 #[derive(Debug, Default)]

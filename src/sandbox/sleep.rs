@@ -99,6 +99,12 @@ impl Shared {
         SleepPolicy::of_instance(Duration::ZERO, stop)
     }
 
+    /// For how long nobody has used a sandbox; an open connection lets that begin later.
+    pub(super) fn idle(&self, entry: &Entry) -> Duration {
+        let idle = entry.activity.idle();
+        if entry.activity.has_open() { idle.saturating_sub(self.config.silent_connection) } else { idle }
+    }
+
     /// What a sandbox should be now if nobody uses it, and in how much time that changes.
     pub(super) fn tier(&self, entry: &Entry) -> (Tier, Option<Duration>) {
         let record = entry.record();
@@ -111,6 +117,6 @@ impl Shared {
         {
             return (Tier::Awake, Some(Duration::from_millis(kept_for)));
         }
-        self.policy_of(&record).tier(entry.activity.idle())
+        self.policy_of(&record).tier(self.idle(entry))
     }
 }

@@ -36,6 +36,9 @@ use crate::telemetry::Metrics;
 /// The least `memory_high` that a client may ask for: less does not hold a shell and an interpreter.
 const MEMORY_HIGH_MIN: ByteSize = ByteSize::mib(32);
 
+/// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
+const HELD_MAX: usize = 512;
+
 /// How sandboxes are kept.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -53,6 +56,8 @@ pub struct Config {
     pub freeze_after: Duration,
     /// After this it is stopped.
     pub idle_threshold: Duration,
+    /// For how long an open connection without bytes keeps a sandbox awake.
+    pub silent_connection: Duration,
     /// How often idle sandboxes are looked for; zero: never.
     pub idle_interval: Duration,
     /// How often memory pressure is looked for.
@@ -398,7 +403,7 @@ impl Supervisor {
     pub(super) fn view(&self, entry: &Entry) -> Snapshot {
         let published = entry.state.borrow().clone();
         let policy = self.shared.policy_of(&published.record);
-        let idle = entry.activity.idle();
+        let idle = self.shared.idle(entry);
         let is_present = published.live.is_some();
         let sleeps = is_present && published.record.spec.idle_policy == IdlePolicy::Sleep;
         let keepalive = published.record.keepalive_until.unwrap_or_default();
@@ -451,6 +456,7 @@ impl Shared {
             state: watch::Sender::new(published),
             activity,
             workspace: self.storage.workspace_path(id),
+            held: Semaphore::new(HELD_MAX),
         };
         (Arc::new(entry), receiver)
     }

@@ -18,6 +18,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("sleep::a_frozen_sandbox_can_be_ended", ended),
     ("sleep::a_frozen_sandbox_is_adopted_frozen", adopted),
     ("sleep::two_tiers_by_policy_changed_live", policy),
+    ("sleep::what_is_no_use_keeps_nothing_awake", not_fooled),
+    ("sleep::a_herd_is_answered_or_told_when_to_come_back", herd),
     ("sleep::a_freeze_or_thaw_that_fails_is_taken_back", failing),
 ];
 
@@ -33,7 +35,7 @@ class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         global n
         if self.headers.get('Upgrade'):
-            self.send_response(101); self.send_header('Connection', 'Upgrade'); self.send_header('Upgrade', 'echo'); self.end_headers(); self.wfile.flush()
+            self.send_response(101); self.send_header('Connection', 'Upgrade'); self.send_header('Upgrade', self.headers['Upgrade']); self.end_headers(); self.wfile.flush()
             while True:
                 data = self.connection.recv(4096)
                 if not data: break
@@ -315,4 +317,97 @@ fn failing() {
         pause(&server, &id);
         server.purge(&id);
     }
+}
+
+/// Frozen again although something goes on that is no use of it.
+fn not_fooled() {
+    let server = Server::start(&[
+        ("SANDBOXD_IDLE_REAP_INTERVAL_SECONDS", "1"),
+        ("SANDBOXD_PROBE_PATHS", "/well,/fine"),
+        ("SANDBOXD_SILENT_CONNECTION_SECONDS", "3"),
+    ]);
+    let id = with_app(&server);
+    let asleep = || server.status(&id) == "paused";
+    // Health checks, by agent and by path.
+    let probe =
+        |path: &str, agent: &str| server.preview(&id, 3000, "GET", path, &[("User-Agent", agent)], b"");
+    assert_eq!((probe("/well", "curl").text(), probe("/", "kube-probe/1.30").status), ("0".to_owned(), 200));
+    assert_eq!(v1(&server, "PATCH", &id, "", json!({ "sleep": { "after": 1 } })).status, 200);
+    eventually("it sleeps although it is looked after", Duration::from_secs(6), || {
+        let _answer = probe("/fine", "curl");
+        asleep()
+    });
+    let refused = probe("/", "kube-probe/1.30");
+    assert_eq!((refused.status, refused.json()["error"].clone(), asleep()), (503, json!("asleep"), true));
+    assert!(refused.header("retry-after").is_some());
+    // A WebSocket through which only pings go keeps it awake as long as the setting says, and not longer.
+    let mut socket = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        preview_host(&id, 3000)
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    let begun = Instant::now();
+    let ping = [0x89, 0x80, 1, 2, 3, 4];
+    eventually("a socket with nothing but pings lets it sleep", Duration::from_secs(10), || {
+        if !asleep() {
+            socket.write_all(&ping).unwrap();
+        }
+        asleep()
+    });
+    assert!(
+        begun.elapsed() > Duration::from_secs(3),
+        "an open connection did not count: {:?}",
+        begun.elapsed()
+    );
+    let data = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    socket.write_all(&data).unwrap();
+    let mut echoed = Vec::new();
+    while !echoed.ends_with(&data) {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        echoed.push(byte[0]);
+    }
+    assert!(!asleep());
+}
+
+/// Many requests for many sleeping sandboxes: answers, or refusals that say when to come back.
+fn herd() {
+    let server = Server::start(&[("SANDBOXD_MEMORY_MAX", "128M")]);
+    let before = HostSnapshot::take(&server);
+    let ids: Vec<String> = (0..12).map(|_| with_app(&server)).collect();
+    for (number, id) in ids.iter().enumerate() {
+        let action = if number % 2 == 0 { "/pause" } else { "/stop" };
+        assert_eq!(v1(&server, "POST", id, action, Value::Null).status, 200);
+    }
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let ask = |number: usize| {
+            let (server, id) = (&server, &ids[number % ids.len()]);
+            scope.spawn(move || server.preview(id, 3000, "GET", "/", &[], b""))
+        };
+        let threads: Vec<_> = (0..240).map(ask).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let honest = |answer: &&Answer| {
+        answer.status == 200 || (answer.status == 503 && answer.header("retry-after").is_some())
+    };
+    let odd: Vec<_> = answers.iter().filter(|a| !honest(a)).map(|a| (a.status, a.text())).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    let served = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(served > 120, "{served} of 240");
+    assert_eq!(server.api("GET", "/readyz", Value::Null).status, 200);
+    std::thread::scope(|scope| {
+        for id in &ids {
+            scope.spawn(|| server.purge(id));
+        }
+    });
+    eventually("nothing is left", Duration::from_secs(10), || HostSnapshot::take(&server) == before);
 }
