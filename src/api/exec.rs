@@ -14,6 +14,7 @@ use super::App;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json};
 use crate::sandbox::{self, ExecEvent, ExecRequest};
+use crate::telemetry::phase;
 use crate::wire::{CompatError, Exec, ExecBody};
 
 /// How much of each output an answer in one piece holds.
@@ -36,7 +37,7 @@ pub(super) async fn exec(
     if body.stream {
         return Ok(streamed(exec));
     }
-    let answer = collect(exec).await.map_err(failed)?;
+    let answer = phase("run", collect(exec)).await.map_err(failed)?;
     app.metrics.observe_exec(begun.elapsed());
     Ok(Json(answer).into_response())
 }

@@ -11,8 +11,12 @@ use tracing::Instrument as _;
 use super::App;
 use super::error::Style;
 use super::extract::Json;
+use crate::telemetry::Trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// With it the answer says in [`SERVER_TIMING`] where its time went.
+const TRACE: HeaderName = HeaderName::from_static("x-sandboxd-trace");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Answers are data: no browser may make a page of one, or keep it.
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -29,8 +33,16 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let endpoint =
         request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", request_id = %id);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let trace = request.headers().contains_key(TRACE).then(Trace::new);
+    let answering = next.run(request).instrument(span.clone());
+    let mut response = match &trace {
+        Some(trace) => trace.scope(answering).await,
+        None => answering.await,
+    };
     let headers = response.headers_mut();
+    if let Some(value) = trace.and_then(|t| HeaderValue::from_str(&t.server_timing()).ok()) {
+        headers.insert(SERVER_TIMING, value);
+    }
     for (name, value) in HEADERS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

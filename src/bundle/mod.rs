@@ -1,4 +1,4 @@
-//! Turns a sandbox into a runtime-spec bundle.
+//! Writes the runtime-spec bundle of which all sandboxes are launched.
 //!
 //! The template is `oci/config.json`, the seccomp profile `oci/seccomp.json`; `oci/README.md` says why
 //! each thing in them is there. The conversion is a pure function.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-pub use spec::{Plan, Template};
+pub use spec::{Plan, Template, environment};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -32,14 +32,14 @@ pub enum BundleError {
     Encode(#[source] serde_json::Error),
 }
 
-/// Writes `config.json` into a bundle directory.
+/// Writes `config.json` into a bundle directory, anew if there is one.
 ///
 /// # Errors
-/// The file exists already, or cannot be written.
+/// It cannot be written.
 pub fn write(directory: &Path, spec: &Spec) -> Result<PathBuf, BundleError> {
     let path = directory.join("config.json");
     let text = serde_json::to_vec(spec).map_err(BundleError::Encode)?;
-    let opened = File::options().create_new(true).write(true).mode(0o600).open(&path);
+    let opened = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path);
     let written = opened.and_then(|mut file| file.write_all(&text));
     written.map_err(|source| BundleError::Write { path: path.clone(), source })?;
     Ok(path)

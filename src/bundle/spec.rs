@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::BundleError;
-use crate::model::{Environment, Limits, PathKind, SandboxId};
+use crate::model::{Environment, PathKind};
 
 const TEMPLATE: &str = include_str!("../../oci/config.json");
 /// The home directory of the sandbox's user: the workspace.
@@ -35,19 +35,18 @@ const CA_VARIABLES: [&str; 8] = [
     "npm_config_cafile",
 ];
 
-/// What differs from sandbox to sandbox; paths are the host's.
+/// What the template leaves open; paths are the host's. Nothing of it differs between the sandboxes of one
+/// daemon but the limit on open files: who a sandbox is, it is told after its launch.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    pub id: SandboxId,
     pub rootfs: &'a Path,
-    pub workspace: &'a Path,
     /// Opened by the launcher's worker, so it may lie beneath `/proc/self/fd`.
     pub netns: &'a Path,
     /// The directory with `resolv.conf` and `hosts`.
     pub etc: &'a Path,
     pub ca_bundle: Option<&'a Path>,
-    pub env: &'a Environment,
-    pub limits: &'a Limits,
+    /// How many files a process may have open.
+    pub nofile: u64,
 }
 
 /// The parsed template.
@@ -82,13 +81,11 @@ impl Template {
     /// Fills in the template.
     pub fn spec(&self, plan: &Plan<'_>) -> Spec {
         let mut spec = self.spec.clone();
-        spec.set_hostname(Some(plan.id.host_name()));
         if let Some(root) = spec.root_mut() {
             root.set_path(plan.rootfs.to_owned());
         }
         if let Some(process) = spec.process_mut() {
-            process.set_env(Some(environment(plan)));
-            let nofile = (PosixRlimitType::RlimitNofile, plan.limits.nofile);
+            let nofile = (PosixRlimitType::RlimitNofile, plan.nofile);
             let fixed = process.rlimits().iter().flatten().map(|limit| (limit.typ(), limit.hard()));
             let within = |(kind, value): (PosixRlimitType, u64)| {
                 rlimit(kind, (self.hard_limit)(kind).map_or(value, |hard| hard.min(value)))
@@ -121,19 +118,19 @@ impl Template {
     }
 }
 
-fn environment(plan: &Plan<'_>) -> Vec<String> {
+/// The whole environment of a sandbox, as `NAME=value`.
+pub fn environment(env: &Environment, has_ca_bundle: bool) -> Vec<String> {
     let mut all: BTreeMap<&str, &str> = ENVIRONMENT.into_iter().collect();
-    if plan.ca_bundle.is_some() {
+    if has_ca_bundle {
         all.extend(CA_VARIABLES.map(|name| (name, if name == "UV_NATIVE_TLS" { "true" } else { CA_BUNDLE })));
     }
-    all.extend(plan.env.entries().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    all.extend(env.entries().iter().map(|(name, value)| (name.as_str(), value.as_str())));
     all.iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
 fn binds(plan: &Plan<'_>) -> Vec<Mount> {
     let read_only = ["bind", "ro", "nosuid", "nodev", "noexec", "private"];
     let mut all = vec![
-        bind(plan.workspace, HOME, &["bind", "rw", "nosuid", "nodev", "private"]),
         bind(&plan.etc.join("resolv.conf"), "/etc/resolv.conf", &read_only),
         bind(&plan.etc.join("hosts"), "/etc/hosts", &read_only),
     ];
@@ -154,26 +151,21 @@ fn rlimit(kind: PosixRlimitType, value: u64) -> Option<oci_spec::runtime::PosixR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ByteSize;
 
-    fn example(env: &Environment, ca: Option<&Path>) -> Spec {
+    fn example(ca: Option<&Path>) -> Spec {
         let plan = Plan {
-            id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
             rootfs: Path::new("/rootfs"),
-            workspace: Path::new("/data/workspaces/01ARZ3NDEKTSV4RRFFQ69G5FAV"),
             netns: Path::new("/proc/self/fd/4"),
             etc: Path::new("/run/sandboxd/etc"),
             ca_bundle: ca,
-            env,
-            limits: &Limits::with_memory(ByteSize::mib(512)),
+            nofile: 1024,
         };
         Template::embedded().unwrap().spec(&plan)
     }
 
     #[test]
     fn the_spec_is_as_committed() {
-        let env = Environment::new(BTreeMap::from([("A".to_owned(), "b".to_owned())])).unwrap();
-        let text = serde_json::to_string_pretty(&example(&env, None)).unwrap() + "\n";
+        let text = serde_json::to_string_pretty(&example(None)).unwrap() + "\n";
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/config.json");
         if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -184,8 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn a_client_may_set_what_every_sandbox_has() {
+        let entries = [("A", "b"), ("LANG", "de_DE.UTF-8")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let all = environment(&Environment::new(entries.into()).unwrap(), true);
+        for expected in ["A=b", "LANG=de_DE.UTF-8", "HOME=/home/sandbox", "UV_NATIVE_TLS=true"] {
+            assert!(all.iter().any(|e| e == expected), "{expected} is not in {all:?}");
+        }
+        assert_eq!(all.iter().filter(|e| e.starts_with("LANG=")).count(), 1);
+        assert_eq!(environment(&Environment::default(), false).len(), ENVIRONMENT.len());
+    }
+
+    #[test]
     fn nothing_is_granted() {
-        let spec = example(&Environment::default(), Some(Path::new("/ca.pem")));
+        let spec = example(Some(Path::new("/ca.pem")));
         let process = spec.process().as_ref().unwrap();
         let caps = process.capabilities().as_ref().unwrap();
         for set in [caps.bounding(), caps.effective(), caps.permitted(), caps.inheritable(), caps.ambient()] {

@@ -99,6 +99,17 @@ pub const SETTINGS: [Setting; 43] = [
     setting("mem_emergency_pct", "5", "with less, the sandboxes that were used longest ago are stopped"),
     setting("wake_cost_mb", "64", "what a start is expected to take until it shows in the host's figures"),
     setting(
+        "pool_size",
+        "16",
+        "the most sandboxes that are launched before anybody asks for them; as demand goes, at least a quarter of it; 0: none",
+    ),
+    setting("pool_memory", "64M", "what these may take together, at 2M each"),
+    setting(
+        "launch_spares",
+        "4",
+        "how many networks and control groups are made ahead for when none of these is left; 0: none",
+    ),
+    setting(
         "wake_tcp_ready_timeout_seconds",
         "8",
         "how long after a start requests are held for an app that sandbox.yaml does not name",

@@ -267,6 +267,11 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
         },
         tree_entries_max: config.tree_entries_max,
         tree_bytes_max: config.tree_bytes_max,
+        pool: sandbox::PoolConfig {
+            blanks_max: config.pool_size,
+            memory: config.pool_memory,
+            sites: config.launch_spares,
+        },
     }
 }
 

@@ -38,7 +38,7 @@ const BUILD_TAIL_BYTES: u64 = 2000;
 /// The manifest's name in the app directory.
 const MANIFEST: &str = "sandbox.yaml";
 /// The home directory of the sandbox's user.
-const HOME: &str = "/home/sandbox";
+pub(super) const HOME: &str = "/home/sandbox";
 /// The build's log is `build.log`; no process of the app has this name.
 const BUILD: &str = "build";
 

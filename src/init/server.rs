@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
 
-use super::app::Supervised;
+use super::app::{HOME, Supervised};
 use super::connection::Connection;
 use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
 use crate::sys::process::{self, Exit, Reaped, Stdio3};
@@ -28,8 +28,14 @@ pub fn run() -> io::Result<()> {
     let signals = Signals::block(&[Signal::SIGCHLD])?;
     let listener = socket::inherited(CONTROL_DESCRIPTOR)?;
     rustix::io::ioctl_fionbio(&listener, true)?;
-    let mut server =
-        Server { signals, listener, connections: Vec::new(), app: Supervised::default(), ends_at: None };
+    let mut server = Server {
+        signals,
+        listener,
+        connections: Vec::new(),
+        app: Supervised::default(),
+        identity: None,
+        ends_at: None,
+    };
     while !server.turn()? {}
     Ok(())
 }
@@ -40,6 +46,8 @@ struct Server {
     listener: OwnedFd,
     connections: Vec<Connection>,
     app: Supervised,
+    /// The environment that was just given; taken by the end of the same turn.
+    identity: Option<Vec<String>>,
     /// Set once the sandbox is to end: when what is left is killed.
     ends_at: Option<Instant>,
 }
@@ -66,6 +74,10 @@ impl Server {
         // for many children, and one that came while a process was being started is lost.
         let has_children = self.reap()?;
         self.tell_changes();
+        if let Some(env) = self.identity.take() {
+            // Returns only if it fails; then there is no sandbox.
+            return Err(process::execute_again(&env, self.listener.as_fd(), CONTROL_DESCRIPTOR));
+        }
         // Whatever still lives is killed by the kernel when PID 1 ends — man 7 pid_namespaces.
         Ok(self.ends_at.is_some_and(|end| !has_children || now >= end))
     }
@@ -139,6 +151,14 @@ impl Server {
         let Some(connection) = self.connections.get_mut(index) else { return Ok(()) };
         match request {
             Request::Hello => connection.reply(&Reply::Hello { version: VERSION }),
+            Request::Claim { env } => {
+                // The workspace was mounted over the directory that this process is in.
+                if let Err(error) = process::enter_directory(HOME) {
+                    return connection.reply(&Reply::Failed { errno: error.raw_os_error().unwrap_or(0) });
+                }
+                self.identity = Some(env);
+                connection.reply(&Reply::Claimed)
+            }
             Request::Exec { argv, env, cwd } => {
                 let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
                     return Err(io::ErrorKind::InvalidData.into());

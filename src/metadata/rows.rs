@@ -17,7 +17,7 @@ const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
 :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
-:host_header)";
+:host_header, :launch)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -90,6 +90,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":host_header": spec.host_header.as_str(),
         ":sleep_after": spec.sleep.map(|policy| secs(policy.after())),
         ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
+        ":launch": record.launch.map(|l| l.to_string()),
     })?;
     Ok(())
 }
@@ -167,6 +168,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         status: Status::from_str(&status).map_err(|()| fields.bad("status", &status))?,
         error_message: fields.get("error_message")?,
         address_index: fields.get("address_index")?,
+        launch: fields.parse_optional("launch")?,
         init_pid: fields.get("init_pid")?,
         init_start_ticks: fields.get::<Option<i64>>("init_start_ticks")?.and_then(|t| u64::try_from(t).ok()),
         created_at: fields.get("created_at")?,

@@ -10,11 +10,12 @@ use rusqlite::{Connection, ErrorCode};
 use super::MetadataError;
 
 /// In order; the schema's version is the number of those that were applied.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_sandboxes.sql"),
     include_str!("migrations/0002_sleep.sql"),
     include_str!("migrations/0003_host_header.sql"),
     include_str!("migrations/0004_counters.sql"),
+    include_str!("migrations/0005_launches.sql"),
 ];
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x7362_7864;

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::{
-    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, Limits, SandboxSpec, SleepPolicy, Status,
-    Visibility,
+    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, LaunchId, Limits, SandboxSpec, SleepPolicy,
+    Status, Visibility,
 };
 
 fn record(index: Option<u32>) -> Record {
@@ -30,6 +30,7 @@ fn record(index: Option<u32>) -> Record {
         status: Status::Running,
         error_message: Some("m\u{e4}h".into()),
         address_index: index,
+        launch: Some(LaunchId::generate()),
         init_pid: Some(42),
         init_start_ticks: Some(u64::from(u32::MAX) + 1),
         created_at: 1,

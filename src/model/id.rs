@@ -93,9 +93,45 @@ impl<'de> Deserialize<'de> for SandboxId {
     }
 }
 
+/// Names one launch on the host: its cgroup and its run directory.
+///
+/// A sandbox has another one each time it is launched, so that what is left of the last launch can be
+/// cleared while the next one begins, and so that a launch can be made before anybody knows whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LaunchId(SandboxId);
+
+impl LaunchId {
+    pub fn generate() -> Self {
+        Self(SandboxId::generate())
+    }
+}
+
+/// 26 characters of `[0-9a-z]`.
+impl fmt::Display for LaunchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.lower())
+    }
+}
+
+impl FromStr for LaunchId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launch_is_named_in_lower_case() {
+        let launch = LaunchId::generate();
+        let name = launch.to_string();
+        assert!(name.len() == LENGTH && name.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()));
+        assert_eq!((name.parse(), "daemon".parse::<LaunchId>().is_ok()), (Ok(launch), false));
+    }
 
     #[test]
     fn any_case_is_one_id() {

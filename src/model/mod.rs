@@ -14,7 +14,7 @@ mod spec;
 
 pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
-pub use id::{IdError, SandboxId};
+pub use id::{IdError, LaunchId, SandboxId};
 pub use limits::Limits;
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::SandboxSpec;
+use super::{LaunchId, SandboxSpec};
 
 /// What a sandbox is doing, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +55,8 @@ pub struct Record {
     pub error_message: Option<String>,
     /// The lease on an address: an index into the network's pool.
     pub address_index: Option<u32>,
+    /// What the launch is called on the host while there is anything of it.
+    pub launch: Option<LaunchId>,
     /// The first process of the running container, in the daemon's pid namespace.
     pub init_pid: Option<i32>,
     /// That process's start time in clock ticks since boot (field 22 of `/proc/<pid>/stat`): with

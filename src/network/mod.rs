@@ -23,7 +23,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sys::netlink::{self, LOOPBACK_INDEX, Netlink, Veth};
 use crate::sys::netns;
@@ -82,7 +82,7 @@ pub struct Network {
 /// A sandbox's network; dropping `netns` takes it away.
 #[derive(Debug)]
 pub struct Attachment {
-    pub netns: OwnedFd,
+    pub netns: Arc<OwnedFd>,
     pub address: Ipv4Addr,
 }
 
@@ -163,7 +163,7 @@ impl Network {
             inside.add_default_route(self.config.pool.gateway(index / pool::PER_BRIDGE))
         };
         configure().map_err(kernel("configure eth0 in a sandbox"))?;
-        Ok(Attachment { netns, address })
+        Ok(Attachment { netns: Arc::new(netns), address })
     }
 
     /// Looks whether the firewall is as it was made, and makes it so again if not.

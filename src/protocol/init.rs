@@ -13,6 +13,10 @@ pub const CONTROL_DESCRIPTOR: i32 = 3;
 pub enum Request {
     /// Answered by [`Reply::Hello`].
     Hello,
+    /// Gives the sandbox its environment, once, after its workspace is in place. Answered by [`Reply::Claimed`] or
+    /// [`Reply::Failed`]; `sandbox-init` then executes itself anew with that environment, and whoever connects
+    /// meanwhile waits in the socket's backlog.
+    Claim { env: Vec<String> },
     /// Starts a process; stdin, stdout and stderr ride along as three descriptors.
     /// Answered by [`Reply::Started`] and, once it has ended, [`Reply::Exited`]; or by [`Reply::Failed`].
     Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String },
@@ -31,6 +35,7 @@ pub enum Reply {
     Hello {
         version: u32,
     },
+    Claimed,
     /// The pid inside the sandbox.
     Started {
         pid: i32,

@@ -4,8 +4,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Asks for a container; the descriptors ride along in this order: the socket for the reply, the
-/// control socket of `sandbox-init` (listening), the netns, then what [`LaunchRequest::cgroup_v2`] says.
+/// What the launcher is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum LauncherRequest {
+    Launch(LaunchRequest),
+    Furnish(FurnishRequest),
+}
+
+/// Asks for a container without identity; the descriptors ride along in this order: the socket for the
+/// reply, the control socket of `sandbox-init` (listening), the netns, then what [`LaunchRequest::cgroup_v2`] says.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub id: String,
@@ -17,6 +25,14 @@ pub struct LaunchRequest {
     pub cgroup_v2: bool,
 }
 
+/// Gives a container whose `sandbox-init` waits a workspace and a host name; the descriptors are the
+/// socket for the reply and the pidfd of that `sandbox-init`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FurnishRequest {
+    pub host_name: String,
+    pub workspace: PathBuf,
+}
+
 /// Which part of a launch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,16 +42,21 @@ pub enum LaunchStep {
     PlaceDescriptors,
     Create,
     Start,
+    Workspace,
+    HostName,
 }
 
 /// What the launcher answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum LaunchReply {
-    /// The pid of `sandbox-init` as the daemon sees it.
+    /// The pid of `sandbox-init` as the daemon sees it, and how long the steps took.
     Running {
         pid: i32,
+        create_us: u32,
+        start_us: u32,
     },
+    Furnished,
     Failed {
         step: LaunchStep,
         errno: Option<i32>,

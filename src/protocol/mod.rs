@@ -14,4 +14,4 @@ pub use init::{
     App, Build, CONTROL_DESCRIPTOR, Process, ProcessKind, ProcessState, Reply, Request, Stamp, VERSION,
 };
 #[cfg(feature = "daemon")]
-pub use launch::{LaunchReply, LaunchRequest, LaunchStep};
+pub use launch::{FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest};

@@ -45,6 +45,8 @@ pub enum ControlError {
     Unexpected,
     #[error("understand sandbox-init: it speaks version {0}, this daemon {VERSION}")]
     Version(u32),
+    #[error("give sandbox-init its identity: {}", io::Error::from_raw_os_error(*.0))]
+    Claim(i32),
     /// The command could not be started; the errno of execve(2), chdir(2) or fork(2).
     #[error("start the command: {}", io::Error::from_raw_os_error(*.0))]
     Exec(i32),
@@ -98,6 +100,20 @@ impl Control {
         match conversation.answer().await? {
             Reply::Hello { version: VERSION } => Ok(()),
             Reply::Hello { version } => Err(ControlError::Version(version)),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Gives a `sandbox-init` that waits its environment; from then on it takes commands.
+    ///
+    /// # Errors
+    /// It has ended, is silent, or cannot enter its workspace.
+    pub async fn claim(&self, env: Vec<String>) -> Result<(), ControlError> {
+        let mut conversation = self.connect().await?;
+        conversation.ask(&Request::Claim { env }, &[]).await?;
+        match conversation.answer().await? {
+            Reply::Claimed => Ok(()),
+            Reply::Failed { errno } => Err(ControlError::Claim(errno)),
             _ => Err(ControlError::Unexpected),
         }
     }

@@ -14,8 +14,10 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use super::connection::{Control, ControlError};
-use crate::model::SandboxId;
-use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, encode};
+use crate::model::LaunchId;
+use crate::protocol::{
+    Decoder, FrameError, FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, encode,
+};
 use crate::sys::cgroup::Entry;
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::watch::Watched;
@@ -23,6 +25,8 @@ use crate::sys::{process, socket};
 
 /// How long a launch may take before it counts as hung.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a launcher that is dying is waited for, at a time.
+const DYING_PAUSE: Duration = Duration::from_millis(2);
 /// How long a launcher may take to start, in seconds.
 const READY_SECS_MAX: i64 = 20;
 
@@ -56,17 +60,19 @@ pub enum LaunchError {
     Silent,
     #[error("launch the container: {step:?}: {message}")]
     Container { step: LaunchStep, message: String },
+    #[error("understand the launcher: it gave an answer that does not belong to the question")]
+    Unexpected,
     #[error("find the launched process")]
     Process(#[source] io::Error),
     #[error("reach sandbox-init")]
     Init(#[source] ControlError),
 }
 
-/// What is to be launched.
+/// What is to be launched: a container without identity, whose `sandbox-init` waits for one.
 #[derive(Debug)]
 pub struct Launch {
-    pub id: SandboxId,
-    /// The sandbox's run directory; holds the bundle, and will hold the control socket.
+    pub id: LaunchId,
+    /// The launch's run directory; will hold the control socket.
     pub directory: PathBuf,
     /// The directory with `config.json`.
     pub bundle: PathBuf,
@@ -81,6 +87,18 @@ pub struct Launched {
     pub pid: i32,
     pub start_ticks: u64,
     pub process: PidFd,
+    /// How long libcontainer took to create and to start it.
+    pub create: Duration,
+    pub start: Duration,
+}
+
+/// Whom a launched container becomes.
+#[derive(Debug)]
+pub struct Identity {
+    pub host_name: String,
+    pub workspace: PathBuf,
+    /// `NAME=value`, all of it.
+    pub env: Vec<String>,
 }
 
 /// Launches containers; cheap to clone.
@@ -106,7 +124,7 @@ impl Runtime {
         Ok(Self { config: Arc::new(config), launcher: Arc::new(Mutex::new(launcher)) })
     }
 
-    /// Launches a container and waits until its `sandbox-init` answers.
+    /// Launches a container; its `sandbox-init` waits for an identity.
     ///
     /// # Errors
     /// See [`LaunchError`]. Processes may be left in the cgroup: the caller destroys that in any case.
@@ -116,35 +134,98 @@ impl Runtime {
     pub async fn launch(&self, launch: Launch) -> Result<Launched, LaunchError> {
         let control = Control::open(&launch.directory).map_err(LaunchError::Init)?;
         let listener = control.listen().map_err(LaunchError::Init)?;
-        let request = LaunchRequest {
-            id: launch.id.lower(),
+        let request = LauncherRequest::Launch(LaunchRequest {
+            id: launch.id.to_string(),
             bundle: launch.bundle,
             state_root: launch.directory.join("oci"),
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
-        };
-        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
-        let mut descriptors = vec![theirs.as_fd(), listener.as_fd(), launch.netns.as_fd()];
+        });
+        let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
             Entry::V2(directory) => descriptors.push(directory.as_fd()),
         }
-        let frame = encode(&request).map_err(LaunchError::Frame)?;
-        self.send(&frame, &descriptors).await?;
-        drop(descriptors);
-        drop(theirs);
-        drop(listener);
-
-        let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
-        let pid = match answer.await.unwrap_or(Err(LaunchError::Silent))? {
-            LaunchReply::Running { pid } => pid,
-            LaunchReply::Failed { step, message, .. } => {
-                return Err(LaunchError::Container { step, message });
-            }
+        let LaunchReply::Running { pid, create_us, start_us } = self.ask(&request, &descriptors).await?
+        else {
+            return Err(LaunchError::Unexpected);
         };
         let process = PidFd::open(pid).map_err(LaunchError::Process)?;
         let start_ticks = pidfd::start_ticks(pid).map_err(LaunchError::Process)?;
-        control.hello().await.map_err(LaunchError::Init)?;
-        Ok(Launched { control, pid, start_ticks, process })
+        let [create, start] = [create_us, start_us].map(|us| Duration::from_micros(us.into()));
+        Ok(Launched { control, pid, start_ticks, process, create, start })
+    }
+
+    /// Gives a launched container its workspace and host name.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]. The container is of no use then.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: it goes on.
+    pub async fn furnish(&self, process: &PidFd, identity: &Identity) -> Result<(), LaunchError> {
+        let request = LauncherRequest::Furnish(FurnishRequest {
+            host_name: identity.host_name.clone(),
+            workspace: identity.workspace.clone(),
+        });
+        match self.ask(&request, &[process.as_fd()]).await? {
+            LaunchReply::Furnished => Ok(()),
+            LaunchReply::Running { .. } | LaunchReply::Failed { .. } => Err(LaunchError::Unexpected),
+        }
+    }
+
+    /// Sends a request with descriptors and waits for the answer of the worker that deals with it.
+    async fn ask(
+        &self,
+        request: &LauncherRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<LaunchReply, LaunchError> {
+        match self.ask_once(request, descriptors).await {
+            // It may have been killed with the request unread; where it was read, the second try says so.
+            Err(LaunchError::NoAnswer) if self.replace_dead().await? => {
+                self.ask_once(request, descriptors).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        request: &LauncherRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<LaunchReply, LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
+        let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(descriptors.iter().copied()).collect();
+        let frame = encode(request).map_err(LaunchError::Frame)?;
+        self.send(&frame, &all).await?;
+        drop(all);
+        // Ours must be closed, or the end of a worker that says nothing is never seen.
+        drop(theirs);
+        let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
+        match answer.await.unwrap_or(Err(LaunchError::Silent))? {
+            LaunchReply::Failed { step, message, .. } => Err(LaunchError::Container { step, message }),
+            reply @ (LaunchReply::Running { .. } | LaunchReply::Furnished) => Ok(reply),
+        }
+    }
+
+    /// Replaces the launcher if it has died; true if it had.
+    async fn replace_dead(&self) -> Result<bool, LaunchError> {
+        let mut launcher = self.launcher.lock().await;
+        // Its sockets are closed a moment before it can be waited for.
+        for _look in 0..10 {
+            if launcher.child.try_wait().map_err(LaunchError::Spawn)?.is_some() {
+                *launcher = self.start_again().await?;
+                return Ok(true);
+            }
+            tokio::time::sleep(DYING_PAUSE).await;
+        }
+        Ok(false)
+    }
+
+    async fn start_again(&self) -> Result<Launcher, LaunchError> {
+        tracing::warn!("the launcher has died and is started again");
+        let config = Arc::clone(&self.config);
+        let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;
+        started.map_err(|e| LaunchError::Spawn(io::Error::other(e)))?
     }
 
     /// Sends a request; a launcher that has died is replaced, once.
@@ -154,10 +235,7 @@ impl Runtime {
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
-                tracing::warn!("the launcher has died and is started again");
-                let config = Arc::clone(&self.config);
-                let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;
-                *launcher = started.map_err(|e| LaunchError::Spawn(io::Error::other(e)))??;
+                *launcher = self.start_again().await?;
                 launcher.send(frame, descriptors).await.map_err(LaunchError::Send)
             }
             other => other.map_err(LaunchError::Send),

@@ -12,4 +12,4 @@ pub mod launcher;
 
 pub use connection::{Control, ControlError, Conversation};
 pub use exec::{Process, ProcessEvent};
-pub use launch::{Config, Launch, LaunchError, Launched, Runtime};
+pub use launch::{Config, Identity, Launch, LaunchError, Launched, Runtime};

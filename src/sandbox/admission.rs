@@ -73,6 +73,11 @@ impl Admission {
         self.available_percent(0) < f64::from(self.config.emergency_percent)
     }
 
+    /// Whether there is memory for what nobody has asked for.
+    pub(super) fn has_headroom(&self) -> bool {
+        self.available_percent(0) >= f64::from(self.config.headroom_percent)
+    }
+
     fn available_percent(&self, starting: u64) -> f64 {
         // Without figures nothing can be known to be short; the kernel's own limits still hold.
         let Ok(host) = memory::host() else { return 100.0 };

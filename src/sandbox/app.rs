@@ -198,7 +198,11 @@ async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> R
                 preview.build_error_message =
                     error.map(|text| text.chars().take(MESSAGE_CHARS_MAX).collect());
             }),
-            Reply::Hello { .. } | Reply::Started { .. } | Reply::Failed { .. } | Reply::Exited { .. } => {
+            Reply::Hello { .. }
+            | Reply::Claimed
+            | Reply::Started { .. }
+            | Reply::Failed { .. }
+            | Reply::Exited { .. } => {
                 return Err(Error::Control(crate::runtime::ControlError::Unexpected));
             }
         }

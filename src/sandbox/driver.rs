@@ -22,6 +22,7 @@ use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
 use crate::model::{External, GitSource, IdlePolicy, Record, SleepPolicy, Status, Tier};
 use crate::storage::Prepared;
+use crate::telemetry::{Trace, phase};
 
 /// How many requests may wait for one sandbox's driver.
 pub(super) const MAILBOX: usize = 64;
@@ -88,8 +89,31 @@ pub(super) struct Update {
     pub(super) sleep: Option<Option<SleepPolicy>>,
 }
 
+/// A command, and where its phases are noted.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) command: Command,
+    pub(super) trace: Trace,
+}
+
+impl Command {
+    /// The operation's name among the figures.
+    fn operation(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Start { .. } => "wake",
+            Self::Stop { .. } => "stop",
+            Self::Delete { purge: true, .. } => "purge",
+            Self::Delete { purge: false, .. } => "delete",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+            Self::Claim { .. } | Self::KeepAlive { .. } | Self::Update { .. } => "amend",
+        }
+    }
+}
+
 /// Runs until the sandbox is deleted or the daemon ends.
-pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Command>) {
+pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Order>) {
     let mut driver = Driver { shared, entry, revive_pause: REVIVE_PAUSE };
     loop {
         let live = driver.entry.present();
@@ -106,7 +130,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mps
             () = lost => driver.init_lost().await,
             () = driver.entry.activity.wanted(), if is_paused => driver.wanted().await,
             command = mailbox.recv() => match command {
-                Some(command) => if driver.handle(command).await.is_gone() { return },
+                Some(order) => if driver.obey(order).await.is_gone() { return },
                 None => return,
             },
         }
@@ -133,6 +157,15 @@ pub(super) struct Driver {
 }
 
 impl Driver {
+    /// Handles a command and takes down how long its phases took.
+    async fn obey(&mut self, Order { command, trace }: Order) -> After {
+        let (operation, before) = (command.operation(), trace.len());
+        let metrics = self.shared.metrics.clone();
+        let after = trace.scope(self.handle(command)).await;
+        metrics.observe_phases(operation, &trace.since(before));
+        after
+    }
+
     async fn handle(&mut self, command: Command) -> After {
         match command {
             Command::Create { git, reply } => {
@@ -233,7 +266,7 @@ impl Driver {
         record.error_message = None;
         let live = Arc::new(live);
         let recorded = match fail_point("record-running") {
-            Ok(()) => self.shared.put(record.clone(), Durability::Power).await,
+            Ok(()) => phase("record-running", self.shared.put(record.clone(), Durability::Power)).await,
             failed => failed,
         };
         if let Err(error) = recorded {
@@ -256,7 +289,8 @@ impl Driver {
 
     /// Ends a sandbox that runs but could not be recorded.
     async fn abandon(&self, live: &Live, workspace: Prepared, cause: Error) -> Error {
-        live.end(Duration::ZERO).await;
+        // Whether or not it ended: what is left of it is told by the tear-down.
+        let _ended: bool = live.end(Duration::ZERO).await;
         let torn_down = provision::tear_down(&self.shared, live).await;
         if self.entry.status() == Status::Creating {
             let id = self.entry.id;
@@ -307,40 +341,61 @@ impl Driver {
     /// Ends what runs and records the sandbox as stopped.
     pub(super) async fn end(&self, grace: Duration, why: Why, message: Option<&str>) -> Result<(), Error> {
         let Some(live) = self.entry.present() else { return Ok(()) };
+        let torn_down = self.end_processes(live, grace).await;
+        let recorded = phase("record", self.record_end(torn_down.is_ok(), message)).await;
+        let what = match &torn_down {
+            Ok(()) => What::Stopped(why),
+            Err(_) => What::Error { message: UNKILLABLE.to_owned() },
+        };
+        self.shared.tell(self.entry.id, what);
+        torn_down.and(recorded)
+    }
+
+    /// Ends what runs; what it leaves on the host is removed behind the caller's back.
+    ///
+    /// Once PID 1 of its pid namespace has ended the kernel has ended every other process in there, and the next
+    /// launch has another name: so nobody has to wait for the removal. What cannot be killed is waited for.
+    async fn end_processes(&self, live: Arc<Live>, grace: Duration) -> Result<(), Error> {
         self.entry.activity.wake_up();
         // Out of sight first: nobody may be sent to a sandbox that is going away.
         self.entry.publish(|published| {
             published.live = None;
             app::ended(&mut published.app);
         });
-        live.end(grace).await;
-        let torn_down = provision::tear_down(&self.shared, &live).await;
-        let event = if torn_down.is_ok() { Event::InitLost } else { Event::Leftovers };
+        if !phase("end", live.end(grace)).await {
+            return phase("tear-down", provision::tear_down(&self.shared, &live)).await;
+        }
+        let (shared, id) = (Arc::clone(&self.shared), self.entry.id);
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = provision::tear_down(&shared, &live).await {
+                // The next start tries again: it finds by name what no record knows.
+                tracing::error!(%id, error = %provision::chain(&error), "cannot remove what a sandbox left on the host");
+            }
+        });
+        Ok(())
+    }
+
+    async fn record_end(&self, is_clear: bool, message: Option<&str>) -> Result<(), Error> {
+        let event = if is_clear { Event::InitLost } else { Event::Leftovers };
         let now = now_ms();
-        let recorded = self
-            .note(|record| {
-                record.status = observe(record.status, event);
-                record.init_pid = None;
-                record.init_start_ticks = None;
-                record.address_index = None;
-                record.stopped_at = Some(now);
-                record.last_active_at = self.entry.activity.last_ms();
-                if let Some(message) = message {
-                    record.error_message = Some(message.to_owned());
-                }
-                if event == Event::Leftovers {
-                    record.error_message = Some(UNKILLABLE.to_owned());
-                }
-            })
-            .await;
-        self.shared.tell(
-            self.entry.id,
-            match event {
-                Event::InitLost => What::Stopped(why),
-                Event::Leftovers => What::Error { message: UNKILLABLE.to_owned() },
-            },
-        );
-        torn_down.and(recorded)
+        self.note(|record| {
+            record.status = observe(record.status, event);
+            record.init_pid = None;
+            record.init_start_ticks = None;
+            record.address_index = None;
+            if is_clear {
+                record.launch = None;
+            }
+            record.stopped_at = Some(now);
+            record.last_active_at = self.entry.activity.last_ms();
+            if let Some(message) = message {
+                record.error_message = Some(message.to_owned());
+            }
+            if event == Event::Leftovers {
+                record.error_message = Some(UNKILLABLE.to_owned());
+            }
+        })
+        .await
     }
 
     async fn delete(&self, purge: bool) -> Result<u64, Error> {
@@ -351,33 +406,55 @@ impl Driver {
         let begun = Instant::now();
         // A purge throws everything away: there is nothing that a grace time could save.
         let grace = if purge { Duration::ZERO } else { self.shared.config.stop_grace };
-        self.end(grace, Why::Request, None).await?;
+        // That it is stopped is recorded only if it stays: one write less to wait for.
+        let ended = self.entry.present();
+        if let Some(live) = ended.clone()
+            && let Err(error) = self.end_processes(live, grace).await
+        {
+            self.record_end(false, None).await?;
+            self.shared.tell(self.entry.id, What::Error { message: UNKILLABLE.to_owned() });
+            return Err(error);
+        }
+        if ended.is_some() {
+            self.shared.tell(self.entry.id, What::Stopped(Why::Request));
+        }
         if status == Status::Error {
             self.clear_leftovers().await?;
         }
         let id = self.entry.id;
-        fail_point("delete-record")?;
-        if purge {
-            // From here on the next start goes on with the purge if this daemon does not live to.
-            self.shared.retire(id, Retirement::Purging, Durability::Power).await?;
-        } else {
-            self.shared.keep_workspace(id, self.entry.record().spec.external.clone()).await?;
+        if let Err(error) = phase("record", self.retire(purge)).await {
+            if ended.is_some() {
+                self.record_end(true, None).await?;
+            }
+            return Err(error);
         }
         self.shared.registry.remove(id);
         self.shared.tell(id, What::Deleted { purged: purge });
         fail_point("delete-workspace")?;
-        let freed = if purge { self.shared.purge_workspace(id).await? } else { 0 };
+        let freed = if purge { phase("workspace", self.shared.purge_workspace(id)).await? } else { 0 };
         if purge {
             self.shared.metrics.observe_purge(begun.elapsed());
         }
         Ok(freed)
     }
 
+    async fn retire(&self, purge: bool) -> Result<(), Error> {
+        let id = self.entry.id;
+        fail_point("delete-record")?;
+        if purge {
+            // From here on the next start goes on with the purge if this daemon does not live to.
+            self.shared.retire(id, Retirement::Purging, Durability::Power).await
+        } else {
+            self.shared.keep_workspace(id, self.entry.record().spec.external.clone()).await
+        }
+    }
+
     /// Removes by name what an earlier attempt could not.
     async fn clear_leftovers(&self) -> Result<(), Error> {
-        let cgroup = self.shared.cgroups.leaf(&self.entry.id.lower());
+        let Some(launch) = self.entry.record().launch else { return Ok(()) };
+        let cgroup = self.shared.cgroups.leaf(&launch.to_string());
         blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await?;
-        let directory = self.shared.config.run_dir.join(self.entry.id.lower());
+        let directory = self.shared.config.run_dir.join(launch.to_string());
         blocking(move || provision::remove_run_directory(&directory)).await
     }
 

@@ -1,5 +1,7 @@
 //! Commands that clients run in a sandbox.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
@@ -75,8 +77,11 @@ impl Supervisor {
                     entry.live().ok_or(Error::Ending)?
                 }
             };
+            let begun = Instant::now();
             let starting = live.control.exec(request.cmd.clone(), env.clone(), cwd.clone());
-            match kept_awake(&entry, starting).await {
+            let started = kept_awake(&entry, starting).await;
+            self.shared.note_phase("exec", "spawn", begun);
+            match started {
                 Ok(process) => return Ok(Exec { state: State::Running { process, busy }, tasks }),
                 Err(ControlError::Exec(errno)) => {
                     return Ok(Exec { state: unstartable(&request.cmd, errno), tasks });

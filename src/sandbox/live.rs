@@ -77,8 +77,8 @@ impl Live {
         let _ignored: std::io::Result<()> = self.init.readable().await;
     }
 
-    /// Ends the processes: TERM, `grace`, KILL. Returns once PID 1 is gone, or cannot be killed.
-    pub(super) async fn end(&self, grace: Duration) {
+    /// Ends the processes: TERM, `grace`, KILL. False when PID 1 cannot be killed.
+    pub(super) async fn end(&self, grace: Duration) -> bool {
         self.ended.cancel();
         self.disturb();
         if !grace.is_zero() {
@@ -89,7 +89,7 @@ impl Live {
             // sandbox-init keeps the grace time itself; the margin is for a slow machine.
             let patience = grace + Duration::from_secs(2);
             if tokio::time::timeout(patience, self.wait()).await.is_ok() {
-                return;
+                return true;
             }
         }
         if let Err(error) = self.init.get().kill() {
@@ -99,7 +99,7 @@ impl Live {
         self.thaw();
         // What cannot be killed now, such as a process in uninterruptible sleep, keeps its cgroup
         // from being removed, which is reported there.
-        let _timed_out: Result<(), _> = tokio::time::timeout(Duration::from_secs(5), self.wait()).await;
+        tokio::time::timeout(Duration::from_secs(5), self.wait()).await.is_ok()
     }
 
     /// A write of a few bytes to the kernel, which does not wait.

@@ -1,16 +1,15 @@
-//! What has to be made before a sandbox runs, each step with its undo.
+//! How a sandbox comes to run, each step with its undo.
 //!
 //! ```text
-//! lease ─► record ─┬─► workspace ─┐
-//!                  ├─► cgroup ────┼─► bundle ─► launch ─► (running)
-//!                  └─► network ───┘
+//!   a blank (one of the pool's, or made now) ─┐
+//!                                             ├─► claim: limits, workspace, host name, environment ─► (running)
+//!   record ─► workspace ──────────────────────┘
 //! ```
 //!
-//! The record comes before every effect on the host, and every effect can be found again from the
-//! id alone, so that a daemon that died in between finds what to take back. Undo runs in reverse,
-//! does not stop at an error, and tells them all.
+//! The record comes before everything that carries the sandbox's name; what does not carry it, a blank, is found by its
+//! own (see [`super::blank`]). So a daemon that finds what another left knows what to take back. Undo runs
+//! in reverse, does not stop at an error, and tells them all.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -18,22 +17,23 @@ use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
+use super::blank::{Blank, Site};
 use super::error::Error;
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
-use crate::bundle::{self, Plan};
+use crate::bundle;
 use crate::metadata::Durability;
-use crate::model::{Record, SandboxId, Status};
-use crate::network::Attachment;
-use crate::runtime::{Launch, launcher};
+use crate::model::{Limits, Record, SandboxId, Status};
+use crate::runtime::Identity;
 use crate::storage::Prepared;
-use crate::sys::cgroup::{Cgroup, Settings};
+use crate::sys::cgroup::Cgroup;
 use crate::sys::watch::Watched;
+use crate::telemetry::phase;
 
 /// The names of the fail points, in the order of the steps: at each, a test makes the step fail or
 /// ends the daemon.
-pub const STEPS: [&str; 7] = [
+pub const STEPS: [&str; 8] = [
     "provision-lease",
     "provision-record",
     "provision-workspace",
@@ -41,6 +41,7 @@ pub const STEPS: [&str; 7] = [
     "provision-network",
     "provision-bundle",
     "provision-launch",
+    "provision-claim",
 ];
 
 /// Whether the sandbox is new: a new one's workspace and record go when it cannot be started.
@@ -62,7 +63,7 @@ pub(super) struct Provisioned {
 
 /// How one step is taken back.
 #[derive(Debug)]
-enum Undo {
+pub(super) enum Undo {
     Lease(u32),
     Record(SandboxId),
     Workspace(SandboxId),
@@ -79,8 +80,10 @@ pub(super) async fn provision(
     record: &Record,
     occasion: Occasion,
 ) -> Result<Provisioned, Error> {
+    let _starting = shared.pool.starting();
     let mut undo = Vec::new();
-    match steps(shared, record, occasion, &mut undo).await {
+    // Apart, since its size would be that of every sandbox's driver, whatever that is doing.
+    match Box::pin(steps(shared, record, occasion, &mut undo)).await {
         Ok(done) => Ok(done),
         Err(cause) => Err(take_back(shared, undo, cause).await),
     }
@@ -112,67 +115,110 @@ async fn steps(
     occasion: Occasion,
     undo: &mut Vec<Undo>,
 ) -> Result<Provisioned, Error> {
-    let id = record.spec.id;
-    fail_point("provision-lease")?;
-    let index = shared
-        .leases
-        .take()
-        .ok_or_else(|| Error::Exhausted("no address is left for another sandbox".into()))?;
-    undo.push(Undo::Lease(index));
-
-    let mut record = record.clone();
-    record.address_index = Some(index);
-    record.updated_at = now_ms();
-    fail_point("provision-record")?;
-    if occasion == Occasion::Create {
-        undo.push(Undo::Record(id));
-    }
-    // Before anything is made on the host. That it survives the daemon is enough: a power loss takes
-    // the host's side with it, and an empty workspace is found by its name.
-    shared.put(record.clone(), Durability::Process).await?;
-
-    // The three do not know one another, and each waits for the kernel: they go at once.
-    let (workspace, cgroup, network) =
-        tokio::join!(workspace(shared, &record), cgroup(shared, &record), network(shared, index));
+    let limits = &record.spec.limits;
+    let mut of_workspace = Vec::new();
+    let (blank, workspace) =
+        tokio::join!(blank(shared, limits), recorded_workspace(shared, record, occasion, &mut of_workspace));
     // Whatever was made is noted before the first failure is looked at.
-    if let (Ok(Prepared::Made), Occasion::Create) = (&workspace, occasion) {
-        undo.push(Undo::Workspace(id));
+    undo.append(&mut of_workspace);
+    let mut found = blank?;
+    let workspace = match workspace {
+        Ok(workspace) => workspace,
+        Err(error) => {
+            undo.append(&mut found.blank.site.undo());
+            return Err(error);
+        }
+    };
+    let claimed = found.blank.claim(shared, limits, identity(shared, record)).await;
+    if let (Err(error), true) = (&claimed, found.was_ready) {
+        // It may have died while it waited: that must not cost anybody a create.
+        tracing::warn!(id = %record.spec.id, error = %chain(error), "a sandbox of the pool cannot be used");
+        shared.metrics.count_pool("failed");
+        discard(shared, found.blank.site).await;
+        found = Found { blank: fresh(shared, limits).await?, was_ready: false };
+        undo.append(&mut found.blank.site.undo());
+        found.blank.claim(shared, limits, identity(shared, record)).await?;
+    } else {
+        undo.append(&mut found.blank.site.undo());
+        claimed?;
     }
-    if let Ok(cgroup) = &cgroup {
-        undo.push(Undo::Cgroup(cgroup.clone()));
-    }
-    let workspace = workspace?;
-    let cgroup = cgroup?;
-    let attachment = network?;
-
-    let run_directory = shared.config.run_dir.join(id.lower());
-    undo.push(Undo::RunDirectory(run_directory.clone()));
-    let bundle = bundle(shared, &record, run_directory.clone()).await?;
-    let (live, record) = launch(shared, record, cgroup, attachment, run_directory, bundle).await?;
+    let (live, record) = live(record, found.blank)?;
     Ok(Provisioned { live, record, workspace })
 }
 
-async fn launch(
-    shared: &Arc<Shared>,
-    mut record: Record,
-    cgroup: Cgroup,
-    attachment: Attachment,
-    run_directory: PathBuf,
-    bundle: PathBuf,
-) -> Result<(Live, Record), Error> {
-    let index = record.address_index.unwrap_or_default();
-    let netns: Arc<OwnedFd> = Arc::new(attachment.netns);
-    fail_point("provision-launch")?;
-    let launch = Launch {
-        id: record.spec.id,
-        directory: run_directory.clone(),
-        bundle,
-        netns: Arc::clone(&netns),
-        cgroup: cgroup.entry().map_err(Error::Cgroup)?,
+/// A blank, and whether it was there already.
+struct Found {
+    blank: Blank,
+    was_ready: bool,
+}
+
+async fn blank(shared: &Arc<Shared>, limits: &Limits) -> Result<Found, Error> {
+    if let Some(blank) = shared.pool.take(shared, limits) {
+        return Ok(Found { blank, was_ready: true });
+    }
+    Ok(Found { blank: fresh(shared, limits).await?, was_ready: false })
+}
+
+/// Makes a blank now.
+async fn fresh(shared: &Arc<Shared>, limits: &Limits) -> Result<Blank, Error> {
+    let site = match shared.pool.take_site() {
+        Some(site) => site,
+        None => Site::make(shared, limits).await?,
     };
-    let launched = shared.runtime.launch(launch).await.map_err(Error::Launch)?;
+    Blank::launch(shared, site, limits.nofile).await
+}
+
+/// Removes a site; what runs at it is killed with its cgroup.
+pub(super) async fn discard(shared: &Arc<Shared>, site: Site) {
+    for error in run(shared, site.undo()).await {
+        tracing::error!(launch = %site.launch, error = %chain(&error), "cannot remove a sandbox that is nobody's");
+    }
+}
+
+/// Records the sandbox, then makes its workspace.
+async fn recorded_workspace(
+    shared: &Arc<Shared>,
+    record: &Record,
+    occasion: Occasion,
+    undo: &mut Vec<Undo>,
+) -> Result<Prepared, Error> {
+    let id = record.spec.id;
+    fail_point("provision-record")?;
+    if occasion == Occasion::Create {
+        undo.push(Undo::Record(id));
+        // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
+        // takes the host's side with it, and an empty workspace is found by its name. One that is woken is
+        // recorded already.
+        phase("record", shared.put(record.clone(), Durability::Process)).await?;
+    }
+    let (storage, spec) = (Arc::clone(shared), record.spec.clone());
+    let made = blocking(move || {
+        fail_point("provision-workspace")?;
+        storage.storage.prepare(spec.id, spec.template.as_ref()).map_err(Error::Storage)
+    });
+    let made = phase("workspace", made).await?;
+    if (made, occasion) == (Prepared::Made, Occasion::Create) {
+        undo.push(Undo::Workspace(id));
+    }
+    Ok(made)
+}
+
+fn identity(shared: &Shared, record: &Record) -> Identity {
+    let spec = &record.spec;
+    Identity {
+        host_name: spec.id.host_name(),
+        workspace: shared.storage.workspace_path(spec.id),
+        env: bundle::environment(&spec.env, shared.config.ca_bundle.is_some()),
+    }
+}
+
+fn live(record: &Record, blank: Blank) -> Result<(Live, Record), Error> {
+    let Blank { site, launched, .. } = blank;
     let now = now_ms();
+    let mut record = record.clone();
     record.status = Status::Running;
+    record.address_index = Some(site.address_index);
+    record.launch = Some(site.launch);
     record.init_pid = Some(launched.pid);
     record.init_start_ticks = Some(launched.start_ticks);
     record.updated_at = now;
@@ -183,81 +229,23 @@ async fn launch(
         init_pid: launched.pid,
         init: Watched::new(launched.process)
             .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?,
-        netns,
-        address: attachment.address,
-        address_index: index,
-        cgroup,
+        netns: site.network.netns,
+        address: site.network.address,
+        address_index: site.address_index,
+        cgroup: site.cgroup,
         throttle: Throttle::default(),
         awake: Mutex::default(),
         oom_kills: AtomicU64::new(0),
         is_greeted: AtomicBool::new(true),
-        run_directory,
+        run_directory: site.run_directory,
         started_at: now,
         ended: CancellationToken::new(),
     };
     Ok((live, record))
 }
 
-async fn workspace(shared: &Arc<Shared>, record: &Record) -> Result<Prepared, Error> {
-    let (shared, spec) = (Arc::clone(shared), record.spec.clone());
-    blocking(move || {
-        fail_point("provision-workspace")?;
-        shared.storage.prepare(spec.id, spec.template.as_ref()).map_err(Error::Storage)
-    })
-    .await
-}
-
-async fn cgroup(shared: &Arc<Shared>, record: &Record) -> Result<Cgroup, Error> {
-    let (shared, spec) = (Arc::clone(shared), record.spec.clone());
-    blocking(move || {
-        fail_point("provision-cgroup")?;
-        let limits = &spec.limits;
-        let settings = Settings {
-            memory_max: limits.memory_max.as_u64(),
-            memory_high: shared.config.set_memory_high.then(|| limits.memory_high.as_u64()),
-            pids_max: limits.pids_max.into(),
-        };
-        shared.cgroups.create(&spec.id.lower(), &settings).map_err(Error::Cgroup)
-    })
-    .await
-}
-
-async fn network(shared: &Arc<Shared>, index: u32) -> Result<Attachment, Error> {
-    let shared = Arc::clone(shared);
-    blocking(move || {
-        fail_point("provision-network")?;
-        shared.network.attach(index).map_err(Error::Network)
-    })
-    .await
-}
-
-/// Writes the bundle; the rootfs is looked at first, so that no mount can be led out of it by a link.
-async fn bundle(shared: &Arc<Shared>, record: &Record, run_directory: PathBuf) -> Result<PathBuf, Error> {
-    let (shared, spec) = (Arc::clone(shared), record.spec.clone());
-    blocking(move || {
-        fail_point("provision-bundle")?;
-        shared.check_rootfs()?;
-        make_run_directory(&run_directory)?;
-        let workspace = shared.storage.workspace_path(spec.id);
-        let plan = Plan {
-            id: spec.id,
-            rootfs: &shared.config.rootfs,
-            workspace: &workspace,
-            netns: &launcher::netns_path(),
-            etc: &shared.etc_dir,
-            ca_bundle: shared.config.ca_bundle.as_deref(),
-            env: &spec.env,
-            limits: &spec.limits,
-        };
-        let bundle = run_directory.join("bundle");
-        make_run_directory(&bundle)?;
-        bundle::write(&bundle, &shared.template.spec(&plan)).map_err(Error::Bundle)?;
-        Ok(bundle)
-    })
-    .await
-}
-
-async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Error) -> Error {
+/// Takes steps back after a failure.
+pub(super) async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Error) -> Error {
     let failures = run(shared, undo).await;
     if failures.is_empty() {
         return cause;
@@ -292,12 +280,6 @@ impl Undo {
             Self::RunDirectory(path) => blocking(move || remove_run_directory(&path)).await,
         }
     }
-}
-
-fn make_run_directory(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let failed = |source| Error::RunDirectory { path: path.display().to_string(), source };
-    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)
 }
 
 /// Removes a sandbox's run directory; one that is not there is no error.

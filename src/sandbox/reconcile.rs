@@ -25,7 +25,7 @@ use super::reclaim;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
-use crate::model::{IdlePolicy, Record, SandboxId, Status};
+use crate::model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
 use crate::runtime::Control;
 use crate::sys::freezer::Freezer;
 use crate::sys::netns;
@@ -48,7 +48,7 @@ pub(super) async fn run(
         .iter()
         .zip(&lives)
         .filter(|(_, live)| live.is_some())
-        .map(|(r, _)| r.spec.id.lower())
+        .filter_map(|(r, _)| Some(r.launch?.to_string()))
         .collect();
     clear(shared, running).await?;
 
@@ -124,15 +124,16 @@ pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Erro
 async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> {
     let id = record.spec.id;
     let (pid, ticks, index) = (record.init_pid?, record.init_start_ticks?, record.address_index?);
+    let launch = record.launch?.to_string();
     if !matches!(record.status, Status::Running | Status::Paused) {
         return None;
     }
     let attempt = async {
         let process = PidFd::open_exactly(pid, ticks)
             .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
-        let run_directory = shared.config.run_dir.join(id.lower());
+        let run_directory = shared.config.run_dir.join(&launch);
         let control = Control::open(&run_directory).map_err(Error::Control)?;
-        let cgroup = shared.cgroups.leaf(&id.lower());
+        let cgroup = shared.cgroups.leaf(&launch);
         let is_frozen = cgroup.freezer().map_err(Error::Cgroup)? == Freezer::Frozen;
         if !is_frozen {
             // The daemon before may have died while it was freezing it.
@@ -185,8 +186,8 @@ async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Er
     let shared = Arc::clone(shared);
     blocking(move || {
         for leaf in shared.cgroups.leaves().map_err(Error::Cgroup)? {
-            // Only what could be ours: the names are lower-case ids.
-            if leaf.parse::<SandboxId>().is_ok() && !running.contains(&leaf) {
+            // Only what could be ours. It may be of a sandbox that has ended, or of a launch that was nobody's yet.
+            if leaf.parse::<LaunchId>().is_ok() && !running.contains(&leaf) {
                 tracing::info!(cgroup = leaf, "a left-over cgroup is removed");
                 if let Err(error) = shared.cgroups.leaf(&leaf).destroy() {
                     tracing::error!(cgroup = leaf, error = %chain(&Error::Cgroup(error)), "cannot remove a left-over cgroup");
@@ -197,7 +198,7 @@ async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Er
         let failed = |source| Error::RunDirectory { path: run_dir.display().to_string(), source };
         for entry in std::fs::read_dir(run_dir).map_err(failed)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.parse::<SandboxId>().is_ok() && !running.contains(&name) {
+            if name.parse::<LaunchId>().is_ok() && !running.contains(&name) {
                 remove_run_directory(&entry.path())?;
             }
         }
@@ -231,6 +232,7 @@ async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<
     }
     record.status = Status::Stopped;
     record.address_index = None;
+    record.launch = None;
     record.init_pid = None;
     record.init_start_ticks = None;
     record.stopped_at = record.stopped_at.or_else(|| Some(now_ms()));

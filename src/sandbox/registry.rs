@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::activity::Activity;
-use super::driver::Command;
+use super::driver::Order;
 use super::live::Live;
 use super::view::{AppView, Counts};
 use crate::model::{Record, SandboxId, Status};
@@ -25,7 +25,7 @@ pub(super) struct Published {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: SandboxId,
-    pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) mailbox: mpsc::Sender<Order>,
     /// Changed by the driver and by what it started.
     pub(super) state: watch::Sender<Published>,
     pub(super) activity: Activity,

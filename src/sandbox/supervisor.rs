@@ -12,26 +12,27 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, now_ms};
 use super::admission::{self, Admission, Purpose};
-use super::driver::{self, Command, MAILBOX, Reply};
+use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
 use super::leases::Leases;
 use super::logs::FOLLOWERS_MAX;
+use super::pool::Pool;
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{expiry, oom, reconcile, throttle};
-use crate::bundle::Template;
+use super::{expiry, oom, pool, reconcile, throttle};
+use crate::bundle::{self, Plan, Template};
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
     ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
 };
 use crate::network::Network;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, launcher};
 use crate::storage::Storage;
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Trace};
 
 /// The least `memory_high` that a client may ask for: less does not hold a shell and an interpreter.
 const MEMORY_HIGH_MIN: ByteSize = ByteSize::mib(32);
@@ -74,6 +75,7 @@ pub struct Config {
     pub tree_entries_max: u64,
     /// The most bytes of its content.
     pub tree_bytes_max: ByteSize,
+    pub pool: pool::Config,
 }
 
 /// What sandboxes are made with.
@@ -114,6 +116,9 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) leases: Leases,
     pub(super) admission: Admission,
+    pub(super) pool: Pool,
+    /// The directories with `config.json`, by the limit on open files that each asks for.
+    bundles: Mutex<HashMap<u64, PathBuf>>,
     /// Workspaces that are kept without a sandbox, and whose they are.
     kept: Mutex<HashMap<SandboxId, External>>,
     /// Whether the host has a freezer.
@@ -141,6 +146,8 @@ impl Supervisor {
             destinations: parts.template.destinations(),
             leases: Leases::new(parts.network.capacity()),
             admission: Admission::new(config.admission),
+            pool: Pool::new(config.pool),
+            bundles: Mutex::default(),
             config,
             etc_dir,
             storage: parts.storage,
@@ -165,6 +172,7 @@ impl Supervisor {
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
         reconcile::run(&supervisor, contents.records, contents.retired).await?;
+        supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
         supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
@@ -390,6 +398,7 @@ impl Supervisor {
             status: Status::Creating,
             error_message: None,
             address_index: None,
+            launch: None,
             init_pid: None,
             init_start_ticks: None,
             created_at: now,
@@ -444,7 +453,7 @@ impl Supervisor {
 
 impl Shared {
     /// Makes an entry and the mailbox that its driver will read.
-    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Command>) {
+    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Order>) {
         let (mailbox, receiver) = mpsc::channel(MAILBOX);
         let id = record.spec.id;
         let activity = Activity::new(record.last_active_at);
@@ -461,7 +470,7 @@ impl Shared {
         (Arc::new(entry), receiver)
     }
 
-    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Command>) {
+    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Order>) {
         self.tasks.spawn(driver::run(Arc::clone(self), entry, mailbox));
     }
 
@@ -534,6 +543,35 @@ impl Shared {
         self.storage.check_rootfs(&destinations).map_err(Error::Storage)
     }
 
+    /// The bundle of all sandboxes with such a limit, written when it is first needed.
+    pub(super) fn bundle(&self, nofile: u64) -> Result<PathBuf, Error> {
+        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bundle) = bundles.get(&nofile) {
+            return Ok(bundle.clone());
+        }
+        let plan = Plan {
+            rootfs: &self.config.rootfs,
+            netns: &launcher::netns_path(),
+            etc: &self.etc_dir,
+            ca_bundle: self.config.ca_bundle.as_deref(),
+            nofile,
+        };
+        let bundle = self.config.run_dir.join("bundles").join(nofile.to_string());
+        let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
+        std::fs::create_dir_all(&bundle).map_err(failed)?;
+        bundle::write(&bundle, &self.template.spec(&plan)).map_err(Error::Bundle)?;
+        bundles.insert(nofile, bundle.clone());
+        Ok(bundle)
+    }
+
+    /// Takes down a phase that ends now.
+    pub(super) fn note_phase(&self, operation: &str, name: &'static str, begun: Instant) {
+        let trace = Trace::current().unwrap_or_else(Trace::new);
+        let before = trace.len();
+        trace.note(name, begun);
+        self.metrics.observe_phases(operation, &trace.since(before));
+    }
+
     /// Makes a socket in a sandbox's network.
     pub(super) async fn socket(
         &self,
@@ -583,7 +621,8 @@ impl Shared {
 pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
     // A driver that has gone has deleted its sandbox, or the daemon is ending.
-    entry.mailbox.send(command(sender)).await.map_err(|_closed| Error::NotFound(entry.id))?;
+    let order = Order { command: command(sender), trace: Trace::current().unwrap_or_else(Trace::new) };
+    entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
     receiver.await.map_err(|_closed| Error::Ending)?
 }
 

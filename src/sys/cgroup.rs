@@ -59,7 +59,7 @@ pub struct Hierarchy {
 }
 
 /// What a cgroup may use; bytes and counts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     pub memory_max: u64,
     /// `None`: not throttled before the hard limit.

@@ -6,7 +6,6 @@
 
 #[cfg(feature = "daemon")]
 pub mod cgroup;
-#[cfg(feature = "daemon")]
 pub mod clone;
 #[cfg(feature = "daemon")]
 pub mod figures;

@@ -1,14 +1,14 @@
-//! Mount namespaces: unshare(2), mount(2), open_tree(2), mount_setattr(2), move_mount(2).
+//! Mount namespaces: unshare(2), setns(2), mount(2), open_tree(2), mount_setattr(2), move_mount(2).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 /// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
 /// written (and `/proc`, whose files are not a file system's), and in which `/sys/fs/cgroup` is empty.
@@ -43,6 +43,52 @@ pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes a copy of the mount at a directory that is in no namespace yet: no set-user-id, no devices, private.
+///
+/// `open_tree(path, OPEN_TREE_CLONE)`, `mount_setattr(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, MS_PRIVATE)`.
+///
+/// # Errors
+/// The kernel's.
+pub fn detached(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, path, flags)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    set_attributes(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)?;
+    Ok(tree)
+}
+
+/// `move_mount(tree, path)`: puts a detached mount in place, in the caller's namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach(tree: OwnedFd, path: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", CWD, path, flags)?)
+}
+
+/// `setns(pidfd, CLONE_NEWNS | CLONE_NEWUTS)`: the calling, single-threaded process goes into the mount and
+/// host name namespaces of another; its root and working directory are that namespace's root.
+///
+/// # Errors
+/// The kernel's.
+pub fn enter(process: BorrowedFd<'_>) -> io::Result<()> {
+    let spaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
+    Ok(rustix::thread::move_into_thread_name_spaces(process, spaces)?)
+}
+
+/// `sethostname(name)`, in the caller's namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_host_name(name: &str) -> io::Result<()> {
+    Ok(rustix::system::sethostname(name.as_bytes())?)
+}
+
 fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the flag changes mounts only, no descriptor is unshared or closed.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
@@ -59,15 +105,24 @@ fn set_read_only(path: &Path, read_only: bool, recursive: bool) -> io::Result<()
     let (set, clear) = if read_only { (libc::MOUNT_ATTR_RDONLY, 0) } else { (0, libc::MOUNT_ATTR_RDONLY) };
     let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    set_attributes(libc::AT_FDCWD, &path, flags, &attributes)
+}
+
+fn set_attributes(
+    directory: RawFd,
+    path: &CStr,
+    flags: libc::c_int,
+    attributes: &libc::mount_attr,
+) -> io::Result<()> {
     // SAFETY: the path ends with NUL and the structure is of the size that is passed; the kernel only
     // reads both, during the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
+            directory,
             path.as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

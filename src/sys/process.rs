@@ -1,8 +1,8 @@
 //! Starting, signalling and reaping processes.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -82,6 +82,37 @@ pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3
     // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
     let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
     Ok(pid)
+}
+
+/// `chdir(path)` — man 2 chdir. For a process with one thread.
+///
+/// # Errors
+/// The kernel's.
+pub fn enter_directory(path: &str) -> io::Result<()> {
+    Ok(rustix::process::chdir(path)?)
+}
+
+/// Executes the caller's own program anew, with another environment and one descriptor under a number of its
+/// choice; everything else is as it was, pid and blocked signals included. Returns only if it fails.
+pub fn execute_again(environment: &[String], kept: BorrowedFd<'_>, number: RawFd) -> io::Error {
+    let prepare = || {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let program = rustix::fs::open("/proc/self/exe", flags, rustix::fs::Mode::empty())?;
+        let environment: Result<Vec<_>, _> = environment.iter().map(|e| CString::new(e.as_bytes())).collect();
+        if kept.as_raw_fd() == number {
+            rustix::io::fcntl_setfd(kept, rustix::io::FdFlags::empty())?;
+        } else {
+            super::socket::place(kept, number)?;
+        }
+        Ok((program, environment?))
+    };
+    let (program, environment) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(error) => return error,
+    };
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = CString::new(name.into_encoded_bytes()).unwrap_or_default();
+    super::clone::execute(program.as_fd(), &name, &environment)
 }
 
 /// `waitpid(-1, WNOHANG)`: takes one child that has ended.

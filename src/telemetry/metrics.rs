@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use super::trace::Phase;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
-/// From 0.2 ms to 30 s, in seconds.
-const BUCKETS: [f64; 16] =
-    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+/// From 0.1 ms to 30 s, in seconds.
+const BUCKETS: [f64; 17] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// All figures; cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,6 +30,9 @@ pub struct Metrics {
     stop_duration: Histogram,
     purge_duration: Histogram,
     exec_duration: Histogram,
+    phases: HistogramVec,
+    pool_claims: IntCounterVec,
+    pool_members: IntGaugeVec,
     resident_bytes: IntGauge,
     open_fds: IntGauge,
     threads: IntGauge,
@@ -77,6 +81,19 @@ impl Metrics {
                 "How long a purge takes, its files included.",
             ),
             exec_duration: histogram(r, "exec_duration_seconds", "How long commands run."),
+            phases: histograms(
+                r,
+                "phase_duration_seconds",
+                "How long the parts of an operation take; parts may run side by side.",
+                &["operation", "phase"],
+            ),
+            pool_claims: counters(
+                r,
+                "pool_claims_total",
+                "Launches by whether one made ahead was there.",
+                &["outcome"],
+            ),
+            pool_members: gauges(r, "pool_members", "What is kept ready for the next launches.", &["kind"]),
             resident_bytes: gauge(r, "process_resident_memory_bytes", "Memory of the daemon."),
             open_fds: gauge(r, "process_open_fds", "Open descriptors of the daemon."),
             threads: gauge(r, "process_threads", "Threads of the daemon."),
@@ -126,6 +143,21 @@ impl Metrics {
 
     pub fn observe_exec(&self, took: Duration) {
         self.exec_duration.observe(took.as_secs_f64());
+    }
+
+    pub fn observe_phases(&self, operation: &str, phases: &[Phase]) {
+        for phase in phases {
+            self.phases.with_label_values(&[operation, phase.name]).observe(phase.took.as_secs_f64());
+        }
+    }
+
+    /// Counts a launch: `hit` if one made ahead was there, `miss` if not, `failed` if it could not be used.
+    pub fn count_pool(&self, outcome: &str) {
+        self.pool_claims.with_label_values(&[outcome]).inc();
+    }
+
+    pub fn set_pool(&self, kind: &str, members: usize) {
+        self.pool_members.with_label_values(&[kind]).set(i64::try_from(members).unwrap_or(i64::MAX));
     }
 
     /// Writes everything in Prometheus' text form; `sandboxes` are the numbers by status.

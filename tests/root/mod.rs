@@ -9,6 +9,7 @@ mod isolation;
 mod lifecycle;
 mod memory;
 mod network;
+mod pool;
 mod previews;
 mod sleep;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Test> {
         previews::TESTS,
         sleep::TESTS,
         events::TESTS,
+        pool::TESTS,
         faults::TESTS,
         crash::TESTS,
     ]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Test;
 use crate::support::eventually;
-use crate::support::server::{API, Server};
+use crate::support::server::{API, INSTANCE, Server};
 
 pub(crate) const TESTS: &[Test] = &[
     ("network::sandboxes_reach_neither_one_another_nor_the_host", kept_apart),
@@ -46,7 +46,7 @@ fn kept_apart() {
     assert_eq!(server.sh(&a, "cat /etc/resolv.conf"), "nameserver 10.97.0.1\n");
     assert_ne!(server.sh(&a, "getent hosts $(hostname) | wc -l"), "0\n");
     // Without the rules the API would be reached: the test can fail.
-    nft(&["delete", "table", "inet", "sbtest"]);
+    nft(&["delete", "table", "inet", INSTANCE]);
     assert_eq!(connect(&server, &a, "10.97.0.1", API), "open");
 }
 

@@ -35,7 +35,10 @@ impl HostSnapshot {
                 .filter(|n| n.starts_with(&format!("{INSTANCE}p")))
                 .collect(),
             cgroups,
-            run: names(&server.directory.path().join("run")).into_iter().filter(|n| n != "etc").collect(),
+            run: names(&server.directory.path().join("run"))
+                .into_iter()
+                .filter(|n| n != "etc" && n != "bundles")
+                .collect(),
             workspaces: names(&data.join("workspaces")),
             staging: names(&data.join("staging")),
             trash: names(&data.join("trash")),

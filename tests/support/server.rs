@@ -106,6 +106,8 @@ impl Server {
             .env("SANDBOXD_ADDR", format!("0.0.0.0:{API}"))
             .env("SANDBOXD_PREVIEW_ADDR", format!("127.0.0.1:{PREVIEWS}"));
         command.env("SANDBOXD_NETWORK_POOL", "10.97.0.0/16").env("SANDBOXD_MEMORY_MAX", "256M");
+        // What is made ahead would be in the way of tests that compare the host before and after.
+        command.env("SANDBOXD_POOL_SIZE", "0").env("SANDBOXD_LAUNCH_SPARES", "0");
         command.env("SANDBOXD_LOG", "debug").env_remove("SANDBOXD_CA_BUNDLE");
         command.envs(self.settings.iter().map(|(n, v)| (n, v)));
         command

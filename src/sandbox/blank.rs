@@ -1,0 +1,196 @@
+//! A launched sandbox that is nobody's yet, and the place on the host where it runs.
+//!
+//! ```text
+//! site: lease + cgroup + network + run directory ─► blank: launched, sandbox-init waits ─► (claimed)
+//! ```
+//!
+//! Neither is recorded: they have no owner, and what they leave behind is found by its name, that of a launch
+//! which no record knows. So both can be made before anybody asks for them (see [`super::pool`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::provision::{Undo, fail_point, take_back};
+use super::supervisor::{Shared, blocking};
+use crate::model::{LaunchId, Limits};
+use crate::network::Attachment;
+use crate::runtime::{Identity, Launch, Launched};
+use crate::sys::cgroup::{Cgroup, Settings};
+use crate::telemetry::{Trace, phase};
+
+/// Where a launch will run.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) launch: LaunchId,
+    pub(super) address_index: u32,
+    pub(super) network: Attachment,
+    pub(super) cgroup: Cgroup,
+    pub(super) run_directory: PathBuf,
+    settings: Settings,
+}
+
+/// A launched sandbox without identity.
+#[derive(Debug)]
+pub(super) struct Blank {
+    pub(super) site: Site,
+    pub(super) launched: Launched,
+    nofile: u64,
+}
+
+impl Site {
+    /// Makes a site with these limits.
+    ///
+    /// # Errors
+    /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
+    pub(super) async fn make(shared: &Arc<Shared>, limits: &Limits) -> Result<Self, Error> {
+        fail_point("provision-lease")?;
+        let address_index = shared
+            .leases
+            .take()
+            .ok_or_else(|| Error::Exhausted("no address is left for another sandbox".into()))?;
+        let mut undo = vec![Undo::Lease(address_index)];
+        let launch = LaunchId::generate();
+        let settings = settings(shared, limits);
+        let run_directory = shared.config.run_dir.join(launch.to_string());
+        // The two do not know one another, and each waits for the kernel: they go at once.
+        let (cgroup, network) = tokio::join!(
+            phase("cgroup", make_cgroup(shared, launch, settings)),
+            phase("network", attach(shared, address_index))
+        );
+        // Whatever was made is noted before the first failure is looked at.
+        if let Ok(cgroup) = &cgroup {
+            undo.push(Undo::Cgroup(cgroup.clone()));
+        }
+        let made = async {
+            let (cgroup, network) = (cgroup?, network?);
+            undo.push(Undo::RunDirectory(run_directory.clone()));
+            make_run_directory(&run_directory)?;
+            Ok(Self { launch, address_index, network, cgroup, run_directory, settings })
+        };
+        match made.await {
+            Ok(site) => Ok(site),
+            Err(cause) => Err(take_back(shared, undo, cause).await),
+        }
+    }
+
+    /// How it is taken away.
+    pub(super) fn undo(&self) -> Vec<Undo> {
+        vec![
+            Undo::Lease(self.address_index),
+            Undo::Cgroup(self.cgroup.clone()),
+            Undo::RunDirectory(self.run_directory.clone()),
+        ]
+    }
+
+    /// Gives it other limits than it was made with.
+    fn limit(&mut self, shared: &Shared, limits: &Limits) -> Result<(), Error> {
+        let settings = settings(shared, limits);
+        if settings != self.settings {
+            self.cgroup.limit(&settings).map_err(Error::Cgroup)?;
+            self.settings = settings;
+        }
+        Ok(())
+    }
+}
+
+impl Blank {
+    /// Launches a container at a site; the rootfs is looked at first, so that no mount can be led out of it
+    /// by a link.
+    ///
+    /// # Errors
+    /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
+    pub(super) async fn launch(shared: &Arc<Shared>, site: Site, nofile: u64) -> Result<Self, Error> {
+        match launch(shared, &site, nofile).await {
+            Ok(launched) => Ok(Self { site, launched, nofile }),
+            Err(cause) => Err(take_back(shared, site.undo(), cause).await),
+        }
+    }
+
+    /// Waits until its `sandbox-init` answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn wait_ready(&self) -> Result<(), Error> {
+        self.launched.control.hello().await.map_err(Error::Control)
+    }
+
+    /// Whether it can become a sandbox with such limits: those of its processes were set at its launch.
+    pub(super) fn fits(&self, limits: &Limits) -> bool {
+        self.nofile == limits.nofile
+    }
+
+    /// Gives it an identity. After a failure it is of no use any more.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) async fn claim(
+        &mut self,
+        shared: &Arc<Shared>,
+        limits: &Limits,
+        identity: Identity,
+    ) -> Result<(), Error> {
+        fail_point("provision-claim")?;
+        self.site.limit(shared, limits)?;
+        let furnished = shared.runtime.furnish(&self.launched.process, &identity);
+        phase("furnish", furnished).await.map_err(Error::Launch)?;
+        phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)
+    }
+}
+
+async fn launch(shared: &Arc<Shared>, site: &Site, nofile: u64) -> Result<Launched, Error> {
+    let looking = Arc::clone(shared);
+    let bundle = blocking(move || {
+        fail_point("provision-bundle")?;
+        looking.check_rootfs()?;
+        looking.bundle(nofile)
+    });
+    let bundle = phase("rootfs", bundle).await?;
+    fail_point("provision-launch")?;
+    let begun = std::time::Instant::now();
+    let launch = Launch {
+        id: site.launch,
+        directory: site.run_directory.clone(),
+        bundle,
+        netns: Arc::clone(&site.network.netns),
+        cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
+    };
+    let launched = phase("launch", shared.runtime.launch(launch)).await.map_err(Error::Launch)?;
+    if let Some(trace) = Trace::current() {
+        trace.note_as("container-create", begun, launched.create);
+        trace.note_as("container-start", begun, launched.start);
+    }
+    Ok(launched)
+}
+
+async fn make_cgroup(shared: &Arc<Shared>, launch: LaunchId, settings: Settings) -> Result<Cgroup, Error> {
+    let shared = Arc::clone(shared);
+    blocking(move || {
+        fail_point("provision-cgroup")?;
+        shared.cgroups.create(&launch.to_string(), &settings).map_err(Error::Cgroup)
+    })
+    .await
+}
+
+async fn attach(shared: &Arc<Shared>, index: u32) -> Result<Attachment, Error> {
+    let shared = Arc::clone(shared);
+    blocking(move || {
+        fail_point("provision-network")?;
+        shared.network.attach(index).map_err(Error::Network)
+    })
+    .await
+}
+
+fn settings(shared: &Shared, limits: &Limits) -> Settings {
+    Settings {
+        memory_max: limits.memory_max.as_u64(),
+        memory_high: shared.config.set_memory_high.then(|| limits.memory_high.as_u64()),
+        pids_max: limits.pids_max.into(),
+    }
+}
+
+fn make_run_directory(path: &std::path::Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let failed = |source| Error::RunDirectory { path: path.display().to_string(), source };
+    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)
+}
