@@ -17,7 +17,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order in which they are shown.
-pub const SETTINGS: [Setting; 43] = [
+pub const SETTINGS: &[Setting] = &[
     setting("addr", "127.0.0.1:9090", "where the API listens; 0.0.0.0:9090 in the image"),
     setting("preview_addr", "127.0.0.1:8080", "where previews listen; 0.0.0.0:80 in the image"),
     setting("data_dir", "/var/lib/sandboxd", "everything that lasts: database, key, workspaces"),
@@ -166,7 +166,7 @@ pub(super) fn table() -> String {
          | name | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );
     use std::fmt::Write as _;
-    for s in &SETTINGS {
+    for s in SETTINGS {
         let default = if s.default.is_empty() { String::new() } else { format!("`{}`", s.default) };
         writeln!(text, "| `{}` | `{}` | {default} | {} |", s.name, variable(s.name), s.meaning).unwrap();
     }
