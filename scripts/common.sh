@@ -40,3 +40,11 @@ build_binaries() {
   mv -f "$here/target/release/sandbox-init.new" "$here/target/release/sandbox-init"
   say "binaries are built after $((SECONDS - begun)) s"
 }
+
+# build_probe: builds the hostile program that the tests run inside a sandbox; static, so that it runs in any.
+build_probe() {
+  local host
+  host="$(rustc -vV | sed -n 's/^host: //p')"
+  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features --features probe --bin sandbox-probe --target "$host") >&2
+  cp -f "$here/target/$host/release/sandbox-probe" "$here/target/release/sandbox-probe"
+}

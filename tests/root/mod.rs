@@ -11,6 +11,7 @@ mod memory;
 mod network;
 mod pool;
 mod previews;
+mod probe;
 mod sleep;
 
 /// A test and its name.
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Test> {
         files::EDIT,
         apps::TESTS,
         isolation::TESTS,
+        probe::TESTS,
         network::TESTS,
         previews::TESTS,
         sleep::TESTS,

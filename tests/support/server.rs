@@ -243,7 +243,9 @@ pub(crate) fn missing() -> Option<String> {
     if !root {
         return Some("root is needed".to_owned());
     }
-    for (name, path) in [("SANDBOXD_TEST_ROOTFS", rootfs()), ("SANDBOXD_TEST_INIT", init())] {
+    for (name, path) in
+        [("SANDBOXD_TEST_ROOTFS", rootfs()), ("SANDBOXD_TEST_INIT", init()), ("SANDBOXD_TEST_PROBE", probe())]
+    {
         if !path.exists() {
             return Some(format!(
                 "{name} names nothing that exists ({}); scripts/test builds and sets it",
@@ -256,6 +258,12 @@ pub(crate) fn missing() -> Option<String> {
 
 fn rootfs() -> PathBuf {
     PathBuf::from(std::env::var_os("SANDBOXD_TEST_ROOTFS").unwrap_or_default())
+}
+
+/// The hostile program: `tests/probe`.
+pub(crate) fn probe() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sandbox-probe");
+    std::env::var_os("SANDBOXD_TEST_PROBE").map_or(built, PathBuf::from)
 }
 
 fn init() -> PathBuf {
