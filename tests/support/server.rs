@@ -263,7 +263,9 @@ fn rootfs() -> PathBuf {
 /// The hostile program: `tests/probe`.
 pub(crate) fn probe() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sandbox-probe");
-    std::env::var_os("SANDBOXD_TEST_PROBE").map_or(built, PathBuf::from)
+    let path = std::env::var_os("SANDBOXD_TEST_PROBE").map_or(built, PathBuf::from);
+    assert!(path.exists(), "{} is not there: bash -c '. scripts/common.sh; build_probe'", path.display());
+    path
 }
 
 fn init() -> PathBuf {
