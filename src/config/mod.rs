@@ -51,6 +51,7 @@ pub struct Config {
     pub headroom_percent: u8,
     pub refuse_wakes_percent: u8,
     pub emergency_percent: u8,
+    pub pressure_percent: u8,
     pub wake_cost: ByteSize,
     pub pool_size: usize,
     pub pool_memory: ByteSize,

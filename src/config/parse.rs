@@ -51,6 +51,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         headroom_percent: p.percent("mem_headroom_pct"),
         refuse_wakes_percent: p.percent("mem_refuse_wakes_pct"),
         emergency_percent: p.percent("mem_emergency_pct"),
+        pressure_percent: p.percent("mem_pressure_pct"),
         wake_cost: ByteSize::mib(p.value("wake_cost_mb")),
         pool_size: p.value("pool_size"),
         pool_memory: p.value("pool_memory"),

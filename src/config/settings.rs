@@ -95,8 +95,21 @@ pub const SETTINGS: &[Setting] = &[
         "15",
         "with less of the host's memory available, in percent, no sandbox is created",
     ),
-    setting("mem_refuse_wakes_pct", "10", "with less, no sandbox is woken"),
-    setting("mem_emergency_pct", "5", "with less, the sandboxes that were used longest ago are stopped"),
+    setting(
+        "mem_refuse_wakes_pct",
+        "10",
+        "with less, no sandbox is woken, and those that nobody uses are frozen before their time",
+    ),
+    setting(
+        "mem_emergency_pct",
+        "5",
+        "with less, sandboxes are stopped: those used longest ago first, always_on ones and those in use last",
+    ),
+    setting(
+        "mem_pressure_pct",
+        "20",
+        "when all tasks of the host waited for memory for so much of the last ten seconds (PSI), in percent, and less than mem_headroom_pct is available, nothing is woken and one sandbox after another is stopped; 0: never",
+    ),
     setting("wake_cost_mb", "64", "what a start is expected to take until it shows in the host's figures"),
     setting(
         "pool_size",

@@ -263,6 +263,7 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
             headroom_percent: config.headroom_percent,
             refuse_wakes_percent: config.refuse_wakes_percent,
             emergency_percent: config.emergency_percent,
+            pressure_percent: config.pressure_percent,
             start_cost: config.wake_cost,
         },
         tree_entries_max: config.tree_entries_max,

@@ -16,6 +16,8 @@ pub struct Config {
     pub refuse_wakes_percent: u8,
     /// Below it the sandboxes that were used longest ago are stopped.
     pub emergency_percent: u8,
+    /// From so much pressure on, memory counts as short already where no sandbox would be created; 0: never.
+    pub pressure_percent: u8,
     /// What a start is expected to take until it shows in the host's figures.
     pub start_cost: ByteSize,
 }
@@ -34,6 +36,18 @@ pub(super) enum Purpose {
     Create,
     Wake,
     Thaw,
+}
+
+/// How much memory the host has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Ample,
+    /// Nothing is woken: what is not used is frozen, and its memory moved out where that can be.
+    Tight,
+    /// The host waits for memory: one sandbox after another is stopped, with a look at what that brings.
+    Pressed,
+    /// Sandboxes are stopped until there is enough.
+    Emergency,
 }
 
 /// A start that was admitted; dropped when it is over.
@@ -63,14 +77,39 @@ impl Admission {
             Purpose::Wake => (self.config.refuse_wakes_percent, RefusedReason::WakesRefused),
             Purpose::Thaw => (self.config.emergency_percent, RefusedReason::WakesRefused),
         };
-        if percent < f64::from(threshold) {
+        let is_pressed =
+            purpose != Purpose::Thaw && matches!(self.level(), Level::Pressed | Level::Emergency);
+        if percent < f64::from(threshold) || is_pressed {
             return Err(Error::Refused { reason, mem_available_percent: percent });
         }
         Ok(admitted)
     }
 
+    /// How the host is doing.
+    pub(super) fn level(&self) -> Level {
+        self.judge(self.available_percent(0), memory::pressure())
+    }
+
     pub(super) fn is_emergency(&self) -> bool {
-        self.available_percent(0) < f64::from(self.config.emergency_percent)
+        self.level() == Level::Emergency
+    }
+
+    /// Pressure alone says nothing of the host: one sandbox that is held at its `memory.high` makes it too,
+    /// while there is plenty for the others.
+    fn judge(&self, available_percent: f64, pressure: Option<f64>) -> Level {
+        let Config { headroom_percent, refuse_wakes_percent, emergency_percent, pressure_percent, .. } =
+            self.config;
+        let is_below = |percent: u8| available_percent < f64::from(percent);
+        let is_pressed = pressure_percent > 0 && pressure.is_some_and(|p| p >= f64::from(pressure_percent));
+        if is_below(emergency_percent) {
+            Level::Emergency
+        } else if is_pressed && is_below(headroom_percent) {
+            Level::Pressed
+        } else if is_below(refuse_wakes_percent) {
+            Level::Tight
+        } else {
+            Level::Ample
+        }
     }
 
     /// Whether there is memory for what nobody has asked for.
@@ -107,6 +146,7 @@ mod tests {
             headroom_percent: headroom,
             refuse_wakes_percent: 0,
             emergency_percent: 0,
+            pressure_percent: 0,
             start_cost: cost,
         };
         let never = Admission::new(config(100, ByteSize::mib(0)));
@@ -118,5 +158,22 @@ mod tests {
         assert!(matches!(one.admit(Purpose::Create), Err(Error::Refused { .. })));
         drop(first);
         assert!(one.admit(Purpose::Create).is_ok());
+    }
+
+    #[test]
+    fn pressure_counts_only_where_memory_is_short() {
+        let admission = Admission::new(Config {
+            headroom_percent: 15,
+            refuse_wakes_percent: 10,
+            emergency_percent: 5,
+            pressure_percent: 20,
+            start_cost: ByteSize::mib(0),
+        });
+        let judge = |available, pressure| admission.judge(available, pressure);
+        assert_eq!(judge(50.0, Some(90.0)), Level::Ample, "one sandbox at its own limit");
+        assert_eq!([judge(14.0, None), judge(14.0, Some(19.0))], [Level::Ample; 2]);
+        assert_eq!(judge(14.0, Some(20.0)), Level::Pressed);
+        assert_eq!([judge(9.0, None), judge(9.0, Some(0.0))], [Level::Tight; 2]);
+        assert_eq!(judge(4.0, None), Level::Emergency);
     }
 }

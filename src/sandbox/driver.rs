@@ -326,8 +326,7 @@ impl Driver {
         // Looked at again here: between the decision that it is idle and this moment it may have been used.
         let is_wanted = match why {
             Why::Idle => self.shared.tier(&self.entry).0 != Tier::Stopped,
-            Why::Memory => self.entry.activity.is_busy(),
-            Why::Request | Why::Use | Why::Lost | Why::Server => false,
+            Why::Request | Why::Memory | Why::Use | Why::Lost | Why::Server => false,
         };
         if is_wanted {
             return Ok(());

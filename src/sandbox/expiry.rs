@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 
 use super::Error;
+use super::admission::Level;
 use super::driver::Command;
 use super::events::Why;
 use super::provision::chain;
@@ -16,6 +17,8 @@ use crate::network::RulesState;
 
 /// The shortest pause between two looks for idle sandboxes.
 const TURN_MIN: Duration = Duration::from_millis(250);
+/// What was used so lately is not frozen for want of memory: it would be thawed again at once.
+const IDLE_MIN: Duration = Duration::from_secs(2);
 /// How many are put to sleep at once.
 const AT_ONCE: usize = 16;
 /// How often the firewall is looked at: somebody's `nft flush ruleset` must not open it for long.
@@ -66,22 +69,77 @@ fn is_due(tier: Tier, status: Status) -> bool {
     }
 }
 
-/// Stops the sandboxes that were used longest ago while memory is in an emergency.
+/// Gives memory back while the host is short of it: freezes, moves out, stops, what was used longest ago first.
 pub(super) async fn watch_pressure(supervisor: Supervisor) {
     let shared = &supervisor.shared;
     if shared.config.pressure_interval.is_zero() {
         return;
     }
     while pause(shared, shared.config.pressure_interval).await {
-        // One at a time, and the figures looked at again: the host must not lose more than it has to.
-        while shared.admission.is_emergency() {
-            let Some(entry) = least_recently_used(shared) else { break };
-            tracing::info!(id = %entry.id, "a sandbox is stopped for want of memory");
-            if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Memory, reply }).await {
-                tracing::error!(id = %entry.id, error = %chain(&error), "cannot stop a sandbox");
+        match shared.admission.level() {
+            Level::Ample => {}
+            Level::Tight => freeze_idle(shared).await,
+            // The kernel's figure is an average and lags: one, and then it is looked at again.
+            Level::Pressed => {
+                stop_one(shared).await;
             }
+            // One at a time, and the figures looked at again: the host must not lose more than it has to.
+            Level::Emergency => while shared.admission.is_emergency() && stop_one(shared).await {},
         }
     }
+}
+
+/// Freezes what nobody uses, before its time; what is frozen takes no more memory, and gives some where it
+/// can be moved out.
+async fn freeze_idle(shared: &Arc<Shared>) {
+    if !shared.can_freeze {
+        return;
+    }
+    let mut idle: Vec<_> = shared
+        .registry
+        .all()
+        .into_iter()
+        .filter(|entry| {
+            entry.live().is_some()
+                && !entry.activity.is_busy()
+                && entry.activity.idle() >= IDLE_MIN
+                && entry.record().spec.idle_policy == IdlePolicy::Sleep
+        })
+        .collect();
+    idle.sort_by_key(|entry| std::cmp::Reverse(entry.activity.idle()));
+    for entry in idle.into_iter().take(AT_ONCE) {
+        tracing::info!(id = %entry.id, "a sandbox is frozen for want of memory");
+        if let Err(error) = ask(&entry, |reply| Command::Pause { why: Why::Memory, reply }).await {
+            tracing::error!(id = %entry.id, error = %chain(&error), "cannot freeze a sandbox");
+        }
+    }
+}
+
+/// Stops the sandbox that is missed least; false when there is none.
+async fn stop_one(shared: &Arc<Shared>) -> bool {
+    let present = shared.registry.all().into_iter().filter(|entry| entry.present().is_some());
+    let Some(entry) = present.min_by_key(|entry| (standing(entry), std::cmp::Reverse(entry.activity.idle())))
+    else {
+        return false;
+    };
+    tracing::warn!(id = %entry.id, "a sandbox is stopped for want of memory");
+    match ask(&entry, |reply| Command::Stop { why: Why::Memory, reply }).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(id = %entry.id, error = %chain(&error), "cannot stop a sandbox");
+            false
+        }
+    }
+}
+
+/// The order in which sandboxes have to go: those that may sleep anyhow, those that should not, those in use.
+fn standing(entry: &Entry) -> u8 {
+    let policy = match entry.record().spec.idle_policy {
+        IdlePolicy::Sleep => 0,
+        IdlePolicy::Manual => 1,
+        IdlePolicy::AlwaysOn => 2,
+    };
+    if entry.activity.is_busy() { policy + 3 } else { policy }
 }
 
 /// Puts the firewall back if somebody has changed it.
@@ -96,15 +154,6 @@ pub(super) async fn watch_network(shared: Arc<Shared>) {
             Err(error) => tracing::error!(error = %chain(&error), "cannot check the firewall's rules"),
         }
     }
-}
-
-fn least_recently_used(shared: &Shared) -> Option<Arc<Entry>> {
-    let spare = |entry: &Arc<Entry>| {
-        entry.present().is_some()
-            && !entry.activity.is_busy()
-            && entry.record().spec.idle_policy == IdlePolicy::Sleep
-    };
-    shared.registry.all().into_iter().filter(spare).max_by_key(|entry| entry.activity.idle())
 }
 
 async fn put_to_sleep(entry: &Arc<Entry>, tier: Tier) {

@@ -12,6 +12,18 @@ pub struct HostMemory {
     pub swap_free_bytes: u64,
 }
 
+/// Reads for which share of the last ten seconds every task that wanted to run waited for memory, in percent:
+/// `full avg10` of /proc/pressure/memory — the kernel's `Documentation/accounting/psi.rst`. `None` where the
+/// kernel does not count it.
+pub fn pressure() -> Option<f64> {
+    full_avg10(&fs::read_to_string("/proc/pressure/memory").ok()?)
+}
+
+fn full_avg10(text: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("full "))?;
+    line.split(' ').find_map(|field| field.strip_prefix("avg10=")?.parse().ok())
+}
+
 /// Reads how many processes the kernel has killed for want of memory, the host's or a cgroup's: `oom_kill`
 /// in /proc/vmstat, since Linux 4.13.
 pub fn oom_kills() -> Option<u64> {
@@ -34,5 +46,17 @@ pub fn host() -> io::Result<HostMemory> {
             Ok(HostMemory { total_bytes, available_bytes, swap_free_bytes: field("SwapFree").unwrap_or(0) })
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal or MemAvailable")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_as_the_kernel_writes_it() {
+        let text = "some avg10=1.50 avg60=0.20 avg300=0.00 total=5\nfull avg10=0.75 avg60=0.00 avg300=0.00 total=3\n";
+        assert_eq!(full_avg10(text), Some(0.75));
+        assert_eq!(full_avg10("some avg10=1.50\n"), None);
     }
 }

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sleep::a_frozen_sandbox_is_adopted_frozen", adopted),
     ("sleep::two_tiers_by_policy_changed_live", policy),
     ("sleep::what_is_no_use_keeps_nothing_awake", not_fooled),
+    ("sleep::memory_is_given_back_in_order", pressure),
     ("sleep::a_herd_is_answered_or_told_when_to_come_back", herd),
     ("sleep::a_freeze_or_thaw_that_fails_is_taken_back", failing),
 ];
@@ -377,6 +378,62 @@ fn not_fooled() {
         echoed.push(byte[0]);
     }
     assert!(!asleep());
+}
+
+/// Short of memory the host freezes, then stops, and spares what is used and what is always on to the last.
+fn pressure() {
+    let mut server =
+        Server::start(&[("SANDBOXD_PRESSURE_INTERVAL_SECONDS", "1"), ("SANDBOXD_DRAIN_SECONDS", "1")]);
+    let always = server.create(json!({ "idle_policy": "always_on" }));
+    let old = server.create(Value::Null);
+    std::thread::sleep(Duration::from_millis(50));
+    let (young, busy) = (server.create(Value::Null), server.create(Value::Null));
+    let restart = |server: &mut Server, settings: &[(&str, &str)]| {
+        server.signal("HUP");
+        settings.iter().for_each(|(name, value)| server.set(name, value));
+        server.boot();
+    };
+    // First what nobody uses is frozen; wakes of what is stopped are refused, thaws are not.
+    restart(&mut server, &[("SANDBOXD_MEM_HEADROOM_PCT", "100"), ("SANDBOXD_MEM_REFUSE_WAKES_PCT", "100")]);
+    let command = |server: &Server| {
+        let body = json!({ "cmd": ["sleep", "30"], "stream": true });
+        let (key, path) = (server.key(), format!("/sandbox/{busy}/exec"));
+        let mut stream = TcpStream::connect(("127.0.0.1", crate::support::server::API)).unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let held = command(&server);
+    eventually("what nobody uses is frozen", Duration::from_secs(10), || {
+        server.status(&old) == "paused" && server.status(&young) == "paused"
+    });
+    assert_eq!((server.status(&always), server.status(&busy)), ("running".to_owned(), "running".to_owned()));
+    assert_eq!(server.sh(&young, "echo thawed"), "thawed\n");
+    drop(held);
+    // Then they are stopped, one after the other.
+    restart(
+        &mut server,
+        &[("SANDBOXD_MEM_EMERGENCY_PCT", "100"), ("SANDBOXD_PRESSURE_INTERVAL_SECONDS", "2")],
+    );
+    let mut events = super::events::Reader::open(&server, "?from=0", None);
+    let _held = command(&server);
+    let mut order = Vec::new();
+    while order.len() < 4 {
+        let (_, name, data) = events.next();
+        if name == "sandbox.stopped" {
+            assert_eq!(data["reason"], "memory");
+            order.push(data["sandbox_id"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(order, [old, young, always, busy]);
+    assert_eq!(
+        server.api("POST", &format!("/wake/{}", order[0]), Value::Null).json()["error"],
+        "wakes_refused"
+    );
 }
 
 /// Many requests for many sleeping sandboxes: answers, or refusals that say when to come back.
