@@ -80,6 +80,11 @@ impl Style {
                 refused.retry_after = Some(MEMORY_RETRY_SECS);
                 refused
             }
+            Kind::Busy => {
+                let mut busy = self.error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
+                busy.retry_after = Some(UNAVAILABLE_RETRY_SECS);
+                busy
+            }
             Kind::Unavailable => {
                 let mut unavailable =
                     self.error(StatusCode::SERVICE_UNAVAILABLE, "sandbox_unavailable", message);

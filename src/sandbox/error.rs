@@ -84,6 +84,8 @@ pub enum Kind {
         reason: RefusedReason,
         mem_available_percent: f64,
     },
+    /// Ask for less at once.
+    Busy,
     /// Try again soon.
     Unavailable,
     /// Report it.
@@ -117,13 +119,13 @@ impl Error {
                 Kind::Refused { reason: *reason, mem_available_percent: *mem_available_percent }
             }
             Self::Exhausted(_) => Kind::Exhausted,
+            Self::Busy(_) => Kind::Busy,
             Self::File(error) => file_kind(error),
             Self::Storage(StorageError::UnknownTemplate { .. }) => Kind::Invalid,
             Self::Storage(error) if error.is_full() => Kind::Exhausted,
             Self::Metadata(error) if error.is_full() => Kind::Exhausted,
             Self::Leftovers { cause, .. } => cause.kind(),
             Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
-            | Self::Busy(_)
             | Self::Ending => Kind::Unavailable,
             Self::Storage(_)
             | Self::Metadata(_)

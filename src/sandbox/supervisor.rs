@@ -15,6 +15,7 @@ use super::admission::{self, Admission, Purpose};
 use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
+use super::files::TRANSFERS_MAX;
 use super::leases::Leases;
 use super::logs::FOLLOWERS_MAX;
 use super::pool::Pool;
@@ -121,6 +122,8 @@ pub(super) struct Shared {
     bundles: Mutex<HashMap<u64, PathBuf>>,
     /// Workspaces that are kept without a sandbox, and whose they are.
     kept: Mutex<HashMap<SandboxId, External>>,
+    /// Permits for trees that are packed or unpacked.
+    pub(super) transfers: Arc<Semaphore>,
     /// Whether the host has a freezer.
     pub(super) can_freeze: bool,
     /// Wakes whoever looks for idle sandboxes: a policy was changed.
@@ -162,6 +165,7 @@ impl Supervisor {
             metrics: parts.metrics,
             registry: Registry::default(),
             kept: Mutex::default(),
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             policies: Notify::new(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),

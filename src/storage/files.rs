@@ -57,6 +57,15 @@ impl Files {
         Self { directory, yard }
     }
 
+    /// The same files by descriptors of their own.
+    ///
+    /// # Errors
+    /// The daemon has no descriptor left.
+    pub fn try_clone(&self) -> Result<Self, FileError> {
+        let directory = self.directory.try_clone().map_err(FileError::at("open", "the base"))?;
+        Ok(Self { directory, yard: Arc::clone(&self.yard) })
+    }
+
     pub(super) fn directory(&self) -> &OwnedFd {
         &self.directory
     }

@@ -54,7 +54,7 @@ impl Budget {
         self.limits
     }
 
-    fn in_time(&self) -> Result<(), FileError> {
+    pub(super) fn in_time(&self) -> Result<(), FileError> {
         if Instant::now() > self.end {
             return Err(FileError::TooSlow { secs: self.limits.time_max.as_secs() });
         }

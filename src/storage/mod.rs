@@ -10,6 +10,7 @@
 //! The tenant changes his workspace while we look at it. Every name in it is resolved by the kernel
 //! beneath a directory descriptor, no link out of it is followed, and nothing is ever executed.
 
+mod archive;
 mod copy;
 mod edit;
 mod error;
@@ -40,6 +41,7 @@ use place::Yard;
 use crate::model::{FileBase, PathKind, SandboxId, TemplateName, manifest};
 use crate::sys::fs::{self as sysfs, Links};
 
+pub use archive::Unpacked;
 pub use error::{FileError, StorageError};
 pub use files::{Entry, EntryKind, Files, Opened};
 pub use limits::TreeLimits;

@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Test> {
         lifecycle::TESTS,
         files::TESTS,
         files::EDIT,
+        files::ARCHIVE,
         apps::TESTS,
         isolation::TESTS,
         probe::TESTS,

@@ -1,5 +1,6 @@
 //! Files of a workspace, whether the sandbox runs or sleeps.
 
+mod archive;
 mod content;
 
 use axum::Router;
@@ -17,6 +18,7 @@ use crate::wire::{
     BaseQuery, ChmodBody, FileEntry, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error,
 };
 
+pub(super) use archive::{__path_download, __path_export, __path_upload, download, export, upload};
 pub(super) use content::{__path_read, __path_write, read, write};
 
 /// The routes of this module.
@@ -24,6 +26,8 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/sandboxes/{id}/files", get(list).put(write).delete(delete))
         .route("/v1/sandboxes/{id}/files/content", get(read))
+        .route("/v1/sandboxes/{id}/files/archive", get(download).put(upload))
+        .route("/v1/sandboxes/{id}/export", get(export))
         .route("/v1/sandboxes/{id}/files/stat", get(stat))
         .route("/v1/sandboxes/{id}/files/mkdir", post(mkdir))
         .route("/v1/sandboxes/{id}/files/move", post(rename))

@@ -1,5 +1,7 @@
 //! The files of a sandbox, whether it runs or sleeps; using them does not wake it.
 
+mod trees;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
@@ -12,6 +14,9 @@ use super::error::Error;
 use super::supervisor::{Supervisor, blocking};
 use crate::model::{FileBase, FileStat, SandboxId};
 use crate::storage::{self, FilePath, Rubbish, TreeLimits};
+
+pub(super) use trees::TRANSFERS_MAX;
+pub use trees::{Packed, Unpacking};
 
 /// How long a copy, a transfer of a tree or its removal may take.
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);

@@ -1,5 +1,6 @@
 //! Files through the API, with a tenant who does his worst at the same time.
 
+mod archive;
 mod edit;
 
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::Test;
 use crate::support::server::Server;
 
+pub(crate) use archive::TESTS as ARCHIVE;
 pub(crate) use edit::TESTS as EDIT;
 
 pub(crate) const TESTS: &[Test] = &[

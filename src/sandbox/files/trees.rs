@@ -1,0 +1,201 @@
+//! Trees on their way in and out: a thread that packs or unpacks, and a short queue to the connection.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+
+use super::Error;
+use crate::model::{ArchiveFormat, FileBase, SandboxId};
+use crate::sandbox::supervisor::Supervisor;
+use crate::storage::{FilePath, Unpacked, View};
+
+/// Trees that are on their way at once, each with a thread.
+pub(in crate::sandbox) const TRANSFERS_MAX: usize = 16;
+/// Pieces between the thread and the connection.
+const QUEUE: usize = 8;
+/// How much is gathered before it is handed on: small files make small pieces.
+const PIECE_BYTES: usize = 256 * 1024;
+/// How long a client that downloads may take nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A tree that is being packed; dropped, that ends.
+#[derive(Debug)]
+pub struct Packed {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+}
+
+/// A tree that is being unpacked; dropped before [`Unpacking::finish`], nothing is changed.
+#[derive(Debug)]
+pub struct Unpacking {
+    pieces: mpsc::Sender<Piece>,
+    thread: JoinHandle<Result<Unpacked, Error>>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+impl Supervisor {
+    /// Begins to pack what is in a directory; `all` with what listings hide.
+    ///
+    /// # Errors
+    /// Not found, not a directory, a limit is passed, or too many trees are on their way.
+    pub async fn pack(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        format: ArchiveFormat,
+        all: bool,
+    ) -> Result<Packed, Error> {
+        let path = FilePath::parse_directory(path).map_err(Error::File)?;
+        let view = if all { View::Everything } else { View::Project };
+        let limits = self.tree_limits();
+        let permit = self.transfer()?;
+        let measured = path.clone();
+        let files = self
+            .with_files(id, base, move |files| {
+                files.measure(&measured, view, limits).map_err(Error::File)?;
+                files.try_clone().map_err(Error::File)
+            })
+            .await?;
+        let (sender, pieces) = mpsc::channel(QUEUE);
+        self.shared.tasks.spawn_blocking(move || {
+            let mut sink = Sink { sender, runtime: Handle::current(), gathered: BytesMut::new() };
+            let packed = files.pack(&path, view, format, limits, &mut sink);
+            let ended = packed.map_err(io::Error::other).and_then(|()| sink.flush());
+            if let Err(error) = ended {
+                // The answer breaks off, so that nobody takes a part for the whole.
+                sink.send(Err(error)).ok();
+            }
+            drop(permit);
+        });
+        Ok(Packed { pieces })
+    }
+
+    /// Begins to unpack an archive into a directory.
+    ///
+    /// # Errors
+    /// A path that leads out, not a directory, or too many trees are on their way.
+    pub async fn unpack(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        format: ArchiveFormat,
+    ) -> Result<Unpacking, Error> {
+        let path = FilePath::parse_directory(path).map_err(Error::File)?;
+        let limits = self.tree_limits();
+        let permit = self.transfer()?;
+        let files = self.with_files(id, base, |files| files.try_clone().map_err(Error::File)).await?;
+        let (pieces, receiver) = mpsc::channel(QUEUE);
+        let thread = self.shared.tasks.spawn_blocking(move || {
+            let mut source = Source { receiver, at_hand: Bytes::new(), ended: false };
+            let unpacked = files.unpack(&path, format, limits, &mut source);
+            drop(permit);
+            unpacked.map_err(Error::File)
+        });
+        Ok(Unpacking { pieces, thread })
+    }
+
+    fn transfer(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = Arc::clone(&self.shared.transfers).try_acquire_owned();
+        permit.map_err(|_full| Error::Busy("too many trees are being transferred already; try again"))
+    }
+}
+
+impl Packed {
+    /// Returns the next piece, or `None` at the end.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        self.pieces.recv().await
+    }
+}
+
+impl Unpacking {
+    /// Hands on a piece of the archive; says whether more is wanted. When not, [`Unpacking::finish`] says why.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a piece that is given up has not been taken.
+    pub async fn write(&self, piece: Bytes) -> bool {
+        self.pieces.send(Piece::Bytes(piece)).await.is_ok()
+    }
+
+    /// Says that the archive is complete and waits until the tree is in place.
+    ///
+    /// # Errors
+    /// The archive is refused, the disk is full, or something is in the way; then nothing is changed.
+    pub async fn finish(self) -> Result<(u64, u64), Error> {
+        // A thread that has ended already tells why.
+        self.pieces.send(Piece::End).await.ok();
+        let unpacked = self.thread.await.unwrap_or(Err(Error::Panicked))?;
+        Ok((unpacked.entries, unpacked.bytes))
+    }
+}
+
+/// The thread's end of a download.
+struct Sink {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
+    gathered: BytesMut,
+}
+
+impl Sink {
+    fn send(&self, piece: io::Result<Bytes>) -> io::Result<()> {
+        let sent = self.runtime.block_on(tokio::time::timeout(SILENCE_MAX, self.sender.send(piece)));
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_gone)) => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.gathered, BytesMut::with_capacity(PIECE_BYTES * 2));
+        self.send(Ok(piece.freeze()))
+    }
+}
+
+/// The thread's end of an upload. A queue that closes without its end is a client that went away.
+struct Source {
+    receiver: mpsc::Receiver<Piece>,
+    at_hand: Bytes,
+    ended: bool,
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at_hand.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => self.at_hand = bytes,
+                Some(Piece::End) => self.ended = true,
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let count = self.at_hand.len().min(buffer.len());
+        let piece = self.at_hand.split_to(count);
+        if let Some(to) = buffer.get_mut(..count) {
+            to.copy_from_slice(&piece);
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,193 @@
+//! zip: stored and deflated entries, zip64, no encryption — APPNOTE.TXT.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read as _, Write};
+
+use flate2::bufread::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use rawzip::path::EntryPath;
+use rawzip::time::{UtcDateTime, ZipDateTimeKind};
+use rawzip::{CompressionMethod, FileReader, ZipArchive, ZipArchiveWriter};
+
+use super::meter::check_ratio;
+use super::pack::{Content, Meta, Pack};
+use super::tree::Tree;
+use super::{LEVEL, broken, refused};
+use crate::storage::FileError;
+use crate::storage::limits::Budget;
+
+/// A local header without its name.
+const LOCAL_HEADER_BYTES: u64 = 30;
+/// The longest target of a link.
+const TARGET_BYTES_MAX: u64 = 4096;
+/// The type bits of a link in a mode.
+const LINK_BITS: u32 = 0o120_000;
+
+/// Packs.
+#[derive(Debug)]
+pub(super) struct Packer<W> {
+    /// Taken at the end.
+    archive: Option<ZipArchiveWriter<W>>,
+}
+
+impl<W: Write> Packer<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self { archive: Some(ZipArchiveWriter::new(out)) }
+    }
+
+    fn archive(&mut self) -> io::Result<&mut ZipArchiveWriter<W>> {
+        self.archive.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl<W: Write> Pack for Packer<W> {
+    fn directory(&mut self, meta: Meta<'_>) -> io::Result<()> {
+        let path = [meta.path, b"/"].concat();
+        let directory = self.archive()?.new_dir(EntryPath::verbatim(path));
+        let directory = directory.last_modified(UtcDateTime::from_unix(meta.modified));
+        directory.unix_permissions(meta.mode).create().map(drop).map_err(failed)
+    }
+
+    fn link(&mut self, meta: Meta<'_>, target: &[u8]) -> io::Result<()> {
+        let file = self.archive()?.new_file(EntryPath::verbatim(meta.path));
+        let file = file.last_modified(UtcDateTime::from_unix(meta.modified));
+        let (mut entry, config) = file.unix_permissions(LINK_BITS | 0o777).start().map_err(failed)?;
+        let mut writer = config.wrap(&mut entry);
+        writer.write_all(target)?;
+        let (_, written) = writer.finish().map_err(failed)?;
+        entry.finish(written).map(drop).map_err(failed)
+    }
+
+    fn file(&mut self, meta: Meta<'_>, content: &mut Content<'_>) -> io::Result<()> {
+        let file = self.archive()?.new_file(EntryPath::verbatim(meta.path));
+        let file = file.last_modified(UtcDateTime::from_unix(meta.modified)).unix_permissions(meta.mode);
+        let file = file.compression_method(CompressionMethod::DEFLATE);
+        let (mut entry, config) = file.start().map_err(failed)?;
+        let mut writer = config.wrap(DeflateEncoder::new(&mut entry, flate2::Compression::new(LEVEL)));
+        while let Some(piece) = content.next()? {
+            writer.write_all(piece)?;
+        }
+        let (encoder, written) = writer.finish().map_err(failed)?;
+        encoder.finish()?;
+        entry.finish(written).map(drop).map_err(failed)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let Some(archive) = self.archive.take() else { return Ok(()) };
+        archive.finish().map_err(failed)?.flush()
+    }
+}
+
+/// Unpacks a file of a given length.
+pub(super) fn unpack(file: File, length: u64, tree: &mut Tree, budget: &mut Budget) -> Result<(), FileError> {
+    let mut buffer = vec![0; rawzip::RECOMMENDED_BUFFER_SIZE];
+    let archive = ZipArchive::from_file(file, &mut buffer).map_err(damaged)?;
+    check(&archive, &mut buffer, length, budget)?;
+    let mut entries = archive.entries(&mut buffer);
+    while let Some(entry) = entries.next_entry().map_err(damaged)? {
+        budget.entry()?;
+        let path = entry.file_path().as_bytes().to_vec();
+        let (mode, method) = (entry.mode(), entry.compression_method());
+        if entry.is_dir() {
+            tree.directory(&path, mode.permissions())?;
+            continue;
+        }
+        let type_bits = mode.value() & 0o170_000;
+        if !mode.is_symlink() && !matches!(type_bits, 0 | 0o100_000) {
+            let shown = String::from_utf8_lossy(&path).into_owned();
+            return Err(refused(format!("{shown:?} is neither file, directory nor link")));
+        }
+        let size = entry.uncompressed_size_hint();
+        // A time without a zone is taken as it stands.
+        let modified = match entry.last_modified() {
+            ZipDateTimeKind::Utc(time) => time.to_unix(),
+            ZipDateTimeKind::Local(_) => 0,
+        };
+        let found = archive.get_entry(entry.wayfinder()).map_err(damaged)?;
+        let packed: Box<dyn io::Read> = match method {
+            CompressionMethod::STORE => Box::new(found.reader()),
+            CompressionMethod::DEFLATE => Box::new(DeflateDecoder::new(BufReader::new(found.reader()))),
+            _ => return Err(refused("it is packed with a method other than deflate")),
+        };
+        // It compares size and checksum at the end.
+        let mut content = found.verifying_reader(packed);
+        if mode.is_symlink() {
+            let mut target = Vec::new();
+            let mut content = content.take(TARGET_BYTES_MAX + 1);
+            content.read_to_end(&mut target).map_err(read_failed)?;
+            tree.link(&path, &target)?;
+        } else {
+            tree.file(&path, mode.permissions(), modified, size, &mut Verified(&mut content), budget)?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks at the table of contents alone: bombs are refused before anything is unpacked.
+fn check(
+    archive: &ZipArchive<FileReader>,
+    buffer: &mut [u8],
+    length: u64,
+    budget: &Budget,
+) -> Result<(), FileError> {
+    let limits = budget.limits();
+    let too_many = || FileError::Limit { what: "entries", limit: limits.entries_max };
+    if archive.entries_hint() > limits.entries_max {
+        return Err(too_many());
+    }
+    let (mut ranges, mut unpacked) = (Vec::new(), 0_u64);
+    let mut entries = archive.entries(buffer);
+    while let Some(entry) = entries.next_entry().map_err(damaged)? {
+        if u64::try_from(ranges.len()).unwrap_or(u64::MAX) >= limits.entries_max {
+            return Err(too_many());
+        }
+        if entry.flags().is_encrypted() {
+            return Err(refused("it is encrypted"));
+        }
+        unpacked = unpacked.saturating_add(entry.uncompressed_size_hint());
+        let start = entry.local_header_offset();
+        ranges.push((start, start.saturating_add(LOCAL_HEADER_BYTES + entry.compressed_size_hint())));
+    }
+    if archive.entries_hint() != u64::try_from(ranges.len()).unwrap_or(u64::MAX) {
+        return Err(refused("its table of contents has another number of entries than it says"));
+    }
+    if unpacked > limits.bytes_max {
+        return Err(FileError::Limit { what: "bytes", limit: limits.bytes_max });
+    }
+    check_ratio(length, unpacked)?;
+    // Entries that share their bytes make a small archive a huge one.
+    ranges.sort_unstable();
+    let overlap = ranges.iter().zip(ranges.iter().skip(1)).any(|(a, b)| a.1 > b.0);
+    if overlap || ranges.last().is_some_and(|last| last.1 > archive.directory_offset()) {
+        return Err(refused("its entries overlap"));
+    }
+    Ok(())
+}
+
+/// A reader whose errors are those of the archive.
+struct Verified<R>(R);
+
+impl<R: io::Read> io::Read for Verified<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| read_failed(error).into_io())
+    }
+}
+
+fn read_failed(error: io::Error) -> FileError {
+    match broken(error) {
+        // The archive is in a file of ours: what cannot be read is not what it should be.
+        FileError::Transfer { .. } => refused("it is damaged"),
+        other => other,
+    }
+}
+
+fn damaged(error: rawzip::Error) -> FileError {
+    refused(format!("it is no zip archive, or damaged: {error}"))
+}
+
+fn failed(error: rawzip::Error) -> io::Error {
+    match error.kind() {
+        rawzip::ErrorKind::IO(inner) => inner.kind().into(),
+        _ => io::Error::other(error.to_string()),
+    }
+}
