@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::Error;
 use super::activity::now_ms;
 use super::connect::dial;
+use super::events::What;
 use super::exec::ExecEvent;
 use super::live::Live;
 use super::registry::Entry;
@@ -134,6 +135,7 @@ async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Read, Error> {
     };
     if let Some(problem) = &problem {
         tracing::info!(%id, problem, "a manifest cannot be used");
+        shared.tell(id, What::Error { message: problem.clone() });
     }
     Ok(Read { manifest, problem, stamp: Some(stamp) })
 }

@@ -1,4 +1,7 @@
-//! Apps: what `sandbox.yaml` declares, its logs, presets.
+//! Apps: what `sandbox.yaml` declares, its logs, presets; the presets in a browser.
+
+#[path = "browser.rs"]
+mod browser;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -24,6 +27,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("apps::an_app_starts_on_create_start_and_wake", starts),
     ("apps::presets_are_the_templates", presets),
     ("apps::the_validator_is_strict", validator),
+    ("apps::packages_are_shared_until_the_app_wants_its_own", packages),
+    ("browser::react_vite_follows_its_source_without_a_reload", browser::react_vite),
+    ("browser::nextjs_follows_its_source_without_a_reload", browser::nextjs),
+    ("browser::node_express_starts_anew_when_its_source_changes", browser::node_express),
+    ("browser::fastapi_starts_anew_when_its_source_changes", browser::fastapi),
+    ("browser::worker_does_its_jobs_and_starts_anew_when_its_source_changes", browser::worker),
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -290,6 +299,7 @@ fn wrong_manifest() {
         let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"].clone();
         row["error_message"].as_str().map(str::to_owned)
     };
+    let mut events = Events::open(&server, &format!("/v1/events?sandbox={id}"));
     for bad in [
         "version: 1\nweb: [\n",
         "version: 1\nwebb: {command: x}\n",
@@ -301,9 +311,11 @@ fn wrong_manifest() {
             message().is_some_and(|m| m.contains("sandbox.yaml"))
         });
         assert_eq!(process(&server, &id, "web")["pid"], pid, "{bad}: the app runs on");
-        manifest(&server, &id, "version: 1\nweb:\n  command: python3 app.py\n  port: 3000\n");
-        eventually("the mistake is gone", DEADLINE, || message().is_none());
     }
+    events.wait("event: sandbox.error");
+    events.wait("99999");
+    manifest(&server, &id, "version: 1\nweb:\n  command: python3 app.py\n  port: 3000\n");
+    eventually("the mistake is gone", DEADLINE, || message().is_none());
     assert_eq!(process(&server, &id, "web")["pid"], pid, "what is the same runs on");
     assert_eq!(server.preview(&id, 3000, "GET", "/", &[], b"").status, 200);
     // A link to somewhere else is no manifest, and is not read again and again either.
@@ -438,6 +450,11 @@ fn presets() {
     let node = find("node-http");
     assert_eq!((node["ports"].clone(), node["process_names"].clone()), (json!([3000]), json!(["web"])));
     assert_eq!(find("blank")["ports"], json!([]));
+    assert_eq!(find("worker")["process_names"], json!(["web", "worker"]));
+    assert_eq!(find("fastapi")["ports"], json!([8000]));
+    for name in ["react-vite", "nextjs", "node-express"] {
+        assert_eq!(find(name)["ports"], json!([3000]), "{name}");
+    }
     let row = |body: Value| server.api("POST", "/sandbox", body).json();
     assert_eq!(row(json!({ "runtime_preset": "node-http" }))["ports"], json!([3000]));
     assert_eq!(row(json!({ "runtime_preset": "node-http", "ports": [8080] }))["ports"], json!([8080]));
@@ -447,6 +464,37 @@ fn presets() {
     let project = json!({ "project": { "id": "p", "user_id": "u" }, "runtime_preset": "blank" });
     let made = server.api("POST", "/v1/sandboxes", project).json();
     assert_eq!((made["template"].clone(), made["preview"]["port"].clone()), (json!("blank"), json!(3000)));
+}
+
+fn packages() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({ "runtime_preset": "node-express" }));
+    ready(&server, &id);
+    let used =
+        |path: &str| -> u64 { server.sh(&id, &format!("du -sk {path} | cut -f1")).trim().parse().unwrap() };
+    assert!(used("app") < 300, "{} KiB: a new app costs next to nothing", used("app"));
+    // A package from a directory: what is there already is not fetched, so no registry is needed.
+    server.sh(
+        &id,
+        "mkdir more && cd more && echo '{\"name\":\"more\",\"version\":\"1.0.0\"}' > package.json && echo 'module.exports = 42' > index.js && npm pack --silent",
+    );
+    server.sh(&id, "cd app && npm install --silent ~/workspace/more/more-1.0.0.tgz");
+    assert_eq!(
+        server.sh(&id, "cd app && node -p 'require(\"more\") + typeof require(\"express\")' && ls -A node_modules | grep -c ."),
+        "42function\n".to_owned() + &server.sh(&id, "ls -A /opt/modules/node-express/node_modules | wc -l | awk '{ print $1 + 1 }'")
+    );
+    assert_eq!(server.sh(&id, "cd app && find node_modules -maxdepth 1 -type l"), "", "they are its own now");
+    // What is its own can be taken away again, and the app starts with it.
+    server.sh(
+        &id,
+        "cd app && npm uninstall --silent more && npm ls --silent > /dev/null && pkill -f server.js",
+    );
+    eventually("the app is back", DEADLINE, || {
+        process(&server, &id, "web")["restarts"] == 1
+            && server.preview(&id, 3000, "GET", "/", &[], b"").status == 200
+    });
+    // Python's are the system's.
+    server.sh(&id, "cd /opt/templates/fastapi && pip install --quiet --no-index -r requirements.txt");
 }
 
 fn validator() {

@@ -7,6 +7,7 @@
     reason = "test code: a failure is the message"
 )]
 
+pub(crate) mod browser;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod server;
