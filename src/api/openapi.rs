@@ -16,7 +16,7 @@ use super::{apps, events, exec, files, sandboxes, system, v1};
         v1::delete,
         events::follow,
         files::list, files::read, files::write, files::delete, files::stat, files::mkdir, files::rename, files::copy,
-        files::chmod, files::download, files::upload, files::export, apps::presets, apps::validate, apps::logs,
+        files::chmod, files::download, files::upload, files::export, files::watch, apps::presets, apps::validate, apps::logs,
         system::healthz, system::readyz, system::metrics,
     ),
     modifiers(&BearerKey),

@@ -46,7 +46,7 @@ pub use connect::{Intent, Upstream};
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use events::{Event, Notice, Subscription, What, Why};
 pub use exec::{Exec, ExecEvent};
-pub use files::{Download, FileEntry, Packed, Pieces, Unpacking, Upload};
+pub use files::{Download, FileEntry, FileNews, FileWatch, Packed, Pieces, Unpacking, Upload};
 pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogNews};
 pub use pool::Config as PoolConfig;
 pub use presets::Preset;

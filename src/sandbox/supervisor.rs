@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,7 +15,7 @@ use super::admission::{self, Admission, Purpose};
 use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
-use super::files::TRANSFERS_MAX;
+use super::files::{TRANSFERS_MAX, WATCHES_MAX};
 use super::leases::Leases;
 use super::logs::FOLLOWERS_MAX;
 use super::pool::Pool;
@@ -30,7 +30,7 @@ use crate::model::{
 };
 use crate::network::Network;
 use crate::runtime::{Runtime, launcher};
-use crate::storage::Storage;
+use crate::storage::{Storage, Watcher};
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
 use crate::telemetry::{Metrics, Trace};
@@ -124,6 +124,10 @@ pub(super) struct Shared {
     kept: Mutex<HashMap<SandboxId, External>>,
     /// Permits for trees that are packed or unpacked.
     pub(super) transfers: Arc<Semaphore>,
+    /// Permits for those who watch files.
+    pub(super) watches: Arc<Semaphore>,
+    /// Made when the first one does.
+    pub(super) watcher: OnceCell<Arc<Watcher>>,
     /// Whether the host has a freezer.
     pub(super) can_freeze: bool,
     /// Wakes whoever looks for idle sandboxes: a policy was changed.
@@ -166,6 +170,8 @@ impl Supervisor {
             registry: Registry::default(),
             kept: Mutex::default(),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            watcher: OnceCell::new(),
             policies: Notify::new(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),

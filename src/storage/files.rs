@@ -97,7 +97,10 @@ impl Files {
     }
 
     /// Opens a directory. Links that stay beneath the base are followed.
-    pub(super) fn subdirectory(&self, path: &FilePath) -> Result<OwnedFd, FileError> {
+    ///
+    /// # Errors
+    /// Not found, not a directory, or a link that leads out.
+    pub fn subdirectory(&self, path: &FilePath) -> Result<OwnedFd, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let opened = sysfs::open_beneath(&self.directory, path.as_path(), flags, 0, Links::FollowBeneath);
         opened.map_err(FileError::at("open the directory", path.as_str()))

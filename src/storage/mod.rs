@@ -25,6 +25,7 @@ mod templates;
 mod tree;
 mod upload;
 mod walk;
+mod watch;
 
 use std::fs;
 use std::io;
@@ -51,6 +52,7 @@ pub use place::Rubbish;
 pub use templates::TemplateInfo;
 pub use upload::Upload;
 pub use walk::View;
+pub use watch::{ChangeKind, Observed, Watcher};
 
 /// The user and group of everything in a workspace: `sandbox` inside.
 const OWNER: u32 = 1000;

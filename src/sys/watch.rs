@@ -41,6 +41,14 @@ impl<T: Owned> Watched<T> {
         self.0.readable().await.map(drop)
     }
 
+    /// Waits until it is readable and then reads; again if it was not after all.
+    ///
+    /// # Errors
+    /// That of the read.
+    pub async fn read_with<R>(&self, mut read: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.0.async_io(Interest::READABLE, |inner| read(inner)).await
+    }
+
     /// Waits until it is writable and then writes; again if it was not after all.
     ///
     /// # Errors

@@ -116,6 +116,17 @@ pub struct FileStat {
     pub target: Option<String>,
 }
 
+/// What happened to a file.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FileChange {
+    pub path: String,
+    /// `created`, `modified` (closed after writing), `deleted` or `moved`.
+    pub kind: &'static str,
+    /// Where it was, if it was moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+}
+
 /// A tree that was unpacked.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Unpacked {

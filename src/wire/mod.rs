@@ -14,8 +14,8 @@ pub use apps::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use events::{EventData, EventsQuery};
 pub use files::{
-    ArchiveQuery, BaseQuery, ChmodBody, ExportQuery, FileEntry, FileList, FileQuery, FileStat, MkdirBody,
-    MoveBody, Unpacked, WrittenFile,
+    ArchiveQuery, BaseQuery, ChmodBody, ExportQuery, FileChange, FileEntry, FileList, FileQuery, FileStat,
+    MkdirBody, MoveBody, Unpacked, WrittenFile,
 };
 pub use request::{
     ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, ListQuery,

@@ -2,6 +2,7 @@
 
 mod archive;
 mod content;
+mod watch;
 
 use axum::Router;
 use axum::extract::State;
@@ -20,6 +21,7 @@ use crate::wire::{
 
 pub(super) use archive::{__path_download, __path_export, __path_upload, download, export, upload};
 pub(super) use content::{__path_read, __path_write, read, write};
+pub(super) use watch::{__path_watch, watch};
 
 /// The routes of this module.
 pub(super) fn routes() -> Router<App> {
@@ -28,6 +30,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/sandboxes/{id}/files/content", get(read))
         .route("/v1/sandboxes/{id}/files/archive", get(download).put(upload))
         .route("/v1/sandboxes/{id}/export", get(export))
+        .route("/v1/sandboxes/{id}/files/watch", get(watch))
         .route("/v1/sandboxes/{id}/files/stat", get(stat))
         .route("/v1/sandboxes/{id}/files/mkdir", post(mkdir))
         .route("/v1/sandboxes/{id}/files/move", post(rename))

@@ -1,6 +1,7 @@
 //! The files of a sandbox, whether it runs or sleeps; using them does not wake it.
 
 mod trees;
+mod watch;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -17,6 +18,8 @@ use crate::storage::{self, FilePath, Rubbish, TreeLimits};
 
 pub(super) use trees::TRANSFERS_MAX;
 pub use trees::{Packed, Unpacking};
+pub(super) use watch::WATCHES_MAX;
+pub use watch::{FileNews, FileWatch};
 
 /// How long a copy, a transfer of a tree or its removal may take.
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);

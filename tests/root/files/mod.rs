@@ -2,12 +2,16 @@
 
 mod archive;
 mod edit;
+mod watch;
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Test;
+use crate::support::eventually;
+use crate::support::host::HostSnapshot;
+use crate::support::http::Answer;
 use crate::support::server::Server;
 
 pub(crate) use archive::TESTS as ARCHIVE;
@@ -17,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("files::are_written_read_and_listed_asleep_or_awake", written_and_read),
     ("files::no_path_leads_out", no_path_leads_out),
     ("files::links_swapped_while_files_are_used_lead_nowhere", race),
+    ("files::changes_are_told_whether_it_runs_or_sleeps", watch::told),
+    ("files::what_is_missed_is_said_and_a_watch_leads_nowhere", watch::missed),
 ];
 
 fn written_and_read() {
@@ -96,31 +102,82 @@ fn no_path_leads_out() {
     }
 }
 
+/// How long the race goes on; a minute where there is time for it.
+fn race_duration() -> Duration {
+    let long = std::env::var_os("SANDBOXD_TEST_LONG").is_some();
+    Duration::from_secs(if long { 60 } else { 20 })
+}
+
+/// One entry of a tar archive, and its end.
+fn archive() -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("a/canary").unwrap();
+    header.set_mode(0o644);
+    header.set_size(7);
+    header.set_cksum();
+    [header.as_bytes().as_slice(), b"touched", &[0; 505 + 1024]].concat()
+}
+
 fn race() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     let outside = server.directory.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("canary"), "untouched").unwrap();
-    let seconds: u64 =
-        std::env::var("SANDBOXD_TEST_RACE_SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
-    // The tenant's links name the host's path: they would be right if the host followed them.
-    let app = server.data().join("workspaces").join(&id).join("workspace/app");
+    let before = HostSnapshot::take(&server);
+    // Two links: by the host's path of what is outside, and by where the sandbox itself would be led. The
+    // first would be right if the host followed it.
     let swap = format!(
-        "mkdir -p app/a; cd app; (while true; do mv a b 2>/dev/null; ln -s {} a 2>/dev/null; rm -f a; mv b a 2>/dev/null; done) >/dev/null 2>&1 & echo",
+        "mkdir -p app/a/sub; cd app; (while true; do mv a b; ln -s {0} a; rm -f a; mv b a; \
+         mv a/sub a/was; ln -s ../../../../../outside a/sub; rm -f a/sub; mv a/was a/sub; done) >/dev/null 2>&1 & \
+         (while true; do ln -s {0}/canary f; rm -rf f; ln -s / f; rm -rf f; mkdir f; rm -rf f; done) >/dev/null 2>&1 & echo",
         outside.display()
     );
     server.sh(&id, &swap);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut served = 0_u32;
+    let path = |rest: &str| format!("/v1/sandboxes/{id}/files{rest}");
+    let post = |what: &str, body: Value| server.api("POST", &path(what), body);
+    let archive = archive();
+    let steps: [(&str, &dyn Fn() -> Answer); 12] = [
+        ("write", &|| server.put(&id, "a/canary", b"touched")),
+        ("write deep", &|| server.put(&id, "a/sub/x/y", b"touched")),
+        ("read", &|| server.api("GET", &path("/content?path=a/canary"), Value::Null)),
+        ("stat", &|| server.api("GET", &path("/stat?path=a/canary"), Value::Null)),
+        ("list", &|| server.api("GET", &path("?recursive=true"), Value::Null)),
+        ("copy", &|| post("/copy", json!({ "from": "a", "to": "f/copy", "overwrite": true }))),
+        ("copy in", &|| {
+            post("/copy", json!({ "from": "a/canary", "to": "a/sub/canary", "overwrite": true }))
+        }),
+        ("move", &|| post("/move", json!({ "from": "a/canary", "to": "a/sub/canary", "overwrite": true }))),
+        ("chmod", &|| post("/chmod", json!({ "path": "a/canary", "mode": "0777" }))),
+        ("unpack", &|| server.api_bytes("PUT", &path("/archive?path=f&format=tar"), &archive)),
+        ("unpack in", &|| server.api_bytes("PUT", &path("/archive?path=&format=tar"), &archive)),
+        ("pack", &|| server.api("GET", &path("/archive?path=&format=tar"), Value::Null)),
+    ];
+    let end = Instant::now() + race_duration();
+    let mut won = std::collections::BTreeMap::<&str, u32>::new();
     while Instant::now() < end {
-        let written = server.put(&id, "a/canary", b"touched").status;
-        let read = server.api("GET", &format!("/v1/sandboxes/{id}/files/content?path=a/canary"), Value::Null);
-        assert!(matches!(written, 200 | 400 | 404 | 500), "{written}");
-        assert_ne!(read.text(), "untouched");
-        served += u32::from(written == 200);
+        for (what, step) in &steps {
+            let answer = step();
+            // It may find a link, a directory gone, or another thing in its way: nothing else.
+            assert!(matches!(answer.status, 200 | 204 | 400 | 404 | 409), "{what}: {}", answer.text());
+            assert!(!answer.text().contains("untouched"), "{what} has read what is outside");
+            *won.entry(what).or_default() += u32::from(answer.status == 200);
+        }
+        for query in ["?path=a/sub&recursive=true", "?path=a/canary", "?path=f&recursive=true"] {
+            server.api("DELETE", &path(query), Value::Null);
+        }
+    }
+    for (what, _) in steps {
+        assert!(won[what] > 0, "{what} was never done: the race was not run ({won:?})");
     }
     assert_eq!(std::fs::read_to_string(outside.join("canary")).unwrap(), "untouched");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&outside.join("canary").metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644, "the permissions of what is outside were changed");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1, "something was written outside");
-    assert!(served > 0 && app.parent().is_some(), "the race was never won by the API");
+    server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
+    eventually("nothing is left over", Duration::from_secs(20), || {
+        let after = HostSnapshot::take(&server);
+        (after.staging, after.trash) == (before.staging.clone(), before.trash.clone())
+    });
 }
