@@ -18,6 +18,7 @@ mod plot;
 mod report;
 mod spawn;
 mod stats;
+mod stream;
 mod web;
 
 use std::fmt;
@@ -111,6 +112,11 @@ trait Contender {
     }
 
     fn stop_idle(&mut self) {}
+
+    /// Measures what is measured beside idle sandboxes.
+    fn amid_idle(&mut self, _recorder: &mut Recorder<'_>, _times: u32) -> Result<(), Trouble> {
+        Ok(())
+    }
 
     /// Returns how the names of its processes begin.
     fn process_names(&self) -> &[&'static str] {
@@ -336,6 +342,7 @@ fn measure(
     for contender in contenders {
         rates(options, contender.as_mut(), results);
         idle_memory(options, contender.as_mut(), results);
+        amid_idle(options, contender.as_mut(), results);
     }
     Ok(())
 }
@@ -384,6 +391,24 @@ fn idle_memory(options: &Options, contender: &mut dyn Contender, results: &mut R
         Some(Err(trouble)) => {
             results.not_measured.push((format!("{name}, memory"), trouble.to_string()));
         }
+    }
+    contender.stop_idle();
+}
+
+/// How much a crowd of sandboxes that do nothing costs one that works.
+fn amid_idle(options: &Options, contender: &mut dyn Contender, results: &mut Results) {
+    let name = contender.name();
+    if name != report::OURS {
+        return;
+    }
+    let (count, times) = if options.quick { (5, 10) } else { (50, 500) };
+    let pause = Duration::from_millis(options.pause);
+    let measured = contender.start_idle(count).unwrap_or(Ok(())).and_then(|()| {
+        let mut recorder = Recorder { samples: &mut results.samples, contender: name, round: 0, pause };
+        contender.amid_idle(&mut recorder, times)
+    });
+    if let Err(trouble) = measured {
+        results.not_measured.push((format!("{name}, amid idle sandboxes"), trouble.to_string()));
     }
     contender.stop_idle();
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::stats::Operation;
+use super::stream::Api;
 use super::{Contender, Recorder, Trouble, web};
 
 /// A command or a wake that takes longer is a failure, not a sample.
@@ -157,6 +158,21 @@ impl Contender for Ours {
             // What is left is left on the private server, which goes next.
             self.purge(&id).ok();
         }
+    }
+
+    fn amid_idle(&mut self, recorder: &mut Recorder<'_>, times: u32) -> Result<(), Trouble> {
+        let id = self.create()?;
+        self.idle.push(id.clone());
+        let api = Api::new(&self.server.url, self.server.token.as_deref());
+        self.exec(&id, "true")?;
+        for _ in 0..times {
+            recorder.time_hot(Operation::ExecAmid, || self.exec(&id, "true"))?;
+            recorder.add(Operation::FirstByte, api.first_byte(&id)?);
+        }
+        for _ in 0..times.div_ceil(50) {
+            recorder.add(Operation::Stream, api.stream(&id)?);
+        }
+        Ok(())
     }
 
     fn process_names(&self) -> &[&'static str] {

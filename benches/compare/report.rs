@@ -67,6 +67,11 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         time("create → first exec output, p50", Operation::CreateExec, 40.0, |s| s.p50),
         time("create → first exec output, p99", Operation::CreateExec, 120.0, |s| s.p99),
         time("exec true, p50", Operation::Exec, 3.0, |s| s.p50),
+        time("exec true with 50 idle sandboxes, p50", Operation::ExecAmid, 1.5, |s| s.p50),
+        time("exec true with 50 idle sandboxes, p99", Operation::ExecAmid, 5.0, |s| s.p99),
+        time("process → first byte, p50", Operation::FirstByte, 2.0, |s| s.p50),
+        // 500 MB/s.
+        time("256 MiB by one stream, p50", Operation::Stream, 537.0, |s| s.p50),
         time("stop, p50", Operation::Stop, 50.0, |s| s.p50),
         time("purge, p50", Operation::Purge, 50.0, |s| s.p50),
         time("wake → first byte, p50", Operation::Wake, 300.0, |s| s.p50),

@@ -9,6 +9,9 @@ pub(crate) enum Operation {
     Create,
     Exec,
     ExecHot,
+    ExecAmid,
+    FirstByte,
+    Stream,
     Stop,
     Wake,
     Freeze,
@@ -49,11 +52,14 @@ pub(crate) struct Summary {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::CreateExec,
         Self::Create,
         Self::Exec,
         Self::ExecHot,
+        Self::ExecAmid,
+        Self::FirstByte,
+        Self::Stream,
         Self::Stop,
         Self::Wake,
         Self::Freeze,
@@ -67,6 +73,9 @@ impl Operation {
             Self::Create => "create",
             Self::Exec => "exec",
             Self::ExecHot => "exec_hot",
+            Self::ExecAmid => "exec_amid_idle",
+            Self::FirstByte => "first_byte",
+            Self::Stream => "stream_256_mib",
             Self::Stop => "stop",
             Self::Wake => "wake",
             Self::Freeze => "freeze",
@@ -81,6 +90,9 @@ impl Operation {
             Self::Create => "create",
             Self::Exec => "exec true, after a pause",
             Self::ExecHot => "exec true, at once again",
+            Self::ExecAmid => "exec true, with 50 idle sandboxes",
+            Self::FirstByte => "start a process → first byte of its output",
+            Self::Stream => "256 MiB of output by one WebSocket",
             Self::Stop => "stop, with an app running",
             Self::Wake => "wake → first byte of the app",
             Self::Freeze => "freeze, with an app running",

@@ -3,11 +3,14 @@
 use std::io::{self, Read as _};
 
 use axum::http::{HeaderMap, header};
+use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 /// The bytes of chance in a key.
 const KEY_BYTES: usize = 32;
+/// Begins the WebSocket protocol that is a key.
+const KEY_PROTOCOL: &str = "bearer.";
 /// What can be asked without a key.
 const OPEN: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
 
@@ -29,6 +32,9 @@ impl Auth {
     pub(super) fn admits(&self, path: &str, headers: &HeaderMap) -> bool {
         if self.disabled || OPEN.contains(&path) {
             return true;
+        }
+        if !headers.contains_key(header::AUTHORIZATION) && headers.contains_key(header::UPGRADE) {
+            return offered_key(headers).is_some_and(|key| self.knows(&key));
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return false };
@@ -52,6 +58,16 @@ pub fn new_key() -> io::Result<String> {
     let mut bytes = [0; KEY_BYTES];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().fold("sbx_".to_owned(), |text, byte| format!("{text}{byte:02x}")))
+}
+
+/// The key that a browser sends with a WebSocket, for which it can set no header: one of the offered
+/// protocols is `bearer.` and the key in base 64 (RFC 4648, 5, without padding).
+fn offered_key(headers: &HeaderMap) -> Option<String> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let mut offers = offers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let encoded = offers.find_map(|offer| offer.trim().strip_prefix(KEY_PROTOCOL))?;
+    let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    String::from_utf8(key).ok()
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -84,6 +100,26 @@ mod tests {
             assert!(!ask(bad), "{bad:?}");
         }
         assert!(auth.admits("/healthz", &HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_websocket_may_bring_its_key_among_the_protocols() {
+        let auth = Auth::new([("a", "0123456789abcdef")].into_iter(), false);
+        let ask = |upgrade: bool, protocol: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.parse().unwrap());
+            if upgrade {
+                headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+            }
+            auth.admits("/v1/sandboxes/x/terminal", &headers)
+        };
+        let right = "sandboxd.v1, bearer.MDEyMzQ1Njc4OWFiY2RlZg";
+        assert!(ask(true, right) && !ask(false, right));
+        for bad in
+            ["sandboxd.v1", "bearer.", "bearer.MDEy", "bearer.0123456789abcdef", "MDEyMzQ1Njc4OWFiY2RlZg"]
+        {
+            assert!(!ask(true, bad), "{bad}");
+        }
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Style {
             Kind::NotFound => self.not_found(message),
             Kind::Conflict => self.error(StatusCode::CONFLICT, "conflict", message),
             Kind::TooLarge => self.too_large(message),
+            Kind::TooMany => {
+                let mut busy = self.error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
+                busy.retry_after = Some(UNAVAILABLE_RETRY_SECS);
+                busy
+            }
             Kind::Exhausted => self.error(StatusCode::INSUFFICIENT_STORAGE, "quota_exceeded", message),
             Kind::Refused { reason, mem_available_percent } => {
                 let text = if self == Self::Compat { reason.as_str().to_owned() } else { message };

@@ -71,9 +71,11 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
     next.run(request).await
 }
 
-/// Says whether a page of another origin wants to change something: previews are such pages.
+/// Says whether a page of another origin wants to change something, or to talk: previews are such pages.
 fn is_cross_site(request: &Request) -> bool {
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+    // A WebSocket begins as a GET, and no browser keeps a page from opening one.
+    let is_reading = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if is_reading && !request.headers().contains_key(header::UPGRADE) {
         return false;
     }
     let Some(origin) = request.headers().get(header::ORIGIN) else { return false };

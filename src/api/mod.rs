@@ -14,6 +14,9 @@ mod extract;
 mod files;
 mod layers;
 mod openapi;
+mod process_events;
+mod process_socket;
+mod processes;
 mod sandboxes;
 mod system;
 mod v1;
@@ -80,6 +83,13 @@ pub fn router(config: Config, supervisor: Supervisor, metrics: Metrics) -> Route
         .route("/v1/sandboxes/{id}/stats", get(v1::stats))
         .merge(files::routes())
         .route("/v1/sandboxes/{id}/processes/{name}/logs", get(apps::logs))
+        .route("/v1/sandboxes/{id}/processes", get(processes::list).post(processes::start))
+        .route("/v1/sandboxes/{id}/processes/{pid}", get(processes::show).delete(processes::delete))
+        .route("/v1/sandboxes/{id}/processes/{pid}/output", get(processes::output))
+        .route("/v1/sandboxes/{id}/processes/{pid}/stdin", post(processes::stdin))
+        .route("/v1/sandboxes/{id}/processes/{pid}/signal", post(processes::signal))
+        .route("/v1/sandboxes/{id}/processes/{pid}/resize", post(processes::resize))
+        .route("/v1/sandboxes/{id}/terminal", get(processes::terminal))
         .route("/v1/presets", get(apps::presets))
         .route("/v1/runtime/manifest/validate", post(apps::validate))
         .route("/v1/events", get(events::follow))

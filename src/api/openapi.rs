@@ -4,7 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::extract::Json;
-use super::{apps, events, exec, files, sandboxes, system, v1};
+use super::{apps, events, exec, files, processes, sandboxes, system, v1};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,6 +17,8 @@ use super::{apps, events, exec, files, sandboxes, system, v1};
         events::follow,
         files::list, files::read, files::write, files::delete, files::stat, files::mkdir, files::rename, files::copy,
         files::chmod, files::download, files::upload, files::export, files::watch, apps::presets, apps::validate, apps::logs,
+        processes::start, processes::list, processes::show, processes::delete, processes::output, processes::stdin,
+        processes::signal, processes::resize, processes::terminal,
         system::healthz, system::readyz, system::metrics,
     ),
     modifiers(&BearerKey),

@@ -145,6 +145,17 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),
     setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),
+    setting("processes_max", "512", "how many processes clients may have running in one sandbox at once"),
+    setting(
+        "process_output_bytes",
+        "1M",
+        "how much output of each process is kept while nobody reads it; a request may ask for less",
+    ),
+    setting(
+        "process_stall_seconds",
+        "60",
+        "how long a client that follows a process and reads nothing may hold it up",
+    ),
     setting("files_max_bytes", "25M", "the largest file that can be uploaded"),
     setting(
         "tree_max_bytes",

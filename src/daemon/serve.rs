@@ -259,6 +259,11 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
         stop_grace: config.stop_grace,
         ready_timeout: config.ready_timeout,
         wake_timeout: config.wake_timeout,
+        processes: sandbox::ProcessConfig {
+            running_max: config.processes_max,
+            output_bytes: config.process_output.as_u64(),
+            stall: config.process_stall,
+        },
         admission: sandbox::AdmissionConfig {
             headroom_percent: config.headroom_percent,
             refuse_wakes_percent: config.refuse_wakes_percent,

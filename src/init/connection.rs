@@ -15,8 +15,8 @@ pub(super) struct Connection {
     socket: OwnedFd,
     decoder: Decoder,
     descriptors: Vec<OwnedFd>,
-    /// The process whose end is to be told here.
-    pub(super) exec_pid: Option<i32>,
+    /// Whether this is the connection about processes.
+    pub(super) is_attached: bool,
     /// Whether changes of the app are to be told here.
     pub(super) watches_app: bool,
 }
@@ -27,7 +27,7 @@ impl Connection {
             socket,
             decoder: Decoder::default(),
             descriptors: Vec::new(),
-            exec_pid: None,
+            is_attached: false,
             watches_app: false,
         }
     }
@@ -55,8 +55,13 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(requests),
                 Err(error) => return Err(error),
             }
-            while let Some(request) = self.decoder.take().map_err(io::Error::other)? {
-                requests.push((request, std::mem::take(&mut self.descriptors)));
+            while let Some(request) = self.decoder.take::<Request>().map_err(io::Error::other)? {
+                // In order, so that each request gets its own even if several arrive at once.
+                if request.descriptors() > self.descriptors.len() {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                let rest = self.descriptors.split_off(request.descriptors());
+                requests.push((request, std::mem::replace(&mut self.descriptors, rest)));
             }
         }
     }
@@ -67,8 +72,28 @@ impl Connection {
     /// The daemon is gone, or does not read: a connection that is full is given up rather than waited
     /// for, since the sandbox must go on.
     pub(super) fn reply(&self, reply: &Reply) -> io::Result<()> {
-        let frame = encode(reply).map_err(io::Error::other)?;
-        let sent = socket::send(&self.socket, &frame, &[])?;
-        if sent == frame.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        self.reply_with(reply, &[])
+    }
+
+    /// Sends a reply with descriptors.
+    ///
+    /// # Errors
+    /// As [`Connection::reply`].
+    pub(super) fn reply_with(&self, reply: &Reply, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send(&encode(reply).map_err(io::Error::other)?, descriptors)
+    }
+
+    /// Sends replies at once: each would take a kilobyte of the socket's room by itself.
+    ///
+    /// # Errors
+    /// As [`Connection::reply`].
+    pub(super) fn reply_all(&self, replies: &[Reply]) -> io::Result<()> {
+        let frames: Result<Vec<_>, _> = replies.iter().map(encode).collect();
+        self.send(&frames.map_err(io::Error::other)?.concat(), &[])
+    }
+
+    fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let sent = socket::send(&self.socket, bytes, descriptors)?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 }

@@ -7,16 +7,17 @@
 //! host only; whoever connects is the daemon.
 //!
 //! ```text
-//! poll ─┬─ SIGCHLD ──────► reap until nothing is left ─► tell the exec's connection, or the app
+//! poll ─┬─ SIGCHLD ──────► reap until nothing is left ─► tell the attached daemon, or the app
 //!       ├─ listener ─────► accept
 //!       ├─ app's pipe ───► its log, a bounded piece at a time
-//!       ├─ connection ───► frames ─► exec · supervise · terminate
+//!       ├─ connection ───► frames ─► attach · spawn · signal · supervise · terminate
 //!       └─ deadline ─────► restarts, kills, the manifest's stamp
 //! ```
 
 mod app;
 mod connection;
 mod log;
+mod processes;
 mod server;
 
 pub use server::run;

@@ -10,13 +10,14 @@ use rustix::net::SocketFlags;
 
 use super::app::{HOME, Supervised};
 use super::connection::Connection;
+use super::processes::Processes;
 use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
-use crate::sys::process::{self, Exit, Reaped, Stdio3};
+use crate::sys::process::{self, Exit, Reaped};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
 
-/// The most connections at once; the daemon opens one per running command.
-const CONNECTIONS_MAX: usize = 1024;
+/// The most connections at once; the daemon needs two, and one more for each question.
+const CONNECTIONS_MAX: usize = 64;
 
 /// Runs PID 1 until it is told to end.
 ///
@@ -32,6 +33,8 @@ pub fn run() -> io::Result<()> {
         signals,
         listener,
         connections: Vec::new(),
+        processes: Processes::default(),
+        has_exits: false,
         app: Supervised::default(),
         identity: None,
         ends_at: None,
@@ -45,6 +48,9 @@ struct Server {
     signals: Signals,
     listener: OwnedFd,
     connections: Vec<Connection>,
+    processes: Processes,
+    /// Whether a process of a client's has ended in this turn.
+    has_exits: bool,
     app: Supervised,
     /// The environment that was just given; taken by the end of the same turn.
     identity: Option<Vec<String>>,
@@ -70,9 +76,11 @@ impl Server {
         }
         let now = Instant::now();
         self.app.tick(now, self.ends_at.is_some());
+        self.processes.tick(now);
         // Always, and after everything that may have started a process: one pending SIGCHLD may stand
         // for many children, and one that came while a process was being started is lost.
         let has_children = self.reap()?;
+        self.tell_exits();
         self.tell_changes();
         if let Some(env) = self.identity.take() {
             // Returns only if it fails; then there is no sandbox.
@@ -90,7 +98,8 @@ impl Server {
         ];
         polled.extend(self.connections.iter().map(|c| PollFd::from_borrowed_fd(c.as_fd(), PollFlags::IN)));
         polled.extend(self.app.pipes().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let deadline = [self.app.deadline(), self.ends_at].into_iter().flatten().min();
+        let deadline =
+            [self.app.deadline(), self.processes.deadline(), self.ends_at].into_iter().flatten().min();
         let timeout =
             deadline.map(|d| d.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
@@ -113,14 +122,8 @@ impl Server {
     }
 
     fn ended(&mut self, pid: i32, exit: Exit) {
-        if let Some(index) = self.connections.iter().position(|c| c.exec_pid == Some(pid)) {
-            let (code, signal) = match exit {
-                Exit::Code(code) => (Some(code), None),
-                Exit::Signal(signal) => (None, Some(signal)),
-            };
-            let connection = self.connections.swap_remove(index);
-            // The daemon may be gone; nobody else wants to know.
-            let _ignored: io::Result<()> = connection.reply(&Reply::Exited { code, signal });
+        if self.processes.ended(pid, exit) {
+            self.has_exits = true;
             return;
         }
         self.app.ended(pid, exit, Instant::now());
@@ -159,19 +162,30 @@ impl Server {
                 self.identity = Some(env);
                 connection.reply(&Reply::Claimed)
             }
-            Request::Exec { argv, env, cwd } => {
-                let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                match process::spawn(&argv, &env, &cwd, Stdio3 { stdin, stdout, stderr }) {
-                    Ok(pid) => {
-                        connection.exec_pid = Some(pid);
-                        connection.reply(&Reply::Started { pid })
-                    }
-                    Err(error) => {
-                        connection.reply(&Reply::Failed { errno: error.raw_os_error().unwrap_or(0) })
-                    }
-                }
+            Request::Attach => self.attach(index),
+            Request::Journal => {
+                self.processes.keep_journal(descriptors);
+                Ok(())
+            }
+            Request::Spawn(spawn) => {
+                let (reply, riding) = self.processes.spawn(&spawn, descriptors);
+                connection.reply_with(&reply, &riding)
+            }
+            Request::Take { key } => {
+                let (reply, riding) = self.processes.take(key);
+                connection.reply_with(&reply, &riding)
+            }
+            Request::CloseInput { key } => {
+                self.processes.close_input(key);
+                Ok(())
+            }
+            Request::Signal { key, signal, target } => {
+                self.processes.signal(key, signal, target, Instant::now());
+                Ok(())
+            }
+            Request::Forget { key } => {
+                self.processes.forget(key);
+                Ok(())
             }
             Request::Supervise { app } => {
                 connection.watches_app = true;
@@ -184,6 +198,30 @@ impl Server {
                 // A stopped process acts on TERM only once it is continued.
                 process::kill_all(Signal::SIGCONT)
             }
+        }
+    }
+
+    /// From now on this connection is the one about processes; an older one is of a daemon that is gone.
+    fn attach(&mut self, index: usize) -> io::Result<()> {
+        for connection in &mut self.connections {
+            connection.is_attached = false;
+        }
+        let Some(connection) = self.connections.get_mut(index) else { return Ok(()) };
+        connection.is_attached = true;
+        let (reply, riding) = self.processes.attached();
+        connection.reply_with(&reply, &riding)
+    }
+
+    /// Tells the daemon which processes have ended. One that does not read is let go, and learns of
+    /// them when it attaches again: a status is kept until it is asked to be forgotten.
+    fn tell_exits(&mut self) {
+        if !std::mem::take(&mut self.has_exits) {
+            return;
+        }
+        let Some(index) = self.connections.iter().position(|c| c.is_attached) else { return };
+        let replies = self.processes.untold();
+        if self.connections.get(index).is_some_and(|c| c.reply_all(&replies).is_err()) {
+            self.connections.swap_remove(index);
         }
     }
 

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol; a daemon that adopts a sandbox checks it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The descriptor number under which `sandbox-init` finds its listening control socket.
 pub const CONTROL_DESCRIPTOR: i32 = 3;
 
-/// What the daemon asks; one connection carries one request and its replies.
+/// What the daemon asks. One connection carries one request and its replies; but the one on which
+/// [`Request::Attach`] was sent carries everything about processes, until another one attaches.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
@@ -17,9 +18,23 @@ pub enum Request {
     /// [`Reply::Failed`]; `sandbox-init` then executes itself anew with that environment, and whoever connects
     /// meanwhile waits in the socket's backlog.
     Claim { env: Vec<String> },
-    /// Starts a process; stdin, stdout and stderr ride along as three descriptors.
-    /// Answered by [`Reply::Started`] and, once it has ended, [`Reply::Exited`]; or by [`Reply::Failed`].
-    Exec { argv: Vec<String>, env: Vec<(String, String)>, cwd: String },
+    /// Makes this the connection about processes. Answered by [`Reply::Attached`].
+    Attach,
+    /// Gives the two ends of a pipe to be kept for the next daemon.
+    Journal,
+    /// Starts a process. Without a terminal these descriptors ride along: stdin, stdout and stderr of the
+    /// process; then what is kept for the next daemon: the other ends of stdout and stderr and, with
+    /// `input`, of stdin. Answered by [`Reply::Started`] and, once it has ended, by [`Reply::Exited`]; or
+    /// by [`Reply::NotStarted`].
+    Spawn(Spawn),
+    /// Asks for the kept descriptors of a process. Answered by [`Reply::Taken`].
+    Take { key: u64 },
+    /// Closes the kept end of a process's stdin.
+    CloseInput { key: u64 },
+    /// Signals; a process that has ended is no error.
+    Signal { key: u64, signal: i32, target: Target },
+    /// The daemon has everything of this process: what is kept of it may go.
+    Forget { key: u64 },
     /// Makes this the app and this connection its watcher: answered by a [`Reply::Process`] or
     /// [`Reply::Build`] whenever one changes, and by [`Reply::ManifestChanged`]. May be sent again on
     /// the same connection.
@@ -36,17 +51,33 @@ pub enum Reply {
         version: u32,
     },
     Claimed,
-    /// The pid inside the sandbox.
-    Started {
-        pid: i32,
+    /// What is kept; the two ends of the journal ride along when there is one.
+    Attached {
+        journal: bool,
+        kept: Vec<Kept>,
     },
-    /// The process could not be started; the errno of execve(2), chdir(2) or fork(2).
+    /// The pid inside the sandbox; the master rides along when it has a terminal.
+    Started {
+        key: u64,
+        pid: i32,
+        tty: bool,
+    },
     Failed {
         errno: i32,
     },
+    /// The errno of execve(2), chdir(2) or fork(2).
+    NotStarted {
+        key: u64,
+        errno: i32,
+    },
+    /// So many descriptors ride along: those of [`Request::Spawn`], or the master of the terminal.
+    Taken {
+        key: u64,
+        descriptors: usize,
+    },
     Exited {
-        code: Option<i32>,
-        signal: Option<i32>,
+        key: u64,
+        exit: ExitStatus,
     },
     Process(ProcessState),
     /// `error` is the end of the build's output, when it failed.
@@ -55,6 +86,78 @@ pub enum Reply {
         error: Option<String>,
     },
     ManifestChanged,
+}
+
+/// A process to be started.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Names it on this connection and marks everything that it starts; never used twice.
+    pub key: u64,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    /// Columns and rows of its terminal.
+    pub tty: Option<(u16, u16)>,
+    pub input: bool,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    Process,
+    /// The process group that it leads.
+    Group,
+    /// Whatever it has started, wherever that has gone.
+    Tree,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    Code(i32),
+    Signal(i32),
+}
+
+/// A process of which something is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    pub key: u64,
+    pub pid: i32,
+    pub exit: Option<ExitStatus>,
+}
+
+impl Request {
+    /// How many descriptors ride along.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Journal => 2,
+            Self::Spawn(Spawn { tty: Some(_), .. }) => 0,
+            Self::Spawn(Spawn { input, .. }) => 5 + usize::from(*input),
+            Self::Hello
+            | Self::Claim { .. }
+            | Self::Attach
+            | Self::Take { .. }
+            | Self::CloseInput { .. }
+            | Self::Signal { .. }
+            | Self::Forget { .. }
+            | Self::Supervise { .. }
+            | Self::Terminate { .. } => 0,
+        }
+    }
+}
+
+impl Reply {
+    /// How many descriptors ride along.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Attached { journal, .. } => 2 * usize::from(*journal),
+            Self::Started { tty, .. } => usize::from(*tty),
+            Self::Taken { descriptors, .. } => *descriptors,
+            _ => 0,
+        }
+    }
 }
 
 /// What is to run by itself.

@@ -11,7 +11,8 @@ mod launch;
 
 pub use frame::{Decoder, FRAME_BYTES_MAX, FrameError, encode};
 pub use init::{
-    App, Build, CONTROL_DESCRIPTOR, Process, ProcessKind, ProcessState, Reply, Request, Stamp, VERSION,
+    App, Build, CONTROL_DESCRIPTOR, ExitStatus, Kept, Process, ProcessKind, ProcessState, Reply, Request,
+    Spawn, Stamp, Target, VERSION,
 };
 #[cfg(feature = "daemon")]
 pub use launch::{FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest};

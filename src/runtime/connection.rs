@@ -1,17 +1,16 @@
 //! The daemon's side of the control socket of a `sandbox-init`.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 
-use super::exec::Process;
 use crate::protocol::{App, Decoder, FrameError, Reply, Request, VERSION, encode};
 use crate::sys::socket;
 
@@ -20,7 +19,7 @@ const SOCKET_NAME: &str = "control.sock";
 /// How many connections may wait for `sandbox-init` to accept them.
 const BACKLOG: i32 = 1024;
 /// How long `sandbox-init` may take to answer what it can answer at once.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// The pause before a connection is tried again when too many wait already.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// How much is read at once.
@@ -118,29 +117,6 @@ impl Control {
         }
     }
 
-    /// Starts a command. `env` is added to the sandbox's environment.
-    ///
-    /// # Errors
-    /// [`ControlError::Exec`] when the command itself cannot be started.
-    pub async fn exec(
-        &self,
-        argv: Vec<String>,
-        env: Vec<(String, String)>,
-        cwd: String,
-    ) -> Result<Process, ControlError> {
-        let mut conversation = self.connect().await?;
-        let (process, theirs) = Process::prepare()?;
-        let descriptors: Vec<BorrowedFd<'_>> = theirs.iter().map(|fd| fd.as_fd()).collect();
-        conversation.ask(&Request::Exec { argv, env, cwd }, &descriptors).await?;
-        // Our copies of the write ends must be closed, or the end of the output is never seen.
-        drop(theirs);
-        match conversation.answer().await? {
-            Reply::Started { pid } => Ok(process.started(pid, conversation)),
-            Reply::Failed { errno } => Err(ControlError::Exec(errno)),
-            _ => Err(ControlError::Unexpected),
-        }
-    }
-
     /// Makes this the sandbox's app; what becomes of it is read from the conversation.
     ///
     /// # Errors
@@ -162,10 +138,14 @@ impl Control {
     }
 
     async fn connect(&self) -> Result<Conversation, ControlError> {
+        Ok(Conversation { stream: self.stream().await?, decoder: Decoder::default() })
+    }
+
+    pub(super) async fn stream(&self) -> Result<UnixStream, ControlError> {
         let connect = async {
             loop {
                 match UnixStream::connect(self.path()).await {
-                    Ok(stream) => return Ok(Conversation { stream, decoder: Decoder::default() }),
+                    Ok(stream) => return Ok(stream),
                     // The backlog is full: a unix socket says so at once instead of waiting.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         tokio::time::sleep(RETRY_PAUSE).await;
@@ -199,15 +179,7 @@ impl Conversation {
         request: &Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ControlError> {
-        let frame = encode(request).map_err(ControlError::Frame)?;
-        let failed = |source| ControlError::Socket { action: "write to", source };
-        let exchange = async {
-            let stream = &self.stream;
-            let send = || socket::send(stream, &frame, descriptors);
-            let sent = stream.async_io(Interest::WRITABLE, send).await.map_err(failed)?;
-            self.stream.write_all(frame.get(sent..).unwrap_or_default()).await.map_err(failed)
-        };
-        tokio::time::timeout(ANSWER_DEADLINE, exchange).await.unwrap_or(Err(ControlError::Silent))
+        send_all(&self.stream, request, descriptors).await
     }
 
     /// Waits for the next reply, however long that takes.
@@ -234,4 +206,26 @@ impl Conversation {
     async fn answer(&mut self) -> Result<Reply, ControlError> {
         tokio::time::timeout(ANSWER_DEADLINE, self.reply()).await.unwrap_or(Err(ControlError::Silent))
     }
+}
+
+/// Sends a request; the descriptors ride with its first byte.
+pub(super) async fn send_all(
+    stream: &UnixStream,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ControlError> {
+    let frame = encode(request).map_err(ControlError::Frame)?;
+    let failed = |source| ControlError::Socket { action: "write to", source };
+    let exchange = async {
+        let mut rest = frame.as_slice();
+        let mut riding = descriptors;
+        while !rest.is_empty() {
+            let send = || socket::send(stream, rest, riding);
+            let sent = stream.async_io(Interest::WRITABLE, send).await.map_err(failed)?;
+            rest = rest.get(sent..).unwrap_or_default();
+            riding = &[];
+        }
+        Ok(())
+    };
+    tokio::time::timeout(ANSWER_DEADLINE, exchange).await.unwrap_or(Err(ControlError::Silent))
 }

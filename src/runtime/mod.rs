@@ -5,11 +5,13 @@
 //! must not do. An exec never goes through it: `sandbox-init` forks inside the sandbox, so a command
 //! inherits every restriction by construction.
 
+mod channel;
 mod connection;
-mod exec;
 mod launch;
 pub mod launcher;
+mod ring;
 
+pub use channel::{Attached, Channel, Event, Events, Started};
 pub use connection::{Control, ControlError, Conversation};
-pub use exec::{Process, ProcessEvent};
 pub use launch::{Config, Identity, Launch, LaunchError, Launched, Runtime};
+pub use ring::{Ended, Journal, MOVE_BYTES_MAX, Moved, Ring, Stream};

@@ -202,8 +202,11 @@ async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> R
             }),
             Reply::Hello { .. }
             | Reply::Claimed
+            | Reply::Attached { .. }
             | Reply::Started { .. }
             | Reply::Failed { .. }
+            | Reply::NotStarted { .. }
+            | Reply::Taken { .. }
             | Reply::Exited { .. } => {
                 return Err(Error::Control(crate::runtime::ControlError::Unexpected));
             }

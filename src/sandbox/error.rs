@@ -30,6 +30,18 @@ pub enum Error {
     Refused { reason: RefusedReason, mem_available_percent: f64 },
     #[error("create a sandbox: {0}")]
     Exhausted(String),
+    #[error("find the process")]
+    NoProcess,
+    #[error("start {program}: {}", std::io::Error::from_raw_os_error(*errno))]
+    Unstartable { program: String, errno: i32 },
+    #[error("start a process: {0}")]
+    TooMany(String),
+    #[error("{action}")]
+    ProcessOutput {
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("use a file of the workspace")]
     File(#[source] FileError),
     #[error("use the workspace")]
@@ -77,6 +89,8 @@ pub enum Kind {
     /// Look at the state.
     Conflict,
     TooLarge,
+    /// Wait, or end something.
+    TooMany,
     /// Free something.
     Exhausted,
     /// Wait: memory is short.
@@ -112,8 +126,9 @@ impl Error {
     /// Says what the client should do.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotFound(_) | Self::UnknownProcess(_) => Kind::NotFound,
-            Self::Invalid(_) => Kind::Invalid,
+            Self::NotFound(_) | Self::UnknownProcess(_) | Self::NoProcess => Kind::NotFound,
+            Self::TooMany(_) => Kind::TooMany,
+            Self::Invalid(_) | Self::Unstartable { .. } => Kind::Invalid,
             Self::Conflict(_) | Self::State { .. } => Kind::Conflict,
             Self::Refused { reason, mem_available_percent } => {
                 Kind::Refused { reason: *reason, mem_available_percent: *mem_available_percent }
@@ -136,6 +151,7 @@ impl Error {
             | Self::Control(_)
             | Self::RunDirectory { .. }
             | Self::FailPoint(_)
+            | Self::ProcessOutput { .. }
             | Self::Panicked => Kind::Internal,
         }
     }
@@ -146,7 +162,13 @@ impl Error {
             Self::NotFound(_) => "sandbox not found".to_owned(),
             Self::UnknownProcess(name) => format!("the app has no process {name:?} and no log of one"),
             Self::Busy(text) => (*text).to_owned(),
-            Self::Invalid(text) | Self::Conflict(text) | Self::Exhausted(text) => text.clone(),
+            Self::Unstartable { program, errno } => {
+                format!("{program}: {}", std::io::Error::from_raw_os_error(*errno))
+            }
+            Self::NoProcess => "process not found".to_owned(),
+            Self::Invalid(text) | Self::Conflict(text) | Self::Exhausted(text) | Self::TooMany(text) => {
+                text.clone()
+            }
             Self::State { request, status } => format!("cannot {request} a sandbox that is {status}"),
             Self::Refused { .. } => "the host is short of memory; try again later".to_owned(),
             Self::File(error) => error.to_string(),

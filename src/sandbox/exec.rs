@@ -1,33 +1,26 @@
-//! Commands that clients run in a sandbox.
+//! Commands for whose end a client waits.
 
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio_util::task::TaskTracker;
 
-use super::activity::Busy;
-use super::driver::Command;
 use super::error::Error;
-use super::events::Why;
+use super::process::{Follower, Piece, ProcessRequest, Purpose};
 use super::request::ExecRequest;
-use super::sleep::kept_awake;
-use super::supervisor::{Supervisor, ask};
+use super::supervisor::Supervisor;
 use crate::model::SandboxId;
-use crate::runtime::{ControlError, Process, ProcessEvent};
+use crate::runtime::Stream;
 
-/// Where a command runs unless it says otherwise.
-const DIRECTORY: &str = "/home/sandbox/workspace";
-/// The most bytes of a command's arguments; execve(2) takes 128 KiB in one and 2 MiB in all.
-const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
 /// `ENOENT` and `EACCES` in a shell's words: not found, not executable.
 const NOT_FOUND: (i32, i32) = (2, 127);
 const NOT_EXECUTABLE: i32 = 126;
 
-/// A running command. Dropping it does not end the command: its output is read on and thrown away.
+/// A running command. Dropping it changes nothing for the command, which can be found among the processes.
 #[derive(Debug)]
 pub struct Exec {
     state: State,
-    tasks: TaskTracker,
+    supervisor: Supervisor,
+    sandbox: SandboxId,
 }
 
 /// What a command does.
@@ -41,10 +34,7 @@ pub enum ExecEvent {
 
 #[derive(Debug)]
 enum State {
-    Running {
-        process: Process,
-        busy: Busy,
-    },
+    Running(Box<Follower>),
     /// The command could not be started: what a shell would say of it, and its status.
     Failed {
         message: Option<String>,
@@ -61,48 +51,26 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, or the sandbox ended meanwhile.
     pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
-        check(&request)?;
-        let entry = self.find(id)?;
-        let busy = entry.activity.begin();
-        let env: Vec<_> =
-            request.env.entries().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let cwd = request.cwd.unwrap_or_else(|| DIRECTORY.to_owned());
-        let tasks = self.shared.tasks.clone();
-        let mut retried = false;
-        loop {
-            let live = match entry.live() {
-                Some(live) => live,
-                None => {
-                    ask(&entry, |reply| Command::Start { why: Why::Use, reply }).await?;
-                    entry.live().ok_or(Error::Ending)?
-                }
-            };
-            let begun = Instant::now();
-            let starting = live.control.exec(request.cmd.clone(), env.clone(), cwd.clone());
-            let started = kept_awake(&entry, starting).await;
-            self.shared.note_phase("exec", "spawn", begun);
-            match started {
-                Ok(process) => return Ok(Exec { state: State::Running { process, busy }, tasks }),
-                Err(ControlError::Exec(errno)) => {
-                    return Ok(Exec { state: unstartable(&request.cmd, errno), tasks });
-                }
-                // It was put to sleep between the look and the command: once more, awake.
-                Err(ControlError::Ended | ControlError::Socket { .. }) if !retried => {
-                    retried = true;
-                    live.wait().await;
-                }
-                Err(error) => return Err(Error::Control(error)),
-            }
-        }
+        let ExecRequest { cmd, env, cwd } = request;
+        let request = ProcessRequest { env, cwd, ..ProcessRequest::of(cmd, Purpose::Exec) };
+        let begun = Instant::now();
+        let started = self.start_process(id, request).await;
+        self.shared.note_phase("exec", "spawn", begun);
+        let state = match started {
+            Ok(follower) => State::Running(Box::new(follower)),
+            Err(error @ Error::Unstartable { .. }) => unstartable(&error),
+            Err(error) => return Err(error),
+        };
+        Ok(Exec { state, supervisor: self.clone(), sandbox: id })
     }
 }
 
 impl Exec {
-    /// Waits for the next piece of output (at most 64 KiB), or for the end, after which there is
-    /// nothing. Output is read no faster than this is called.
+    /// Waits for the next piece of output, or for the end, after which there is nothing. The command
+    /// is slowed down if this is not called.
     ///
     /// # Errors
-    /// The sandbox ended under the command.
+    /// This was not called for so long that the command was let go on without it.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -117,59 +85,31 @@ impl Exec {
                 self.state = State::Done;
                 Ok(code.map(ExecEvent::Exited))
             }
-            State::Running { process, .. } => match process.next().await.map_err(Error::Control)? {
-                Some(ProcessEvent::Stdout(bytes)) => Ok(Some(ExecEvent::Stdout(bytes))),
-                Some(ProcessEvent::Stderr(bytes)) => Ok(Some(ExecEvent::Stderr(bytes))),
-                Some(ProcessEvent::Exited(exit)) => {
-                    self.leave();
-                    Ok(Some(ExecEvent::Exited(exit.shell_code())))
+            State::Running(follower) => match follower.next(true, 0).await {
+                Some(Piece::Output { stream: Stream::Stdout, bytes, .. }) => {
+                    Ok(Some(ExecEvent::Stdout(bytes.into())))
+                }
+                Some(Piece::Output { stream: Stream::Stderr, bytes, .. }) => {
+                    Ok(Some(ExecEvent::Stderr(bytes.into())))
+                }
+                Some(Piece::Ended(end)) => {
+                    self.supervisor.finish_process(self.sandbox, follower.process());
+                    self.state = State::Done;
+                    Ok(Some(ExecEvent::Exited(end.exit_code)))
+                }
+                Some(Piece::Dropped { .. } | Piece::Cut) => {
+                    self.state = State::Done;
+                    let text = "the output was not read for too long; the command goes on without it";
+                    Err(Error::Conflict(text.to_owned()))
                 }
                 None => Ok(None),
             },
         }
     }
-
-    /// Lets go of the process: what it or its children still write is thrown away.
-    fn leave(&mut self) {
-        if let State::Running { process, busy } = std::mem::replace(&mut self.state, State::Done) {
-            // The command itself no longer counts as a use; what it left in the background does not.
-            drop(busy);
-            if !process.is_closed() {
-                self.tasks.spawn(process.discard());
-            }
-        }
-    }
 }
 
-impl Drop for Exec {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-fn check(request: &ExecRequest) -> Result<(), Error> {
-    let invalid = |text: &str| Err(Error::Invalid(text.to_owned()));
-    let bytes: usize = request.cmd.iter().map(|argument| argument.len() + 1).sum();
-    if request.cmd.first().is_none_or(String::is_empty) {
-        return invalid(
-            "\"cmd\" is a list of strings that begins with a program, for example [\"bash\",\"-lc\",\"ls\"]",
-        );
-    }
-    if request.cmd.iter().any(|argument| argument.contains('\0')) {
-        return invalid("\"cmd\" has a NUL character");
-    }
-    if bytes > ARGUMENTS_BYTES_MAX {
-        return invalid("\"cmd\" has more than 1 MiB");
-    }
-    if request.cwd.as_deref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
-        return invalid("\"cwd\" is an absolute path");
-    }
-    Ok(())
-}
-
-fn unstartable(cmd: &[String], errno: i32) -> State {
-    let program: String = cmd.first().into_iter().flat_map(|name| name.chars().take(200)).collect();
-    let reason = std::io::Error::from_raw_os_error(errno);
-    let code = if errno == NOT_FOUND.0 { NOT_FOUND.1 } else { NOT_EXECUTABLE };
-    State::Failed { message: Some(format!("{program}: {reason}\n")), code: Some(code) }
+fn unstartable(error: &Error) -> State {
+    let not_found = matches!(error, Error::Unstartable { errno, .. } if *errno == NOT_FOUND.0);
+    let code = if not_found { NOT_FOUND.1 } else { NOT_EXECUTABLE };
+    State::Failed { message: Some(error.message() + "\n"), code: Some(code) }
 }

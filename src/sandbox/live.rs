@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
+use super::process::LinkCell;
 use super::throttle::Throttle;
 use super::view::LiveView;
 use crate::runtime::Control;
@@ -35,6 +36,8 @@ pub(super) struct Live {
     pub(super) oom_kills: AtomicU64,
     /// Whether its `sandbox-init` has answered this daemon: one that was adopted frozen has not.
     pub(super) is_greeted: AtomicBool,
+    /// The hold on the processes that clients have started.
+    pub(super) link: LinkCell,
     pub(super) run_directory: PathBuf,
     /// Unix milliseconds.
     pub(super) started_at: i64,

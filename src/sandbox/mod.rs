@@ -30,6 +30,7 @@ mod oom;
 mod pause;
 mod pool;
 mod presets;
+mod process;
 mod provision;
 mod reclaim;
 mod reconcile;
@@ -50,6 +51,10 @@ pub use files::{Download, FileEntry, FileNews, FileWatch, Packed, Pieces, Unpack
 pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogNews};
 pub use pool::Config as PoolConfig;
 pub use presets::Preset;
+pub use process::{
+    Config as ProcessConfig, Follower, Piece, Process, ProcessEnd, ProcessId, ProcessRequest,
+    ProcessSnapshot, Purpose, Stream, Target,
+};
 pub use provision::{STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};

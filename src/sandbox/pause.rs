@@ -145,6 +145,7 @@ impl Driver {
             return Ok(false);
         }
         live.is_greeted.store(true, Ordering::Release);
+        super::process::restore_after_restart(&self.shared, &self.entry, live).await;
         Ok(true)
     }
 

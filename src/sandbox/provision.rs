@@ -20,6 +20,7 @@ use super::activity::now_ms;
 use super::blank::{Blank, Site};
 use super::error::Error;
 use super::live::Live;
+use super::process::LinkCell;
 use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
 use crate::bundle;
@@ -237,6 +238,7 @@ fn live(record: &Record, blank: Blank) -> Result<(Live, Record), Error> {
         awake: Mutex::default(),
         oom_kills: AtomicU64::new(0),
         is_greeted: AtomicBool::new(true),
+        link: LinkCell::default(),
         run_directory: site.run_directory,
         started_at: now,
         ended: CancellationToken::new(),

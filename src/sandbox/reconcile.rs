@@ -20,6 +20,7 @@ use super::driver::Command;
 use super::error::Error;
 use super::events::{What, Why};
 use super::live::Live;
+use super::process::{self, LinkCell};
 use super::provision::{chain, remove_run_directory};
 use super::reclaim;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
@@ -78,6 +79,10 @@ pub(super) async fn run(
             }
             throttle::restore(shared, &entry, &live.cgroup);
             entry.publish(|published| published.live = Some(Arc::clone(&live)));
+            // A frozen one cannot answer: it is asked when it is thawed.
+            if status != Status::Paused {
+                process::restore_after_restart(shared, &entry, &live).await;
+            }
             shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
         } else {
             stopped += 1;
@@ -161,6 +166,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 address_index: index,
                 cgroup,
                 throttle: Throttle::default(),
+                link: LinkCell::default(),
                 awake: Mutex::default(),
                 oom_kills: AtomicU64::new(kills),
                 is_greeted: AtomicBool::new(!is_frozen),

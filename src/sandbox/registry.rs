@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::activity::Activity;
 use super::driver::Order;
 use super::live::Live;
+use super::process::Processes;
 use super::view::{AppView, Counts};
 use crate::model::{Record, SandboxId, Status};
 
@@ -29,6 +30,7 @@ pub(super) struct Entry {
     /// Changed by the driver and by what it started.
     pub(super) state: watch::Sender<Published>,
     pub(super) activity: Activity,
+    pub(super) processes: Processes,
     pub(super) workspace: PathBuf,
     /// How many more requests may wait for it.
     pub(super) held: Semaphore,

@@ -19,6 +19,7 @@ use super::files::{TRANSFERS_MAX, WATCHES_MAX};
 use super::leases::Leases;
 use super::logs::FOLLOWERS_MAX;
 use super::pool::Pool;
+use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
@@ -77,6 +78,7 @@ pub struct Config {
     /// The most bytes of its content.
     pub tree_bytes_max: ByteSize,
     pub pool: pool::Config,
+    pub processes: process::Config,
 }
 
 /// What sandboxes are made with.
@@ -474,6 +476,7 @@ impl Shared {
             mailbox,
             state: watch::Sender::new(published),
             activity,
+            processes: Processes::default(),
             workspace: self.storage.workspace_path(id),
             held: Semaphore::new(HELD_MAX),
         };

@@ -26,6 +26,7 @@ pub mod pidfd;
 #[cfg(feature = "daemon")]
 pub mod probe;
 pub mod process;
+pub mod pty;
 #[cfg(feature = "daemon")]
 pub mod seccomp;
 pub mod signal;

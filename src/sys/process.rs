@@ -42,6 +42,15 @@ pub enum Reaped {
     NoChildren,
 }
 
+/// What else a new process is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// It leads a process group.
+    Group,
+    /// It leads a session whose controlling terminal is its stdin.
+    Terminal,
+}
+
 /// The standard streams of a new process.
 #[derive(Debug)]
 pub struct Stdio3 {
@@ -66,17 +75,65 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 ///
 /// # Errors
 /// That of execve(2) or chdir(2); an empty argument list is `EINVAL`.
+pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3) -> io::Result<i32> {
+    start(argv, env, cwd, stdio, Session::Group)
+}
+
+/// Like [`spawn`], and marks the process and whatever it starts, for [`signal_marked`].
+///
+/// The mark is the soft `RLIMIT_LOCKS`, which the kernel has kept for each process and passed on to its
+/// children, but never looked at, since Linux 2.4.25 — man 2 getrlimit. It goes with a child that
+/// daemonises or begins a session, costs two system calls, and needs no process beside the child.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_marked(
+    argv: &[String],
+    env: &[(String, String)],
+    cwd: &str,
+    stdio: Stdio3,
+    session: Session,
+    mark: u64,
+) -> io::Result<i32> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let own = getrlimit(Resource::Locks);
+    setrlimit(Resource::Locks, Rlimit { current: Some(mark), maximum: own.maximum })?;
+    let started = start(argv, env, cwd, stdio, session);
+    setrlimit(Resource::Locks, own)?;
+    started
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "runs inside a sandbox, where the sandbox's environment is wanted"
 )]
-pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3) -> io::Result<i32> {
+fn start(
+    argv: &[String],
+    env: &[(String, String)],
+    cwd: &str,
+    stdio: Stdio3,
+    session: Session,
+) -> io::Result<i32> {
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(cwd).process_group(0);
+    command.args(arguments).current_dir(cwd);
     command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
+    match session {
+        Session::Group => {
+            command.process_group(0);
+        }
+        Session::Terminal => {
+            let lead = || {
+                rustix::process::setsid()?;
+                Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
+            };
+            // SAFETY: the closure makes two system calls and neither allocates nor takes a lock, which is
+            // what may be done between fork and exec; its stdin is the terminal already.
+            unsafe { command.pre_exec(lead) };
+        }
+    }
     let child = super::signal::with_none_blocked(|| command.spawn())?;
     let pid = i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
     // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
@@ -113,6 +170,41 @@ pub fn execute_again(environment: &[String], kept: BorrowedFd<'_>, number: RawFd
     let name = std::env::args_os().next().unwrap_or_default();
     let name = CString::new(name.into_encoded_bytes()).unwrap_or_default();
     super::clone::execute(program.as_fd(), &name, &environment)
+}
+
+/// Signals every process of a mark that has not ended, wherever it has gone; returns how many there were.
+///
+/// One that is being forked meanwhile may be missed: who means to kill them all asks until there are none.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn signal_marked(mark: u64, signal: Signal) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if mark_of(pid) == Some(mark) && !is_zombie(pid) {
+            count += 1;
+            ignore_gone(nix::sys::signal::kill(Pid::from_raw(pid), signal))?;
+        }
+    }
+    Ok(count)
+}
+
+/// The mark of a process, from `/proc/<pid>/limits`; `None` for one that is gone or has none. Asking by
+/// prlimit(2) is refused in a sandbox, where it could also take the limits away from PID 1.
+fn mark_of(pid: i32) -> Option<u64> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let locks = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    locks.split_whitespace().next()?.parse().ok()
+}
+
+/// Says whether a process only waits to be reaped: it can be signalled, to no effect.
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in brackets is the process's own choice, brackets and blanks included.
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// `waitpid(-1, WNOHANG)`: takes one child that has ended.

@@ -6,6 +6,7 @@ mod apps;
 mod error;
 mod events;
 mod files;
+mod process;
 mod request;
 mod row;
 mod v1;
@@ -16,6 +17,10 @@ pub use events::{EventData, EventsQuery};
 pub use files::{
     ArchiveQuery, BaseQuery, ChmodBody, ExportQuery, FileChange, FileEntry, FileList, FileQuery, FileStat,
     MkdirBody, MoveBody, Unpacked, WrittenFile,
+};
+pub use process::{
+    OutputQuery, ProcessBody, ProcessList, ProcessOutput, RunningProcess, SignalBody, SizeBody, StdinQuery,
+    TerminalQuery,
 };
 pub use request::{
     ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, ListQuery,

@@ -1,0 +1,118 @@
+//! Following a process's output.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::output::Seen;
+use super::{Process, ProcessEnd};
+use crate::runtime::Stream;
+use crate::sandbox::Error;
+
+/// What a follower gets.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes of one stream; `bytes` begins with as many zeros as were asked for.
+    Output { stream: Stream, offset: u64, bytes: Vec<u8> },
+    /// Bytes that are not there any more.
+    Dropped { from: u64, to: u64 },
+    /// The last piece: the process has ended, and this was all of its output.
+    Ended(ProcessEnd),
+    /// The last piece: this follower had held up the process for too long. It may come again with its offset.
+    Cut,
+}
+
+/// Reads a process's output from an offset on; while it lives nothing is dropped that it has not read.
+#[derive(Debug)]
+pub struct Follower {
+    process: Arc<Process>,
+    id: u64,
+    offset: u64,
+    seen: watch::Receiver<Seen>,
+    /// What is not there any more, to be told first.
+    dropped: Option<u64>,
+    is_done: bool,
+}
+
+impl Follower {
+    pub(super) fn new(process: Arc<Process>, from: u64) -> Result<Self, Error> {
+        let seen = process.output.watch();
+        let Some(id) = process.output.attach(from) else {
+            let (_, end) = process.output.range();
+            return Err(Error::Invalid(format!("\"from\" is at most {end}, the end of the output")));
+        };
+        let start = process.output.range().0;
+        let dropped = (from < start).then_some(from);
+        Ok(Self { process, id, offset: from.max(start), seen, dropped, is_done: false })
+    }
+
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// Waits until this follower is let go because it has held up the process for too long.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn cut(&self) {
+        let mut seen = self.seen.clone();
+        while self.process.output.is_attached(self.id) {
+            // The sender lives as long as the process, which is held here.
+            let _always: Result<(), _> = seen.changed().await;
+        }
+    }
+
+    /// Waits for the next piece; without `waits` there is none once all that is there has been read. Bytes
+    /// come after `headroom` zeros.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn next(&mut self, waits: bool, headroom: usize) -> Option<Piece> {
+        loop {
+            if self.is_done {
+                return None;
+            }
+            if let Some(from) = self.dropped.take() {
+                return Some(Piece::Dropped { from, to: self.offset });
+            }
+            let seen = *self.seen.borrow_and_update();
+            if !self.process.output.is_attached(self.id) {
+                self.is_done = true;
+                return Some(Piece::Cut);
+            }
+            if self.offset < seen.end {
+                return Some(self.read(headroom, seen.end));
+            }
+            if let Some(ended) = seen.ended.filter(|_| seen.is_complete || !waits) {
+                self.is_done = true;
+                return Some(Piece::Ended(ProcessEnd::of(&ended)));
+            }
+            if !waits || self.seen.changed().await.is_err() {
+                self.is_done = true;
+            }
+        }
+    }
+
+    fn read(&mut self, headroom: usize, end: u64) -> Piece {
+        let offset = self.offset;
+        let piece = match self.process.output.read(offset, headroom) {
+            Ok((stream, bytes)) if bytes.len() > headroom => {
+                self.offset += (bytes.len() - headroom) as u64;
+                Piece::Output { stream, offset, bytes }
+            }
+            // The file system had no room for them.
+            Ok(_) | Err(_) => {
+                self.offset = end;
+                Piece::Dropped { from: offset, to: end }
+            }
+        };
+        self.process.output.advance(self.id, self.offset);
+        piece
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.process.output.leave(self.id);
+    }
+}

@@ -1,0 +1,209 @@
+//! A process's ring and those who follow it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use crate::runtime::{Ended, Journal, Moved, Ring, Stream};
+
+/// With less room than this nothing is moved: many small moves would cost more than a short wait.
+const ROOM_MIN: u64 = 4096;
+
+/// What everybody sees of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// How many bytes there have been.
+    pub(super) end: u64,
+    pub(super) ended: Option<Ended>,
+    /// It has ended and its own output is all there.
+    pub(super) is_complete: bool,
+    /// Nothing can come any more: whoever had its output open has gone.
+    pub(super) is_closed: bool,
+}
+
+/// The output of one process.
+#[derive(Debug)]
+pub(super) struct Output {
+    ring: Ring,
+    flow: Mutex<Flow>,
+    seen: watch::Sender<Seen>,
+    /// Some follower has read on, or left.
+    moved: Notify,
+    next_follower: AtomicU64,
+}
+
+/// Who follows, and how far each has come.
+#[derive(Debug, Default)]
+struct Flow {
+    followers: BTreeMap<u64, Position>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    offset: u64,
+    moved_at: Instant,
+}
+
+/// What came of an attempt to take output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Some,
+    /// The slowest follower would be overtaken.
+    Full,
+    End,
+}
+
+impl Output {
+    pub(super) fn new(ring: Ring, ended: Option<Ended>) -> Self {
+        let seen = Seen { end: ring.end(), ended, ..Seen::default() };
+        Self {
+            ring,
+            flow: Mutex::default(),
+            seen: watch::Sender::new(seen),
+            moved: Notify::new(),
+            next_follower: AtomicU64::default(),
+        }
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        *self.seen.borrow()
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.ring.capacity()
+    }
+
+    /// The first offset that can still be read, and the one after the last.
+    pub(super) fn range(&self) -> (u64, u64) {
+        (self.ring.start(), self.ring.end())
+    }
+
+    /// Moves what a descriptor has to the ring.
+    pub(super) fn take(&self, from: impl AsFd, stream: Stream, journal: &Journal) -> io::Result<Taken> {
+        // Held all along: who comes to follow now must not be overtaken by this very move.
+        let flow = self.lock();
+        let room = self.room(&flow);
+        if room < ROOM_MIN {
+            return Ok(Taken::Full);
+        }
+        let moved = self.ring.take(from, stream, room, journal)?;
+        drop(flow);
+        let end = self.ring.end();
+        match moved {
+            Moved::Bytes(_) => {
+                self.seen.send_modify(|seen| seen.end = end);
+                Ok(Taken::Some)
+            }
+            Moved::End => Ok(Taken::End),
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.room(&self.lock()) < ROOM_MIN
+    }
+
+    /// Waits until a follower has read on, or left.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Lets go of followers that have not read for `stall`; returns how many.
+    pub(super) fn cut_stalled(&self, stall: Duration) -> usize {
+        let mut flow = self.lock();
+        let before = flow.followers.len();
+        let (now, limit) = (Instant::now(), self.ring.end().saturating_sub(self.ring.capacity() - ROOM_MIN));
+        flow.followers
+            .retain(|_, at| at.offset > limit || now.saturating_duration_since(at.moved_at) < stall);
+        let cut = before - flow.followers.len();
+        drop(flow);
+        if cut > 0 {
+            // Those who were cut look again and see it.
+            self.seen.send_modify(|_| ());
+        }
+        cut
+    }
+
+    /// When the slowest follower has held up the process for `stall`.
+    pub(super) fn stalls_at(&self, stall: Duration) -> Instant {
+        let flow = self.lock();
+        let slowest = flow.followers.values().min_by_key(|at| at.offset);
+        slowest.map_or_else(Instant::now, |at| at.moved_at) + stall
+    }
+
+    pub(super) fn note_end(&self, ended: Ended) {
+        if let Err(error) = self.ring.note_end(&ended) {
+            tracing::error!(%error, "cannot write down how a process ended");
+        }
+        self.seen.send_modify(|seen| seen.ended = Some(ended));
+    }
+
+    pub(super) fn note_pid(&self, pid: i32) {
+        if let Err(error) = self.ring.note_pid(pid) {
+            tracing::error!(%error, "cannot write down that a process was started");
+        }
+    }
+
+    pub(super) fn complete(&self, is_closed: bool) {
+        self.seen.send_modify(|seen| {
+            seen.is_complete = true;
+            seen.is_closed |= is_closed;
+        });
+    }
+
+    /// Adds a follower; `None` if there is no such offset yet.
+    pub(super) fn attach(&self, offset: u64) -> Option<u64> {
+        let mut flow = self.lock();
+        let (start, end) = self.range();
+        if offset > end {
+            return None;
+        }
+        let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
+        flow.followers.insert(id, Position { offset: offset.max(start), moved_at: Instant::now() });
+        Some(id)
+    }
+
+    pub(super) fn is_attached(&self, follower: u64) -> bool {
+        self.lock().followers.contains_key(&follower)
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        !self.lock().followers.is_empty()
+    }
+
+    /// Reads for a follower that holds its place at `offset`.
+    pub(super) fn read(&self, offset: u64, headroom: usize) -> io::Result<(Stream, Vec<u8>)> {
+        self.ring.read(offset, crate::runtime::MOVE_BYTES_MAX, headroom)
+    }
+
+    /// Notes how far a follower has come.
+    pub(super) fn advance(&self, follower: u64, offset: u64) {
+        if let Some(at) = self.lock().followers.get_mut(&follower) {
+            *at = Position { offset, moved_at: Instant::now() };
+        }
+        self.moved.notify_one();
+    }
+
+    pub(super) fn leave(&self, follower: u64) {
+        self.lock().followers.remove(&follower);
+        self.moved.notify_one();
+    }
+
+    fn room(&self, flow: &Flow) -> u64 {
+        let slowest = flow.followers.values().map(|at| at.offset).min();
+        let behind = slowest.map_or(0, |offset| self.ring.end().saturating_sub(offset));
+        self.ring.capacity().saturating_sub(behind)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
