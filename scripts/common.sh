@@ -29,22 +29,27 @@ need_rust() {
   fi
 }
 
-# build_binaries PROFILE: builds sandboxd, sandboxctl and the static sandbox-init.
+# build_binaries: builds sandboxd, sandboxctl and the static sandbox-init.
 build_binaries() {
-  local host begun=$SECONDS
-  host="$(rustc -vV | sed -n 's/^host: //p')"
+  local begun=$SECONDS
   say "building the binaries (2 to 5 minutes the first time)"
   (cd "$here" && cargo build --locked --release --bins) >&2
-  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features --bin sandbox-init --target "$host") >&2
-  cp -f "$here/target/$host/release/sandbox-init" "$here/target/release/sandbox-init.new"
-  mv -f "$here/target/release/sandbox-init.new" "$here/target/release/sandbox-init"
+  build_static sandbox-init
   say "binaries are built after $((SECONDS - begun)) s"
+}
+
+# build_static BINARY [OPTION…]: builds it without any library that it would have to find.
+build_static() {
+  local host binary=$1
+  shift
+  host="$(rustc -vV | sed -n 's/^host: //p')"
+  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features "$@" --bin "$binary" --target "$host") >&2
+  # By another name first: the old one may be running.
+  cp -f "$here/target/$host/release/$binary" "$here/target/release/$binary.new"
+  mv -f "$here/target/release/$binary.new" "$here/target/release/$binary"
 }
 
 # build_probe: builds the hostile program that the tests run inside a sandbox; static, so that it runs in any.
 build_probe() {
-  local host
-  host="$(rustc -vV | sed -n 's/^host: //p')"
-  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features --features probe --bin sandbox-probe --target "$host") >&2
-  cp -f "$here/target/$host/release/sandbox-probe" "$here/target/release/sandbox-probe"
+  build_static sandbox-probe --features probe
 }

@@ -64,5 +64,14 @@ fn main() -> ExitCode {
     trials.extend(
         of_v2.map(|t| if has_v2 { t } else { t.with_kind("needs cgroup v2").with_ignored_flag(true) }),
     );
+    let has_flakey = Command::new("dmsetup")
+        .arg("targets")
+        .output()
+        .is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains("flakey"));
+    let of_flakey = root::of_dm_flakey().into_iter().map(trial);
+    trials.extend(
+        of_flakey
+            .map(|t| if has_flakey { t } else { t.with_kind("needs dm-flakey").with_ignored_flag(true) }),
+    );
     libtest_mimic::run(&arguments, trials).exit_code()
 }

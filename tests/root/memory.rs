@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::eventually;
-use crate::support::server::{INSTANCE, Server};
+use crate::support::server::Server;
 use crate::{root::Test, support::http};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -13,15 +13,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("memory::a_sandbox_held_at_its_high_is_told_of_and_let_go", held),
 ];
 
-fn control(id: &str, file: &str) -> String {
-    let path = format!("/sys/fs/cgroup/{INSTANCE}/{}/{file}", id.to_ascii_lowercase());
+fn control(server: &Server, id: &str, file: &str) -> String {
+    let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json();
+    let path = format!("{}/{file}", row["row"]["cgroup_path"].as_str().unwrap());
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
 }
 
 fn written() {
     let server = Server::start(&[]);
     let id = server.create(json!({ "memory_high": "64M" }));
-    let limits = ["memory.high", "memory.max", "pids.max"].map(|file| control(&id, file));
+    let limits = ["memory.high", "memory.max", "pids.max"].map(|file| control(&server, &id, file));
     assert_eq!(limits, ["67108864", "268435456", "1024"]);
     assert_eq!(server.sh(&id, "cat /proc/self/cgroup"), "0::/\n", "its own cgroup is the root it sees");
 }
@@ -53,7 +54,7 @@ fn held() {
     assert_eq!((answer["stdout"].as_str(), answer["exit_code"].as_i64()), (Some("125829120\n"), Some(0)));
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}: it was frozen", begun.elapsed());
     eventually("the limit holds again", Duration::from_secs(20), || {
-        control(&id, "memory.high") == "67108864"
+        control(&server, &id, "memory.high") == "67108864"
     });
     // More than memory.max is killed, inside, instead of waiting for ever.
     let (_, code) = server.exec(&id, "python3 -c 'x = bytearray(600 << 20)'");

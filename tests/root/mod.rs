@@ -10,6 +10,7 @@ mod lifecycle;
 mod memory;
 mod network;
 mod pool;
+mod power;
 mod previews;
 mod probe;
 mod sleep;
@@ -41,4 +42,9 @@ pub(crate) fn all() -> Vec<Test> {
 /// Tests of what only cgroup version 2 can do; elsewhere they are shown as ignored.
 pub(crate) fn of_cgroup_v2() -> Vec<Test> {
     memory::TESTS.to_vec()
+}
+
+/// Tests that need device-mapper's flakey target; elsewhere they are shown as ignored.
+pub(crate) fn of_dm_flakey() -> Vec<Test> {
+    power::TESTS.to_vec()
 }
