@@ -212,6 +212,13 @@ fn kernel() -> Vec<Finding> {
             false,
         ),
         finding(
+            "inotify instances",
+            probe::inotify_instances(),
+            "some dozens of development servers at once use them up; further ones do not see changed files",
+            "sysctl fs.inotify.max_user_instances=8192",
+            false,
+        ),
+        finding(
             "swap",
             probe::swap(),
             "memory of idle processes cannot be pushed out",

@@ -26,6 +26,19 @@ pub fn namespaces() -> Result<String, String> {
     }
 }
 
+/// How many inotify instances one uid may have: all sandboxes share one, and a development server takes one or more.
+///
+/// # Errors
+/// They are few; the number.
+pub fn inotify_instances() -> Result<String, String> {
+    const ENOUGH: u32 = 1024;
+    let number = read("/proc/sys/fs/inotify/max_user_instances")?;
+    match number.parse::<u32>() {
+        Ok(instances) if instances < ENOUGH => Err(format!("{instances} for all sandboxes together")),
+        _ => Ok(number),
+    }
+}
+
 /// # Errors
 /// The kernel has no filters.
 pub fn seccomp() -> Result<String, String> {

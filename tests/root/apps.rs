@@ -1,7 +1,4 @@
-//! Apps: what `sandbox.yaml` declares, its logs, presets; the presets in a browser.
-
-#[path = "browser.rs"]
-mod browser;
+//! Apps: what `sandbox.yaml` declares, its logs, presets.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -28,11 +25,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("apps::presets_are_the_templates", presets),
     ("apps::the_validator_is_strict", validator),
     ("apps::packages_are_shared_until_the_app_wants_its_own", packages),
-    ("browser::react_vite_follows_its_source_without_a_reload", browser::react_vite),
-    ("browser::nextjs_follows_its_source_without_a_reload", browser::nextjs),
-    ("browser::node_express_starts_anew_when_its_source_changes", browser::node_express),
-    ("browser::fastapi_starts_anew_when_its_source_changes", browser::fastapi),
-    ("browser::worker_does_its_jobs_and_starts_anew_when_its_source_changes", browser::worker),
 ];
 
 const DEADLINE: Duration = Duration::from_secs(20);

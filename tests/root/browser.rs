@@ -6,9 +6,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::Test;
 use crate::support::browser::Browser;
 use crate::support::eventually;
 use crate::support::server::{PREVIEWS, Server, preview_host};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("browser::react_vite_follows_its_source_without_a_reload", react_vite),
+    ("browser::nextjs_follows_its_source_without_a_reload", nextjs),
+    ("browser::node_express_starts_anew_when_its_source_changes", node_express),
+    ("browser::fastapi_starts_anew_when_its_source_changes", fastapi),
+    ("browser::worker_does_its_jobs_and_starts_anew_when_its_source_changes", worker),
+];
 
 /// For a development server that starts on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -90,7 +99,7 @@ fn hot_reload(live: &Live, page: &str, button: &str, greeting: &str) {
     assert_eq!(live.browser.complaints(), [""; 0]);
 }
 
-pub(super) fn react_vite() {
+fn react_vite() {
     let live = live("react-vite", 3000);
     hot_reload(&live, "src/App.jsx", "src/App.jsx", "Hello from React");
     // Asleep, and opened again: the same app, with the change.
@@ -100,12 +109,12 @@ pub(super) fn react_vite() {
     live.wait_for("h1", "Changed through the API");
 }
 
-pub(super) fn nextjs() {
+fn nextjs() {
     let live = live("nextjs", 3000);
     hot_reload(&live, "app/page.js", "app/counter.js", "Hello from Next.js");
 }
 
-pub(super) fn node_express() {
+fn node_express() {
     let live = live("node-express", 3000);
     live.wait_for("h1", "Hello from Express");
     live.browser.picture("node-express");
@@ -115,7 +124,7 @@ pub(super) fn node_express() {
     assert!(time.json()["now"].is_string());
 }
 
-pub(super) fn fastapi() {
+fn fastapi() {
     let live = live("fastapi", 8000);
     live.wait_for("h1", "Hello from FastAPI");
     live.browser.picture("fastapi");
@@ -125,7 +134,7 @@ pub(super) fn fastapi() {
     assert!(time.json()["now"].is_string());
 }
 
-pub(super) fn worker() {
+fn worker() {
     let live = live("worker", 3000);
     live.wait_for("h1", "Hello from the worker");
     live.browser.click("button");

@@ -1,6 +1,7 @@
 //! The tests, by subject.
 
 mod apps;
+mod browser;
 mod crash;
 mod events;
 mod faults;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Test> {
         files::EDIT,
         files::ARCHIVE,
         apps::TESTS,
+        browser::TESTS,
         isolation::TESTS,
         probe::TESTS,
         network::TESTS,
