@@ -14,7 +14,9 @@ mod pool;
 mod power;
 mod previews;
 mod probe;
+mod processes;
 mod sleep;
+mod terminal;
 
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
@@ -35,6 +37,8 @@ pub(crate) fn all() -> Vec<Test> {
         sleep::TESTS,
         events::TESTS,
         pool::TESTS,
+        processes::TESTS,
+        terminal::TESTS,
         faults::TESTS,
         crash::TESTS,
     ]

@@ -10,6 +10,7 @@
 pub(crate) mod browser;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};
