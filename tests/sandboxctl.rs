@@ -5,7 +5,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
@@ -73,52 +73,64 @@ fn answer(stream: &mut TcpStream, bodies: &Mutex<Vec<String>>) -> bool {
     reader.read_exact(&mut body).unwrap();
     let body = String::from_utf8(body).unwrap();
     let route = request.strip_suffix(" HTTP/1.1\r\n").unwrap();
-    if is_known && route.ends_with("/exec") && body.contains("\"endless\"") {
-        return endless(stream);
-    }
-    let (status, text) =
-        if is_known { reply(route, &body) } else { (401, r#"{"error":"unauthorized"}"#.to_owned()) };
+    let (status, answer) =
+        if is_known { reply(route) } else { (401, br#"{"error":"unauthorized"}"#.to_vec()) };
     bodies.lock().unwrap().push(body);
     let head =
-        format!("HTTP/1.1 {status} X\r\nx-request-id: 01REQ\r\ncontent-length: {}\r\n\r\n", text.len());
-    stream.write_all((head + &text).as_bytes()).is_ok()
+        format!("HTTP/1.1 {status} X\r\nx-request-id: 01REQ\r\ncontent-length: {}\r\n\r\n", answer.len());
+    stream.write_all(&[head.as_bytes(), &answer].concat()).is_ok()
 }
 
-fn reply(route: &str, body: &str) -> (u16, String) {
+fn reply(route: &str) -> (u16, Vec<u8>) {
+    let (status, text) = match route.split_once(' ').unwrap() {
+        ("GET", path) if path.contains("/files/archive?") => return (200, hostile(path)),
+        ("GET", path) if path.contains("/files/stat?") => (200, r#"{"path":"x","type":"dir"}"#.to_owned()),
+        other => reply_of_sandboxes(other),
+    };
+    (status, text.into_bytes())
+}
+
+/// What a tenant or a server that wants to write elsewhere would send, by the path that is asked for.
+fn hostile(path: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |kind, name: &str, target: &str, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.name[..name.len()].copy_from_slice(name.as_bytes());
+        gnu.linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        builder.append(&header, data).unwrap();
+    };
+    use tar::EntryType::{Link, Regular, Symlink};
+    match path.split_once("path=").unwrap().1.split_once('&').unwrap().0 {
+        "up" => add(Regular, "../canary", "", b"dead"),
+        "absolute" => add(Regular, "/tmp/sandboxctl-canary", "", b"dead"),
+        "through" => {
+            add(Symlink, "d", "..", b"");
+            add(Regular, "d/canary", "", b"dead");
+        }
+        _ => {
+            add(Symlink, "link", "../canary", b"");
+            add(Link, "hard", "../canary", b"");
+            add(Regular, "hard", "", b"mine");
+            add(Regular, "link", "", b"mine");
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn reply_of_sandboxes(route: (&str, &str)) -> (u16, String) {
     let row = format!(r#"{{"id":"{ID}","status":"running","ports":[3000],"new":1}}"#);
     let known = format!("/sandbox/{ID}");
-    match route.split_once(' ').unwrap() {
+    match route {
         ("GET", "/sandboxes") => (200, format!("[{row}]\n")),
         ("POST", "/sandbox") => (201, row),
-        ("POST", path) if path == format!("{known}/exec") && body.contains("\"stream\":true") => {
-            (200, "out\n---stderr---\nerr\nexit_code: 42\n".to_owned())
-        }
-        ("POST", path) if path == format!("{known}/exec") => {
-            (200, r#"{"stdout":"out\n","stderr":"err\n","exit_code":42}"#.to_owned())
-        }
         ("DELETE", path) if path == known => (204, String::new()),
         _ => (404, r#"{"error":"sandbox not found"}"#.to_owned()),
     }
-}
-
-/// Writes output until the client goes.
-fn endless(stream: &mut TcpStream) -> bool {
-    let chunk = format!("1000\r\n{}\r\n", "y\n".repeat(2048));
-    stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
-    while stream.write_all(chunk.as_bytes()).is_ok() {}
-    false
-}
-
-#[test]
-fn exec_keeps_streams_apart_and_passes_the_exit_code_on() {
-    let server = Server::start();
-    let result = server.run(&["exec", "-e", "A=1", "01arz", "--", "true", "--json"]);
-    assert_eq!(result, (Some(42), "out\n".to_owned(), "err\n".to_owned()));
-    let body = server.bodies.lock().unwrap().pop().unwrap();
-    assert_eq!(body, r#"{"cmd":["env","--","A=1","true","--json"],"stream":true}"#);
-    let result = server.run(&["--json", "exec", ID, "--", "true"]);
-    let json = r#"{"stdout":"out\n","stderr":"err\n","exit_code":42}"#;
-    assert_eq!(result, (Some(42), format!("{json}\n"), String::new()));
 }
 
 #[test]
@@ -172,18 +184,58 @@ fn the_key_is_found_in_the_data_directory() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn a_result_that_cannot_be_written_is_a_failure() {
     let server = Server::start();
-    let mut child = server
-        .command(&["exec", ID, "--", "endless"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdout.take().unwrap().read_exact(&mut [0; 2]).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(read(&output), (Some(141), String::new(), String::new()));
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = server.command(&["ls"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(74));
+}
+
+#[test]
+fn a_copy_writes_nothing_beyond_its_destination() {
+    let server = Server::start();
+    let check = |path: &str, arguments: &[&str], code: i32, words: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let canary = directory.path().join("canary");
+        std::fs::write(&canary, "alive").unwrap();
+        let to = directory.path().join("to");
+        std::fs::create_dir(&to).unwrap();
+        let mut command = server.command(&["cp"]);
+        command.args(arguments).arg(format!("{ID}:{path}/.")).arg(&to);
+        let (status, _, stderr) = read(&command.output().unwrap());
+        assert_eq!(status, Some(code), "{path}: {stderr}");
+        assert!(stderr.contains(words), "{path}: {stderr}");
+        assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive", "{path}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "{path}");
+        assert!(!Path::new("/tmp/sandboxctl-canary").exists());
+    };
+    check("up", &[], 76, "leads out of the destination");
+    check("absolute", &[], 76, "leads out of the destination");
+    check("through", &[], 65, "left out: d, a link that leads out");
+    check("through", &["--keep-links"], 76, "goes through a link");
+    check("over", &[], 65, "2 entries were not copied");
+    check("over", &["--keep-links"], 65, "left out: hard");
+}
+
+#[test]
+fn completions_are_what_their_shells_can_read() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = server.run(&["completions", shell]);
+        assert_eq!(code, Some(0));
+        assert!(script.contains("completions") && script.contains("attach"), "{shell}");
+        let path = directory.path().join(shell);
+        std::fs::write(&path, script).unwrap();
+        let flag = if shell == "fish" { "--no-execute" } else { "-n" };
+        let parsed = Command::new(shell).arg(flag).arg(&path).output().unwrap();
+        assert!(parsed.status.success(), "{shell}: {}", String::from_utf8_lossy(&parsed.stderr));
+    }
+    // bash offers what there is.
+    let script = format!(
+        "source {}; COMP_WORDS=(sandboxctl pur); COMP_CWORD=1; _sandboxctl sandboxctl pur sandboxctl; echo ${{COMPREPLY[*]}}",
+        directory.path().join("bash").display()
+    );
+    let offered = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&offered.stdout), "purge\n");
 }

@@ -26,7 +26,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("proxy", &["model", "sandbox", "telemetry"]),
     ("config", &["model", "network", "sys"]),
     ("client", &["model", "wire"]),
-    ("cli", &["client", "model", "wire"]),
+    ("cli", &["client", "model", "sys", "wire"]),
     (
         "daemon",
         &[

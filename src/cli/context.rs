@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use serde_json::Value;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Answer, Client, ClientError, SandboxV1};
 
 use super::failure::Failure;
 use super::key::KeyState;
@@ -29,6 +29,14 @@ impl Context {
     /// Writes JSON of our own, for answers that have no body.
     pub(super) fn emit_value(&self, value: &Value) -> Result<(), Failure> {
         self.emit(format!("{value}\n").as_bytes())
+    }
+
+    /// Writes what a sandbox has become.
+    pub(super) fn emit_status(&self, id: &str, answer: &Answer<SandboxV1>) -> Result<(), Failure> {
+        if self.is_json {
+            return self.emit_json(&answer.json);
+        }
+        self.emit(format!("{id} {}\n", output::printable(&answer.value.status)).as_bytes())
     }
 
     pub(super) fn emit(&self, bytes: &[u8]) -> Result<(), Failure> {
@@ -56,7 +64,11 @@ impl Context {
     /// The same for a request about one sandbox: if that is not there, similar ids are looked up.
     pub(super) async fn failure_about(&self, id: &str, action: &str, source: ClientError) -> Failure {
         if source.refusal().is_some_and(|refusal| refusal.status == http::StatusCode::NOT_FOUND) {
-            return Failure::NotFound { given: id.to_owned(), near: resolve::near(self, id).await };
+            let near = resolve::near(self, id).await;
+            // If it is there, then something in it is not.
+            if near.first().is_none_or(|nearest| nearest != id) {
+                return Failure::NotFound { given: id.to_owned(), near };
+            }
         }
         self.failure(format!("{action} sandbox {id}"), source)
     }

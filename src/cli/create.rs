@@ -8,8 +8,16 @@ use crate::model::{ByteSize, SandboxId, TemplateName};
 use super::context::Context;
 use super::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl create
+  sandboxctl create --port 3000 --memory 512M --env GREETING=hello
+  sandboxctl create --user u1 --project p1 --private --always-on
+  id=$(sandboxctl create) && sandboxctl exec $id -- true && sandboxctl purge $id";
+
 /// Create a sandbox and print its id when it takes commands
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Create {
     /// A port that previews may reach; repeat for more
     #[arg(short, long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -20,6 +28,9 @@ pub(super) struct Create {
     /// What the app directory begins with; `blank` for nothing
     #[arg(short, long, value_name = "NAME")]
     template: Option<TemplateName>,
+    /// What it is for, as `sandboxctl presets` lists it: a template and its ports
+    #[arg(long, value_name = "NAME")]
+    preset: Option<TemplateName>,
     /// An id of your own, or of a deleted sandbox whose workspace is to come back
     #[arg(long, value_name = "ULID")]
     id: Option<SandboxId>,
@@ -32,6 +43,9 @@ pub(super) struct Create {
     /// Which project of yours it is
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
+    /// Show its previews to those only who have a token for it
+    #[arg(long)]
+    private: bool,
     /// Never put it to sleep
     #[arg(long)]
     always_on: bool,
@@ -58,6 +72,8 @@ impl Create {
             env: self.env.iter().cloned().collect(),
             template: self.template.as_ref().map(ToString::to_string),
             memory_high: self.memory.map(|size| size.to_string()),
+            visibility: self.private.then_some("private"),
+            runtime_preset: self.preset.as_ref().map(ToString::to_string),
             idle_policy: self.always_on.then_some("always_on"),
             external: has_owner
                 .then(|| ExternalIds { user_id: self.user.clone(), project_id: self.project.clone() }),

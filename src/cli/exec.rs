@@ -1,31 +1,68 @@
 //! `sandboxctl exec`
 //!
-//! Output comes as the command writes it: its standard output at once, its standard error when it
-//! ends, which is what the API's text stream carries. With `--json` both come apart, at the end.
+//! Output comes as the command writes it, byte for byte, the two streams apart; input is passed on when it comes
+//! from a file or a pipe. The command belongs to the sandbox: a connection that breaks is made again, and a
+//! command that was left can be found by `ps` and followed by `attach`.
 
-use std::io::{self, Write};
-use std::time::Duration;
+use std::io::{self, IsTerminal as _};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Args;
+use serde_json::{Value, json};
 
-use crate::client::ExecChunk;
+use crate::client::{ProcessExit, StartProcess};
 
+use super::attached::{Attached, Outcome, exit_code};
 use super::context::Context;
 use super::create::parse_variable;
 use super::failure::Failure;
-use super::output;
+use super::output::printable;
 use super::resolve::resolve;
+use super::session::{Kept, Sink, note};
+use super::signals::Signals;
+use super::terminal;
+
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl exec ID -- python3 -c 'print(6 * 7)'
+  sandboxctl exec -e NAME=value -w /tmp ID -- bash -lc 'echo $NAME; pwd'
+  echo hi | sandboxctl exec ID -- cat
+  sandboxctl exec -t ID -- bash -c 'tty && echo a terminal'
+  sandboxctl exec -d ID -- sleep 60
+  sandboxctl exec --timeout 10 ID -- true
+  sandboxctl --json exec ID -- uname -s
+
+Enter ~ . leaves a command that has a terminal; it goes on, and `sandboxctl attach` finds it.";
 
 /// Run a command in a sandbox and end with its exit code
 #[derive(Debug, Args)]
-#[command(override_usage = "sandboxctl exec [OPTIONS] <ID> -- <COMMAND>...")]
+#[command(override_usage = "sandboxctl exec [OPTIONS] <ID> -- <COMMAND>...", after_help = EXAMPLES)]
 pub(super) struct Exec {
     /// A variable of this command; repeat for more
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
     env: Vec<(String, String)>,
-    /// Give up waiting for the command after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(1..))]
-    timeout: u32,
+    /// Where to run it [default: ~/workspace]
+    #[arg(short = 'w', long = "cwd", value_name = "DIRECTORY")]
+    cwd: Option<String>,
+    /// As whom to run it [default: sandbox]
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Pass standard input on also when it is a terminal
+    #[arg(short, long, conflicts_with = "no_stdin")]
+    interactive: bool,
+    /// Pass no input on, for loops that read their own
+    #[arg(short, long)]
+    no_stdin: bool,
+    /// Leave it running and print the id of its process; it does not keep the sandbox awake
+    #[arg(short, long)]
+    detach: bool,
+    /// Kill it after so many seconds; the exit code is then 124
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: Option<u32>,
     /// The sandbox; if it sleeps, it is woken
     #[arg(value_name = "ID")]
     id: String,
@@ -38,75 +75,135 @@ impl Exec {
     /// Returns the exit code for this process.
     pub(super) async fn run(&self, context: &Context) -> Result<u8, Failure> {
         let id = resolve(context, &self.id).await?;
-        let deadline = Duration::from_secs(self.timeout.into());
-        if context.is_json {
-            let answer = context.client.exec(&id, &self.command_line(), deadline).await;
-            let answer = match answer {
-                Ok(answer) => answer,
-                Err(error) => return Err(context.failure_about(&id, "run a command in", error).await),
-            };
-            context.emit_json(&answer.json)?;
-            return Ok(exit_code(answer.value.exit_code));
-        }
-        tokio::time::timeout(deadline, self.follow(context, &id, deadline)).await.unwrap_or_else(|_elapsed| {
-            Err(Failure::Timeout {
-                action: format!("run the command in sandbox {id}"),
-                seconds: self.timeout,
-            })
-        })
+        run(context, &id, self.start(io::stdin().is_terminal())).await
     }
 
-    /// Returns what the server is asked to run: exec takes no environment, env(1) does.
-    pub(super) fn command_line(&self) -> Vec<String> {
-        let mut line = Vec::new();
-        if !self.env.is_empty() {
-            line.extend(["env".to_owned(), "--".to_owned()]);
-            line.extend(self.env.iter().map(|(name, value)| format!("{name}={value}")));
+    /// Returns what the server is asked to start.
+    pub(super) fn start(&self, is_terminal: bool) -> StartProcess {
+        let is_asked = self.interactive || (self.tty && !self.detach);
+        StartProcess {
+            cmd: self.command.clone(),
+            env: self.env.iter().cloned().collect(),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
+            tty: self.tty.then(terminal::size),
+            stdin: !self.no_stdin && (is_asked || (!is_terminal && !self.detach)),
+            timeout_s: self.timeout,
+            detach: self.detach,
         }
-        line.extend(self.command.iter().cloned());
-        line
-    }
-
-    async fn follow(&self, context: &Context, id: &str, deadline: Duration) -> Result<u8, Failure> {
-        let stream = context.client.exec_stream(id, &self.command_line(), deadline).await;
-        let mut stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => return Err(context.failure_about(id, "run a command in", error).await),
-        };
-        let broken = |error| context.failure(format!("follow the command in sandbox {id}"), error);
-        while let Some(chunks) = stream.next().await.map_err(|e| broken(e.into()))? {
-            chunks.iter().try_for_each(pass_on)?;
-        }
-        let (rest, code) = stream.finish().map_err(|e| broken(e.into()))?;
-        rest.iter().try_for_each(pass_on)?;
-        Ok(exit_code(code))
     }
 }
 
-fn pass_on(chunk: &ExecChunk) -> Result<(), Failure> {
-    let (stream, data): (&mut dyn Write, _) = match chunk {
-        ExecChunk::Stdout(data) => (&mut io::stdout(), data),
-        ExecChunk::Stderr(data) => (&mut io::stderr(), data),
+/// Starts a process and follows it, unless it is to be left.
+pub(super) async fn run(context: &Context, id: &str, start: StartProcess) -> Result<u8, Failure> {
+    if context.is_json && start.tty.is_some() && !start.detach {
+        return Err(Failure::Usage("use --json and a terminal together: choose one".to_owned()));
+    }
+    let mut signals = Signals::catch()?;
+    let started = match context.client.start_process(id, &start).await {
+        Ok(started) => started,
+        Err(error) => return Err(context.failure_about(id, "run a command in", error).await),
     };
-    output::emit(stream, data)
+    let process = started.value.id;
+    if start.detach {
+        if context.is_json {
+            context.emit_json(&started.json)?;
+        } else {
+            context.emit(format!("{}\n", printable(&process)).as_bytes())?;
+        }
+        return Ok(0);
+    }
+    let attached = Attached {
+        context,
+        sandbox: id,
+        process: &process,
+        from: 0,
+        follow: true,
+        is_tty: start.tty.is_some(),
+        forwards: start.stdin,
+        owns: true,
+    };
+    let mut sink = if context.is_json { Sink::Kept(Kept::default()) } else { Sink::through() };
+    match attached.run(&mut signals, &mut sink).await? {
+        Outcome::Left => Ok(0),
+        Outcome::Signalled(code) => Ok(code),
+        Outcome::Exit(exit) => {
+            if let Sink::Kept(kept) = &sink {
+                context.emit_value(&result(&process, kept, &exit))?;
+            } else if exit.timed_out {
+                note(context, false, "the command was killed: its time was over (--timeout)");
+            }
+            Ok(exit_code(&exit))
+        }
+    }
 }
 
-/// Exit codes of processes have eight bits; what has more, or is negative, is a failure all the same.
-fn exit_code(code: i64) -> u8 {
-    u8::try_from(code).unwrap_or(u8::MAX)
+/// One object with everything; output that is not UTF-8 comes in base64 under another name.
+pub(super) fn result(process: &str, kept: &Kept, exit: &ProcessExit) -> Value {
+    let mut object = serde_json::Map::new();
+    object.insert("process".to_owned(), process.into());
+    for (name, data) in [("stdout", &kept.stdout), ("stderr", &kept.stderr)] {
+        match std::str::from_utf8(data) {
+            Ok(text) => object.insert(name.to_owned(), text.into()),
+            Err(_) => object.insert(format!("{name}_base64"), BASE64.encode(data).into()),
+        };
+    }
+    object.insert("exit_code".to_owned(), exit.exit_code.into());
+    if let Some(signal) = &exit.signal {
+        object.insert("signal".to_owned(), signal.as_str().into());
+    }
+    if exit.timed_out {
+        object.insert("timed_out".to_owned(), true.into());
+    }
+    if kept.is_truncated {
+        object.insert("truncated".to_owned(), true.into());
+    }
+    if kept.dropped_bytes > 0 {
+        object.insert("dropped_bytes".to_owned(), json!(kept.dropped_bytes));
+    }
+    Value::Object(object)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        exec: Exec,
+    }
+
+    fn start(arguments: &str, is_terminal: bool) -> StartProcess {
+        let line = Line::try_parse_from(format!("exec {arguments} 01J -- cat").split_whitespace()).unwrap();
+        line.exec.start(is_terminal)
+    }
+
     #[test]
-    fn exit_codes_fit_and_never_become_success() {
-        let check = |code, expected| assert_eq!(exit_code(code), expected, "{code}");
-        check(0, 0);
-        check(137, 137);
-        check(256, 255);
-        check(-1, 255);
-        check(i64::MIN, 255);
+    fn input_is_passed_on_when_there_is_some_or_when_asked() {
+        let check = |arguments: &str, is_terminal: bool, stdin: bool| {
+            assert_eq!(start(arguments, is_terminal).stdin, stdin, "{arguments} {is_terminal}");
+        };
+        check("", false, true);
+        check("", true, false);
+        check("-i", true, true);
+        check("-t", true, true);
+        check("-n", false, false);
+        check("-d", false, false);
+        check("-di", true, true);
+        check("-dt", true, false);
+    }
+
+    #[test]
+    fn what_is_not_text_is_shown_in_base64() {
+        let kept = Kept { stdout: b"\xff\0".to_vec(), stderr: b"err\n".to_vec(), ..Kept::default() };
+        let exit = ProcessExit { exit_code: 137, signal: Some("KILL".to_owned()), timed_out: true };
+        assert_eq!(
+            result("01P", &kept, &exit),
+            json!({"process": "01P", "stdout_base64": "/wA=", "stderr": "err\n", "exit_code": 137,
+                "signal": "KILL", "timed_out": true})
+        );
     }
 }

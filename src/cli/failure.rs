@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::client::{ClientError, EndpointError, Refusal, TransportError};
+use crate::client::{ClientError, EndpointError, OutputError, Refusal, TransportError};
 
 use super::key::KeyState;
 use super::output::printable;
@@ -17,7 +17,9 @@ pub enum ExitStatus {
     Done = 0,
     /// The command line or what it asks for is not valid.
     Usage = 64,
-    /// There is no such sandbox.
+    /// Copied, but not all of it.
+    Partial = 65,
+    /// There is no such sandbox, process or file.
     NotFound = 66,
     /// No server answers there.
     Unavailable = 69,
@@ -29,8 +31,12 @@ pub enum ExitStatus {
     Output = 74,
     /// The same may succeed later.
     RetryLater = 75,
+    /// What the server sent is not to be believed.
+    Protocol = 76,
     /// The key is missing, wrong or not good for this.
     NoPermission = 77,
+    /// The remote command was ended by `--timeout`, as with timeout(1).
+    TimedOut = 124,
     /// The reader of an exec's output went away: what a shell shows for SIGPIPE.
     BrokenPipe = 141,
 }
@@ -52,7 +58,7 @@ pub(super) enum Failure {
     Runtime(#[source] io::Error),
     #[error("find sandbox {given:?}")]
     NotFound { given: String, near: Vec<String> },
-    #[error("choose: {given:?} begins the id of {} sandboxes", candidates.len())]
+    #[error("choose: {given:?} begins {} ids", candidates.len())]
     Ambiguous { given: String, candidates: Vec<String> },
     #[error("{context}")]
     Client {
@@ -62,8 +68,27 @@ pub(super) enum Failure {
         #[source]
         source: Box<ClientError>,
     },
-    #[error("{action} within {seconds} s")]
-    Timeout { action: String, seconds: u32 },
+    /// A process could no longer be followed; it does not end with that.
+    #[error("{failure}")]
+    Session { failure: Box<Self>, remedy: String },
+    #[error("take the terminal")]
+    Terminal(#[source] io::Error),
+    #[error("find process {given:?}")]
+    NoProcess { given: String, sandbox: String },
+    #[error("find a log or process {given:?}")]
+    NoLog { given: String, names: Vec<String> },
+    #[error("{action} {path}")]
+    Local {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    /// What came is not what a copy may write.
+    #[error("unpack what the server sent: {0}")]
+    Archive(String),
+    #[error("copy all: {0} not copied")]
+    Partial(String),
     #[error("write the result")]
     Output(#[source] io::Error),
     /// Not told to the user: whoever would read it has gone.
@@ -84,14 +109,29 @@ impl From<ExitStatus> for ExitCode {
 }
 
 impl Failure {
+    /// Writing here failed.
+    pub(super) fn output(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Output(error),
+        }
+    }
+
     pub(super) fn status(&self) -> ExitStatus {
         match self {
             Self::Usage(_) | Self::Endpoint(_) | Self::Ambiguous { .. } => ExitStatus::Usage,
             Self::Key { .. } => ExitStatus::NoPermission,
-            Self::NotFound { .. } => ExitStatus::NotFound,
+            Self::NotFound { .. } | Self::NoProcess { .. } | Self::NoLog { .. } => ExitStatus::NotFound,
             Self::Runtime(_) => ExitStatus::Bug,
-            Self::Timeout { .. } => ExitStatus::RetryLater,
-            Self::Output(_) => ExitStatus::Output,
+            Self::Session { failure, .. } => failure.status(),
+            Self::Local { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ExitStatus::NotFound,
+                io::ErrorKind::PermissionDenied => ExitStatus::NoPermission,
+                _ => ExitStatus::Output,
+            },
+            Self::Archive(_) => ExitStatus::Protocol,
+            Self::Partial(_) => ExitStatus::Partial,
+            Self::Output(_) | Self::Terminal(_) => ExitStatus::Output,
             Self::BrokenPipe => ExitStatus::BrokenPipe,
             Self::Client { source, .. } => client_status(source),
         }
@@ -115,8 +155,28 @@ impl Failure {
                 ClientError::Transport(error) => Some(transport_remedy(error, server)),
                 other => refusal_remedy(other.refusal()?, key),
             },
-            Self::Timeout { .. } => Some("give it more with --timeout".to_owned()),
-            Self::Usage(_) | Self::Runtime(_) | Self::Output(_) | Self::BrokenPipe => None,
+            Self::Session { failure, remedy } => {
+                let own = failure.remedy();
+                Some(own.map_or_else(|| remedy.clone(), |own| format!("{own}; {remedy}")))
+            }
+            Self::NoProcess { sandbox, .. } => {
+                Some(format!("`sandboxctl ps --all {sandbox}` shows what there is"))
+            }
+            Self::NoLog { names, .. } if names.is_empty() => {
+                Some("no app runs there; `sandboxctl ps --all` shows what was started".to_owned())
+            }
+            Self::NoLog { names, .. } => Some(format!(
+                "the app has {}; `sandboxctl ps --all` shows what was started",
+                names.join(", ")
+            )),
+            Self::Partial(_) => Some("the rest is complete; what was left out is named above".to_owned()),
+            Self::Usage(_)
+            | Self::Runtime(_)
+            | Self::Terminal(_)
+            | Self::Local { .. }
+            | Self::Archive(_)
+            | Self::Output(_)
+            | Self::BrokenPipe => None,
         }
     }
 
@@ -149,6 +209,9 @@ impl Failure {
     }
 
     fn chain(&self) -> String {
+        if let Self::Session { failure, .. } = self {
+            return failure.chain();
+        }
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(error) = source {
@@ -166,6 +229,7 @@ impl Failure {
     fn request_id(&self) -> Option<&str> {
         match self {
             Self::Client { source, .. } => source.request_id(),
+            Self::Session { failure, .. } => failure.request_id(),
             _ => None,
         }
     }
@@ -176,13 +240,15 @@ fn client_status(error: &ClientError) -> ExitStatus {
         ClientError::Transport(TransportError::AnswerTimeout { .. }) => ExitStatus::RetryLater,
         ClientError::Transport(TransportError::TooLarge { .. })
         | ClientError::Decode { .. }
-        | ClientError::Encode { .. } => ExitStatus::Bug,
+        | ClientError::Encode { .. }
+        | ClientError::Output(OutputError::Form(_))
+        | ClientError::Event(_) => ExitStatus::Bug,
         ClientError::Transport(
             TransportError::Connect { .. }
             | TransportError::ConnectTimeout { .. }
             | TransportError::Exchange { .. },
         )
-        | ClientError::Exec(_) => ExitStatus::Unavailable,
+        | ClientError::Output(OutputError::Closed | OutputError::Socket(_)) => ExitStatus::Unavailable,
         ClientError::Refused { refusal, .. } => refusal_status(refusal),
     }
 }

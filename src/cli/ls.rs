@@ -10,8 +10,15 @@ use super::context::Context;
 use super::failure::Failure;
 use super::table::{Cell, Table, Tone, age};
 
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl ls
+  sandboxctl ls -q
+  sandboxctl ls --json";
+
 /// List the sandboxes, newest first
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Ls {
     /// Print ids only, one a line
     #[arg(short, long, conflicts_with = "json")]

@@ -4,20 +4,43 @@
 //! what they share, [`failure`] turns every error into words, a remedy and an exit code. Nothing
 //! here prints by macro: a closed pipe is no error and never a panic.
 
+mod attach;
+mod attached;
+mod completions;
 mod context;
+mod copied;
+mod cp;
 mod create;
+mod events;
 mod exec;
 mod failure;
 mod key;
+mod kill;
+mod logs;
 mod ls;
+mod open;
 mod output;
+mod pack;
+mod pause;
+mod pipe;
+mod place;
+mod presets;
+mod ps;
+mod purge;
 mod resolve;
+mod resume;
 mod rm;
 mod run;
+mod session;
+mod shell;
 mod show;
+mod signals;
 mod start;
+mod stats;
 mod stop;
 mod table;
+mod terminal;
+mod unpack;
 
 pub use failure::ExitStatus;
 pub use run::main;

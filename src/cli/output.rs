@@ -9,10 +9,7 @@ use super::failure::Failure;
 /// # Errors
 /// The write failed; [`Failure::BrokenPipe`] when the reader has gone, which `ls | head` makes normal.
 pub(super) fn emit(out: &mut dyn Write, bytes: &[u8]) -> Result<(), Failure> {
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-        _ => Failure::Output(error),
-    })
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
 /// Whether to colour what goes to standard output (<https://no-color.org>).

@@ -1,6 +1,6 @@
 //! From what a user typed to a sandbox's id.
 
-use crate::client::Row;
+use crate::client::{Process, Row};
 use crate::model::SandboxId;
 
 use super::context::Context;
@@ -26,6 +26,32 @@ pub(super) async fn resolve(context: &Context, given: &str) -> Result<String, Fa
     }
     let rows = context.client.list().await.map_err(|e| context.failure("list the sandboxes", e))?;
     choose(given, &ids(&rows.value))
+}
+
+/// Returns the process that `given` is, or is the only beginning of, in any case.
+///
+/// # Errors
+/// No process or more than one begins so, or the server cannot be asked.
+pub(super) async fn resolve_process(
+    context: &Context,
+    sandbox: &str,
+    given: &str,
+) -> Result<Process, Failure> {
+    let listed = match context.client.processes(sandbox).await {
+        Ok(listed) => listed.value.processes,
+        Err(error) => return Err(context.failure_about(sandbox, "list the processes of", error).await),
+    };
+    let wanted = given.to_ascii_uppercase();
+    let mut found: Vec<Process> =
+        listed.into_iter().filter(|p| !wanted.is_empty() && p.id.starts_with(&wanted)).collect();
+    match found.len() {
+        0 => Err(Failure::NoProcess { given: given.to_owned(), sandbox: sandbox.to_owned() }),
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let candidates = found.into_iter().take(NEAR_MAX + 2).map(|process| process.id).collect();
+            Err(Failure::Ambiguous { given: given.to_owned(), candidates })
+        }
+    }
 }
 
 /// Returns ids that look like one that is not there; none if the server cannot be asked.

@@ -9,8 +9,14 @@ use super::context::Context;
 use super::failure::Failure;
 use super::resolve::resolve;
 
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl rm ID
+  sandboxctl rm --purge ID";
+
 /// Delete sandboxes; their workspaces are kept unless purged
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Rm {
     /// Delete the workspaces too; this cannot be undone
     #[arg(long)]
@@ -44,7 +50,7 @@ async fn delete(context: &Context, id: &str) -> Result<(), Failure> {
     context.emit(format!("{id} deleted, workspace kept\n").as_bytes())
 }
 
-async fn purge(context: &Context, id: &str) -> Result<(), Failure> {
+pub(super) async fn purge(context: &Context, id: &str) -> Result<(), Failure> {
     let purged = match context.client.purge(id).await {
         Ok(purged) => purged,
         Err(error) => return Err(context.failure_about(id, "purge", error).await),

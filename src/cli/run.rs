@@ -5,13 +5,16 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::client::{Client, Endpoint, Timeouts};
 
 use super::context::Context;
 use super::failure::{ExitStatus, Failure};
-use super::{create, exec, key, ls, output, rm, show, start, stop};
+use super::{
+    attach, completions, cp, create, events, exec, key, kill, logs, ls, open, output, pause, presets, ps,
+    purge, resume, rm, shell, show, start, stats, stop,
+};
 
 const URL: &str = "http://127.0.0.1:9090";
 
@@ -24,10 +27,13 @@ Environment:
                      (default: /var/lib/sandboxd)
   NO_COLOR           no colours
 
-Exit codes: 64 usage, 66 no such sandbox, 69 no server, 70 a bug, 73 conflict, 74 result not
-written, 75 try again later, 77 no permission; `exec` ends with the command's own code.
+Exit codes: 64 usage, 65 copied but not all, 66 no such sandbox, process or file, 69 no server,
+70 a bug, 73 conflict, 74 result not written, 75 try again later, 76 not to be believed,
+77 no permission. `exec`, `shell` and `attach` end with the command's own code: 128 + n after
+signal n, 124 after --timeout.
 
-An ID may be shortened as long as it stays unique.";
+An ID, and a PROCESS, may be shortened as long as it stays unique. `sandboxctl help COMMAND`
+has examples, in which ID stands for that of a sandbox and PROCESS for that of a process.";
 
 /// Runs commands in sandboxes and looks after them.
 #[derive(Debug, Parser)]
@@ -47,11 +53,25 @@ struct CommandLine {
 enum Command {
     Ls(ls::Ls),
     Create(Box<create::Create>),
+    Show(show::Show),
     Exec(exec::Exec),
+    Shell(shell::Shell),
+    Ps(ps::Ps),
+    Attach(attach::Attach),
+    Kill(kill::Kill),
+    Logs(logs::Logs),
+    Cp(cp::Cp),
+    Open(open::Open),
+    Stats(stats::Stats),
+    Events(events::Events),
     Stop(stop::Stop),
     Start(start::Start),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     Rm(rm::Rm),
-    Show(show::Show),
+    Purge(purge::Purge),
+    Presets(presets::Presets),
+    Completions(completions::Completions),
 }
 
 /// Runs the command line of this process.
@@ -85,19 +105,39 @@ fn run(line: CommandLine) -> Result<u8, Failure> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(async {
-        let done = |()| ExitStatus::Done.code();
-        match &line.command {
-            Command::Ls(command) => command.run(&context).await.map(done),
-            Command::Create(command) => command.run(&context).await.map(done),
-            Command::Exec(command) => return command.run(&context).await,
-            Command::Stop(command) => command.run(&context).await.map(done),
-            Command::Start(command) => command.run(&context).await.map(done),
-            Command::Rm(command) => command.run(&context).await.map(done),
-            Command::Show(command) => command.run(&context).await.map(done),
-        }
-        .or_else(ignore_broken_pipe)
-    })
+    let result = runtime.block_on(dispatch(&line.command, &context));
+    // A write to a pipe that nobody reads must not keep the program from ending.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(command: &Command, context: &Context) -> Result<u8, Failure> {
+    let done = |()| ExitStatus::Done.code();
+    match command {
+        // Their output is that of a process, which a reader that goes away ends.
+        Command::Exec(command) => return command.run(context).await,
+        Command::Shell(command) => return command.run(context).await,
+        Command::Attach(command) => return command.run(context).await,
+        Command::Logs(command) => command.run(context).await,
+        Command::Ls(command) => command.run(context).await.map(done),
+        Command::Create(command) => command.run(context).await.map(done),
+        Command::Show(command) => command.run(context).await.map(done),
+        Command::Ps(command) => command.run(context).await.map(done),
+        Command::Kill(command) => command.run(context).await.map(done),
+        Command::Cp(command) => command.run(context).await.map(done),
+        Command::Open(command) => command.run(context).await.map(done),
+        Command::Stats(command) => command.run(context).await.map(done),
+        Command::Events(command) => command.run(context).await.map(done),
+        Command::Stop(command) => command.run(context).await.map(done),
+        Command::Start(command) => command.run(context).await.map(done),
+        Command::Pause(command) => command.run(context).await.map(done),
+        Command::Resume(command) => command.run(context).await.map(done),
+        Command::Rm(command) => command.run(context).await.map(done),
+        Command::Purge(command) => command.run(context).await.map(done),
+        Command::Presets(command) => command.run(context).await.map(done),
+        Command::Completions(command) => command.run(CommandLine::command()).map(done),
+    }
+    .or_else(ignore_broken_pipe)
 }
 
 /// `sandboxctl ls | head -1` did all that was wanted of it.
@@ -125,8 +165,6 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<CommandLine, clap::error::ErrorKind> {
@@ -171,6 +209,11 @@ mod tests {
         let line = parse(&["exec", "-e", "A=1", "-e", "B=x=y", "01J", "--", "ls", "-la", "--json"]).unwrap();
         assert!(!line.json);
         let Command::Exec(command) = line.command else { panic!("{:?}", line.command) };
-        assert_eq!(command.command_line(), ["env", "--", "A=1", "B=x=y", "ls", "-la", "--json"]);
+        let start = command.start(false);
+        assert_eq!(start.cmd, ["ls", "-la", "--json"]);
+        assert_eq!(
+            start.env.into_iter().collect::<Vec<_>>(),
+            [("A".into(), "1".into()), ("B".into(), "x=y".into())]
+        );
     }
 }

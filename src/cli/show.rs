@@ -10,8 +10,14 @@ use super::ls::owner;
 use super::resolve::resolve;
 use super::table::{Cell, Table, Tone};
 
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl show ID
+  sandboxctl --json show ID";
+
 /// Show one sandbox
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Show {
     /// The sandbox
     #[arg(value_name = "ID")]

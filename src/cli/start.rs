@@ -4,11 +4,16 @@ use clap::Args;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::printable;
 use super::resolve::resolve;
+
+const EXAMPLES: &str = "\
+Examples:
+  sandboxctl start ID
+  sandboxctl ls -q | xargs sandboxctl start";
 
 /// Wake sandboxes
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Start {
     /// The sandboxes
     #[arg(value_name = "ID", required = true)]
@@ -23,12 +28,7 @@ impl Start {
                 Ok(answer) => answer,
                 Err(error) => return Err(context.failure_about(&id, "start", error).await),
             };
-            if context.is_json {
-                context.emit_json(&answer.json)?;
-            } else {
-                let status = printable(&answer.value.status);
-                context.emit(format!("{id} {status}\n").as_bytes())?;
-            }
+            context.emit_status(&id, &answer)?;
         }
         Ok(())
     }

@@ -105,6 +105,24 @@ pub(super) fn age(seconds: i64) -> String {
     }
 }
 
+/// Writes a number of bytes with a unit and at most three digits: `1.5 MiB`, `256 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // Tenths of the unit, rounded down, so that 1023.99 MiB never reads as more than it is.
+    let (mut tenths, mut unit) = (u128::from(bytes) * 10 / 1024, 0);
+    while tenths >= 10_240 {
+        (tenths, unit) = (tenths / 1024, unit + 1);
+    }
+    let unit = UNITS[unit.min(UNITS.len() - 1)];
+    match (tenths / 10, tenths % 10) {
+        (whole @ 100.., _) | (whole, 0) => format!("{whole} {unit}"),
+        (whole, tenth) => format!("{whole}.{tenth} {unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +154,17 @@ mod tests {
             }
         }
         assert_eq!(plain, table().render(false));
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let check = |bytes, text: &str| assert_eq!(size(bytes), text);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1024, "1 KiB");
+        check(1_572_864, "1.5 MiB");
+        check(268_435_456, "256 MiB");
+        check(u64::MAX, "15.9 EiB");
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub struct CreateSandbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_policy: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub visibility: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_preset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalIds>,
 }
 
@@ -89,6 +93,86 @@ pub struct SandboxV1 {
     pub status: String,
     #[serde(default)]
     pub preview: Option<Preview>,
+    /// The app's own processes.
+    #[serde(default)]
+    pub processes: Vec<AppProcess>,
+}
+
+/// One process that the app declares.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AppProcess {
+    pub name: String,
+    #[serde(default)]
+    pub kind: String,
+    #[serde(default)]
+    pub running: bool,
+    #[serde(default)]
+    pub pid: Option<i64>,
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+/// What a sandbox uses.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Stats {
+    #[serde(default)]
+    pub memory: Memory,
+    #[serde(default)]
+    pub cpu: Cpu,
+    #[serde(default)]
+    pub pids: Pids,
+    /// Absent while it is in use or does not run.
+    #[serde(default)]
+    pub idle_for_s: Option<u64>,
+    #[serde(default)]
+    pub throttled: bool,
+}
+
+/// In bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Memory {
+    #[serde(default)]
+    pub current: Option<u64>,
+    #[serde(default)]
+    pub peak: Option<u64>,
+    #[serde(default)]
+    pub max: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Cpu {
+    #[serde(default)]
+    pub usage_seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Pids {
+    #[serde(default)]
+    pub current: Option<u64>,
+    #[serde(default)]
+    pub max: Option<u64>,
+}
+
+/// The last lines of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Logs {
+    #[serde(default)]
+    pub lines: Vec<String>,
+}
+
+/// What a sandbox may begin as.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Presets {
+    pub presets: Vec<Preset>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Preset {
+    pub name: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub ports: Vec<u16>,
 }
 
 /// Where a sandbox's app is seen.

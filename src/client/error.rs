@@ -3,7 +3,7 @@
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{ExecStreamError, TransportError};
+use super::{EventError, OutputError, TransportError};
 
 /// The most characters of a server's message that are kept.
 const MESSAGE_CHARACTERS_MAX: usize = 2_000;
@@ -32,7 +32,9 @@ pub enum ClientError {
         source: serde_json::Error,
     },
     #[error(transparent)]
-    Exec(#[from] ExecStreamError),
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Event(#[from] EventError),
 }
 
 /// The server's reason, in the one form behind the API's two.
@@ -90,7 +92,11 @@ impl ClientError {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal),
-            Self::Transport(_) | Self::Decode { .. } | Self::Encode { .. } | Self::Exec(_) => None,
+            Self::Transport(_)
+            | Self::Decode { .. }
+            | Self::Encode { .. }
+            | Self::Output(_)
+            | Self::Event(_) => None,
         }
     }
 
@@ -99,7 +105,7 @@ impl ClientError {
         match self {
             Self::Refused { refusal, .. } => refusal.request_id.as_deref(),
             Self::Decode { request_id, .. } => request_id.as_deref(),
-            Self::Transport(_) | Self::Encode { .. } | Self::Exec(_) => None,
+            Self::Transport(_) | Self::Encode { .. } | Self::Output(_) | Self::Event(_) => None,
         }
     }
 }

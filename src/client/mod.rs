@@ -1,7 +1,7 @@
 //! Typed client of the REST API.
 //!
 //! [`Client`] has one method per route; [`Transport`] below it is HTTP/1.1 over kept connections with
-//! deadlines. It speaks plain HTTP: a server that is not on this machine is reached through a tunnel or
+//! deadlines, and WebSockets and streams over it. It speaks plain HTTP: a server that is not on this machine is reached through a tunnel or
 //! a proxy that ends TLS. It finds no keys and reads no environment; `cli` does.
 //!
 //! What a server says is bounded in size and decoded leniently: unknown fields are ignored and lists
@@ -10,16 +10,29 @@
 mod body;
 mod endpoint;
 mod error;
-mod exec;
+mod files;
+mod output;
+mod processes;
 mod requests;
+mod sandboxes;
+mod sse;
 mod transport;
 
-pub use body::{CreateSandbox, ExecOutput, ExternalIds, Preview, Purged, Row, SandboxV1, SandboxView};
+pub use body::{
+    AppProcess, CreateSandbox, ExecOutput, ExternalIds, Logs, Memory, Preset, Presets, Preview, Purged, Row,
+    SandboxV1, SandboxView, Stats,
+};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{ClientError, Refusal};
-pub use exec::{ExecChunk, ExecDecoder, ExecStream, ExecStreamError};
+pub use files::{Base, FileStat, Unpacked, stream_body};
+pub use output::{OutputError, OutputStream, ProcessEvent, ProcessExit, ProcessInput, ProcessOutput};
+pub use processes::{OutputRange, Process, ProcessList, SignalTarget, StartProcess, TerminalSize};
 pub use requests::{Answer, Client};
-pub use transport::{Exchange, Timeouts, Transport, TransportError};
+pub use sse::{EventDecoder, EventError, EventStream, ServerEvent};
+pub use transport::{Exchange, RequestBody, Timeouts, Transport, TransportError};
+
+#[cfg(test)]
+use transport::full;
 
 #[cfg(test)]
 mod tests;

@@ -122,8 +122,7 @@ async fn a_closed_connection_is_replaced_unnoticed() {
 async fn an_answer_has_a_limit() {
     let (address, _seen) = serve(vec![vec![Step::Answer(PURGED)], vec![Step::Answer(PURGED)]]);
     let transport = Transport::new(format!("http://{address}").parse().unwrap(), Timeouts::default());
-    let request =
-        || http::Request::get("/").header("host", "h").body(http_body_util::Full::default()).unwrap();
+    let request = || http::Request::get("/").header("host", "h").body(full("")).unwrap();
     let exchange = transport.send(request(), SHORT).await.unwrap();
     assert!(matches!(exchange.collect(33, SHORT).await, Err(TransportError::TooLarge { limit: 33, .. })));
     let exchange = transport.send(request(), SHORT).await.unwrap();
@@ -180,25 +179,59 @@ async fn what_is_not_http_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_stream_comes_in_pieces_and_its_connection_is_used_again() {
-    let (address, seen) = serve(vec![vec![
-        Step::Halting(
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n",
-            Duration::from_millis(20),
-            "11\r\ntwo\nexit_code: 3\n\r\n0\r\n\r\n",
-        ),
-        Step::Answer(PURGED),
-    ]]);
+async fn events_come_as_they_are_sent() {
+    let (address, seen) = serve(vec![vec![Step::Halting(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nc\r\nid: 7\nevent:\r\n",
+        Duration::from_millis(20),
+        "d\r\n x\ndata: {}\n\n\r\n0\r\n\r\n",
+    )]]);
     let client = client(address);
-    let mut stream = client.exec_stream(ID, &["true".to_owned()], SHORT).await.unwrap();
-    let mut chunks = Vec::new();
+    let mut stream = client.events(Some(ID), Some(3), Some("6")).await.unwrap();
+    let mut events = Vec::new();
     while let Some(more) = stream.next().await.unwrap() {
-        chunks.extend(more);
+        events.extend(more);
     }
-    assert_eq!(chunks, [ExecChunk::Stdout("one\n".into()), ExecChunk::Stdout("two\n".into())]);
-    assert_eq!(stream.finish(), Ok((None, 3)));
-    client.purge(ID).await.unwrap();
-    let requests: Vec<Seen> = (0..2).map(|_| seen.recv().unwrap()).collect();
-    assert_eq!(requests[0].2, r#"{"cmd":["true"],"stream":true}"#);
-    assert_eq!((requests[0].0, requests[1].0), (0, 0));
+    let event = ServerEvent { id: Some("7".to_owned()), event: "x".to_owned(), data: "{}".to_owned() };
+    assert_eq!(events, [event]);
+    let (_, head, _) = seen.recv().unwrap();
+    assert!(head.starts_with(&format!("GET /v1/events?sandbox={ID}&from=3 HTTP/1.1\r\n")), "{head}");
+    assert!(
+        head.contains("accept: text/event-stream\r\n") && head.contains("last-event-id: 6\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn what_does_not_switch_to_websocket_is_told_apart() {
+    let (address, _seen) = serve(vec![
+        vec![Step::Answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")],
+        vec![Step::Answer(
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 25\r\n\r\n{\"error\":\"no such thing\"}",
+        )],
+    ]);
+    let client = client(address);
+    let error = client.follow_process(ID, "01P", 0, true).await.unwrap_err();
+    assert!(matches!(error, ClientError::Output(OutputError::Form(_))), "{error:?}");
+    let error = client.follow_process(ID, "01P", 0, true).await.unwrap_err();
+    assert_eq!(error.refusal().unwrap().message, "no such thing");
+}
+
+#[tokio::test]
+async fn an_upload_is_sent_as_it_comes() {
+    let (address, seen) = serve(vec![vec![Step::Answer(
+        "HTTP/1.1 200 OK\r\ncontent-length: 26\r\n\r\n{\"path\":\"\",\"entries\":3}   ",
+    )]]);
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let client = client(address);
+    let sending = client.write_archive(ID, Base::Home, "a b", stream_body(receiver));
+    let feeding = async move {
+        for piece in ["one", "two"] {
+            sender.send(Ok(piece.into())).await.unwrap();
+        }
+    };
+    let (sent, ()) = tokio::join!(sending, feeding);
+    assert_eq!(sent.unwrap().value.entries, 3);
+    let (_, head, _) = seen.recv().unwrap();
+    let path = format!("PUT /v1/sandboxes/{ID}/files/archive?base=home&path=a%20b&format=tar HTTP/1.1\r\n");
+    assert!(head.starts_with(&path) && head.contains("transfer-encoding: chunked"), "{head}");
 }

@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
@@ -32,7 +34,10 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
 /// How long an idle connection may take to say that it is ready; a live one says so at once.
 const READY_WAIT: Duration = Duration::from_millis(200);
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<RequestBody>;
+
+/// What a request carries: bytes at hand, or a stream that may fail.
+pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +101,11 @@ pub struct Exchange<'a> {
     response: Response<Incoming>,
 }
 
+/// Returns a body of bytes at hand.
+pub(super) fn full(bytes: impl Into<Bytes>) -> RequestBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
 impl Transport {
     pub fn new(endpoint: Endpoint, timeouts: Timeouts) -> Self {
         Self { endpoint, timeouts, idle: Mutex::new(Vec::new()), tasks: TaskTracker::new() }
@@ -120,7 +130,7 @@ impl Transport {
     /// Dropping the future closes the connection; the server may or may not have acted.
     pub async fn send(
         &self,
-        request: Request<Full<Bytes>>,
+        request: Request<RequestBody>,
         deadline: Duration,
     ) -> Result<Exchange<'_>, TransportError> {
         self.within(deadline, self.send_unbounded(request)).await?
@@ -128,7 +138,7 @@ impl Transport {
 
     async fn send_unbounded(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<RequestBody>,
     ) -> Result<Exchange<'_>, TransportError> {
         loop {
             let (mut sender, is_fresh) = match self.take_idle().await {
@@ -182,7 +192,7 @@ impl Transport {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.exchange_error(e))?;
         // What ends a connection badly is told to the request on it; there is no one else to tell.
-        self.tasks.spawn(async move { connection.await.is_ok() });
+        self.tasks.spawn(async move { connection.with_upgrades().await.is_ok() });
         Ok(sender)
     }
 
@@ -255,6 +265,14 @@ impl Exchange<'_> {
             .await??;
         self.finish();
         Ok(body)
+    }
+
+    /// Takes over the connection of an answer `101 Switching Protocols`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn upgrade(self) -> Result<Upgraded, TransportError> {
+        hyper::upgrade::on(self.response).await.map_err(|e| self.transport.exchange_error(e))
     }
 
     /// Gives the connection back; the body must have been read to its end.

@@ -32,4 +32,6 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 #[cfg(feature = "daemon")]
+pub mod termios;
+#[cfg(feature = "daemon")]
 pub mod watch;

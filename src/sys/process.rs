@@ -247,6 +247,14 @@ pub fn kill_child(pid: i32, signal: Signal) -> io::Result<()> {
     ignore_gone(nix::sys::signal::kill(Pid::from_raw(pid), signal))
 }
 
+/// `kill(getpid(), SIGSTOP)`: stops the caller until somebody continues it.
+///
+/// # Errors
+/// The kernel's.
+pub fn stop_self() -> io::Result<()> {
+    Ok(nix::sys::signal::kill(Pid::this(), Signal::SIGSTOP)?)
+}
+
 /// `prctl(PR_SET_DUMPABLE, 0)`: no ptrace, no core dump, `/proc/<pid>` belongs to root — man 2 PR_SET_DUMPABLE.
 ///
 /// # Errors

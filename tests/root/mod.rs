@@ -2,6 +2,7 @@
 
 mod apps;
 mod browser;
+mod cli;
 mod crash;
 mod events;
 mod faults;
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Test> {
         pool::TESTS,
         processes::TESTS,
         terminal::TESTS,
+        &cli::tests(),
         faults::TESTS,
         crash::TESTS,
     ]

@@ -12,6 +12,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod server;
+pub(crate) mod terminal;
 
 use std::time::{Duration, Instant};
 
