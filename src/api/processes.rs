@@ -57,8 +57,13 @@ pub(super) async fn start(
         output_bytes: body.output_bytes,
         ..ProcessRequest::of(body.cmd, Purpose::Process)
     };
+    let is_awaited = !request.detach;
     let follower = app.supervisor.start_process(id, request).await.map_err(core)?;
-    Ok((StatusCode::CREATED, Json(view(follower.process()))).into_response())
+    let answer = (StatusCode::CREATED, Json(view(follower.process()))).into_response();
+    if is_awaited {
+        follower.keep_place();
+    }
+    Ok(answer)
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes", tag = "processes", params(("id" = String, Path)), responses(

@@ -32,6 +32,7 @@ pub struct Follower {
     /// What is not there any more, to be told first.
     dropped: Option<u64>,
     is_done: bool,
+    is_place_kept: bool,
 }
 
 impl Follower {
@@ -43,11 +44,18 @@ impl Follower {
         };
         let start = process.output.range().0;
         let dropped = (from < start).then_some(from);
-        Ok(Self { process, id, offset: from.max(start), seen, dropped, is_done: false })
+        Ok(Self { process, id, offset: from.max(start), seen, dropped, is_done: false, is_place_kept: false })
     }
 
     pub fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// Leaves its place to whoever follows next: between the start of a process and its first reader nothing is
+    /// dropped. If nobody comes the process is soon held up no longer.
+    pub fn keep_place(mut self) {
+        self.is_place_kept = true;
+        self.process.output.keep_place(self.id);
     }
 
     /// Waits until this follower is let go because it has held up the process for too long.
@@ -113,6 +121,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.process.output.leave(self.id);
+        if !self.is_place_kept {
+            self.process.output.leave(self.id);
+        }
     }
 }

@@ -13,6 +13,9 @@ use crate::runtime::{Ended, Journal, Moved, Ring, Stream};
 
 /// With less room than this nothing is moved: many small moves would cost more than a short wait.
 const ROOM_MIN: u64 = 4096;
+/// How long a process may be held up for its first reader: much longer than a client takes from one request to the
+/// next.
+const FIRST_READER_WAIT: Duration = Duration::from_secs(2);
 
 /// What everybody sees of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(super) struct Output {
 #[derive(Debug, Default)]
 struct Flow {
     followers: BTreeMap<u64, Position>,
+    /// Has the place of the client that will follow first, so that nothing is dropped until it comes.
+    placeholder: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,8 +126,11 @@ impl Output {
         let mut flow = self.lock();
         let before = flow.followers.len();
         let (now, limit) = (Instant::now(), self.ring.end().saturating_sub(self.ring.capacity() - ROOM_MIN));
-        flow.followers
-            .retain(|_, at| at.offset > limit || now.saturating_duration_since(at.moved_at) < stall);
+        let placeholder = flow.placeholder;
+        flow.followers.retain(|id, at| {
+            let patience = if Some(*id) == placeholder { stall.min(FIRST_READER_WAIT) } else { stall };
+            at.offset > limit || now.saturating_duration_since(at.moved_at) < patience
+        });
         let cut = before - flow.followers.len();
         drop(flow);
         if cut > 0 {
@@ -135,8 +143,10 @@ impl Output {
     /// When the slowest follower has held up the process for `stall`.
     pub(super) fn stalls_at(&self, stall: Duration) -> Instant {
         let flow = self.lock();
-        let slowest = flow.followers.values().min_by_key(|at| at.offset);
-        slowest.map_or_else(Instant::now, |at| at.moved_at) + stall
+        let slowest = flow.followers.iter().min_by_key(|(_, at)| at.offset);
+        let is_awaited = slowest.is_some_and(|(id, _)| Some(*id) == flow.placeholder);
+        let patience = if is_awaited { stall.min(FIRST_READER_WAIT) } else { stall };
+        slowest.map_or_else(Instant::now, |(_, at)| at.moved_at) + patience
     }
 
     pub(super) fn note_end(&self, ended: Ended) {
@@ -168,7 +178,16 @@ impl Output {
         }
         let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
         flow.followers.insert(id, Position { offset: offset.max(start), moved_at: Instant::now() });
+        if let Some(placeholder) = flow.placeholder.take() {
+            flow.followers.remove(&placeholder);
+            self.moved.notify_one();
+        }
         Some(id)
+    }
+
+    /// Makes a follower the placeholder of the next one.
+    pub(super) fn keep_place(&self, follower: u64) {
+        self.lock().placeholder = Some(follower);
     }
 
     pub(super) fn is_attached(&self, follower: u64) -> bool {

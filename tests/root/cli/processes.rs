@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("cli::exec_passes_bytes_and_exit_codes", bytes_and_codes),
     ("cli::exec_forwards_signals", signals),
     ("cli::a_process_is_left_found_and_ended", left_and_found),
+    ("cli::nothing_is_dropped_before_the_first_reader", first_reader),
     ("cli::a_lost_connection_loses_no_output", lost_connection),
 ];
 
@@ -144,6 +145,26 @@ fn left_and_found() {
     assert_eq!(run(&server, &["attach", &id, &process]).code, Some(130));
     let ran = run(&server, &["attach", &id, "01ARZ3NDEKTSV4RRFFQ69G5FAV"]);
     assert!(ran.code == Some(66) && ran.stderr.contains("ps --all"), "{ran:?}");
+}
+
+fn first_reader() {
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    let body = serde_json::json!({ "cmd": ["bash", "-c", "head -c 50000000 /dev/zero; echo end"] });
+    let started = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
+    let process = started.json()["id"].as_str().unwrap().to_owned();
+    // Far longer than it would take to write it all.
+    std::thread::sleep(Duration::from_millis(800));
+    let ran = run(&server, &["attach", &id, &process]);
+    assert_eq!((ran.code, ran.stdout.len(), ran.stderr.as_str()), (Some(0), 50_000_004, ""));
+    // What is not kept for ever is told to whoever comes late.
+    let ran = run(&server, &["attach", &id, &process]);
+    assert!(ran.stdout.len() < 50_000_004 && ran.stdout.ends_with(b"end\n"), "{}", ran.stdout.len());
+    assert!(ran.stderr.contains("bytes 0 to") && ran.stderr.contains("no longer kept"), "{}", ran.stderr);
+    // A process that is to be left is not held up by a reader who never comes.
+    let script = "head -c 50000000 /dev/zero; touch done";
+    run(&server, &["exec", "-d", &id, "--", "bash", "-c", script]);
+    eventually("it has written everything", Duration::from_secs(10), || server.exec(&id, "ls done").1 == 0);
 }
 
 /// Passes connections on until they are cut.
