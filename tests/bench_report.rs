@@ -7,9 +7,9 @@ mod report;
 #[path = "../benches/compare/stats.rs"]
 mod stats;
 
-use plot::{LEFT, RIGHT, svg, x};
-use report::{OURS, Rate, Results, figure, goals, json, markdown, text};
-use stats::{Operation, PerSandbox, Sample, Summary};
+use plot::{LEFT, RIGHT, load_svg, svg, x};
+use report::{COLD, OURS, Rate, Results, figure, goals, json, markdown, text};
+use stats::{Burst, Crowd, Load, Operation, PerSandbox, Sample, Summary, Throughput};
 
 #[test]
 fn the_axis_is_logarithmic_and_bounded() {
@@ -46,6 +46,14 @@ fn results() -> Results {
             daemons_growth: -2048,
             kernel: None,
         }],
+        loads: vec![Load {
+            throughput: vec![
+                Throughput { clients: 8, purges: false, per_second: 120.0 },
+                Throughput { clients: 8, purges: true, per_second: 59.0 },
+            ],
+            crowds: vec![Crowd { live: 0, p50: 9.0, p95: 12.0 }, Crowd { live: 500, p50: 10.0, p95: 14.5 }],
+            ..Load::new(COLD)
+        }],
         daemon_rss: Some(50 << 20),
         not_measured: vec![("crun".to_owned(), "not installed".to_owned())],
     }
@@ -73,6 +81,9 @@ fn goals_are_met_missed_or_not_measured() {
     assert!(verdicts.contains(&("purge, p50", "not measured")));
     assert!(verdicts.contains(&("RSS of the daemon", "MISSED")));
     assert!(verdicts.contains(&("PSS of an idle sandbox", "met")));
+    // Of these more is better.
+    assert!(verdicts.contains(&("creates with exec, 8 clients, no pool", "met")));
+    assert!(verdicts.contains(&("the same, each purged", "MISSED")));
 }
 
 #[test]
@@ -90,6 +101,24 @@ fn json_keeps_every_row() {
     assert_eq!(json["rows"].as_array().unwrap().len(), 3);
     assert_eq!(json["rows"][1]["ms"], 75.04);
     assert_eq!(json["not_measured"][0]["contender"], "crun");
+}
+
+#[test]
+fn load_is_told_drawn_and_kept() {
+    let mut results = results();
+    results.loads[0].burst = Some(Burst { count: 100, seconds: 0.9 });
+    let text = text(&results);
+    assert!(text.contains("create, exec, purge: 8 clients  sandboxd, no pool  59.0 per s\n"), "{text}");
+    assert!(text.contains("500   sandboxd, no pool  10.0  14.5\n"), "{text}");
+    let kept = json(&results);
+    assert_eq!(
+        (&kept["loads"][0]["burst"]["count"], &kept["loads"][0]["crowds"][1]["p95_ms"]),
+        (&100.into(), &14.5.into())
+    );
+    let drawn = load_svg(&results.loads);
+    // Two of throughput, two sizes of crowd twice.
+    assert_eq!(drawn.matches("<circle").count(), 6);
+    assert!(load_svg(&[]).ends_with("</svg>\n"));
 }
 
 #[test]

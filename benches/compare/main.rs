@@ -10,6 +10,7 @@
 
 mod bubblewrap;
 mod docker;
+mod load;
 mod machine;
 mod memory;
 mod oci;
@@ -71,6 +72,20 @@ struct Options {
     /// The server's process, for its memory
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
+    /// The same server again, without anything made ahead
+    #[arg(long, value_name = "URL", requires = "cold_preview")]
+    cold_url: Option<String>,
+    /// host:port of its previews
+    #[arg(long, value_name = "ADDRESS")]
+    cold_preview: Option<String>,
+    #[arg(long, env = "SANDBOXD_COLD_TOKEN", hide_env_values = true)]
+    cold_token: Option<String>,
+    /// Its process
+    #[arg(long, value_name = "PID")]
+    cold_pid: Option<u32>,
+    /// The most live sandboxes among which a create is timed; 0 leaves out everything under load
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=4_000))]
+    crowd: u32,
     /// The root file system that the rivals run too
     #[arg(long, env = "SANDBOXD_ROOTFS", value_name = "DIR")]
     rootfs: Option<PathBuf>,
@@ -228,10 +243,11 @@ fn compare(options: &Options) -> Result<ExitCode, Trouble> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let mut contenders = contenders(options, &scratch, &mut results)?;
     let measured = measure(options, &mut contenders, &mut results);
+    let loaded = measured.and_then(|()| loads(options, &mut results));
     for contender in &mut contenders {
         contender.tear_down();
     }
-    measured?;
+    loaded?;
     results.daemon_rss = options.server_pid.and_then(memory::resident);
     if results.daemon_rss.is_none() {
         results.not_measured.push(("RSS of the daemon".to_owned(), "needs --server-pid".to_owned()));
@@ -244,18 +260,55 @@ fn compare(options: &Options) -> Result<ExitCode, Trouble> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The servers that are measured, with their processes.
+fn servers(options: &Options) -> Vec<(&'static str, Server, Option<u32>)> {
+    let ours = Server {
+        url: options.against.clone().unwrap_or_else(|| options.url.clone()),
+        token: options.token.clone(),
+        preview: options.preview.clone(),
+        preview_domain: options.preview_domain.clone(),
+    };
+    let mut all = vec![(report::OURS, ours, options.server_pid)];
+    if let (Some(url), Some(preview)) = (&options.cold_url, &options.cold_preview) {
+        let (url, token, preview) = (url.clone(), options.cold_token.clone(), preview.clone());
+        let cold = Server { url, token, preview, preview_domain: options.preview_domain.clone() };
+        all.push((report::COLD, cold, options.cold_pid));
+    }
+    all
+}
+
+/// Measures the servers under load, one after the other.
+fn loads(options: &Options, results: &mut Results) -> Result<(), Trouble> {
+    if options.crowd == 0 {
+        return Ok(());
+    }
+    let crowd = options.crowd;
+    let plan = if options.quick {
+        let idle = Duration::from_millis(500);
+        load::Plan { clients: vec![1, 8], creates: 8, burst: 10, crowds: vec![0, 8], idle }
+    } else {
+        let crowds = vec![0, crowd / 8, crowd / 4, crowd / 2, crowd];
+        load::Plan {
+            clients: vec![1, 2, 4, 8, 16],
+            creates: 160,
+            burst: 100,
+            crowds,
+            idle: Duration::from_secs(10),
+        }
+    };
+    for (name, server, pid) in servers(options) {
+        note(&format!("{name} under load"));
+        results.loads.push(load::measure(&server, name, pid, &plan)?);
+    }
+    Ok(())
+}
+
 /// Sets up every contender that can be; the others are written down with the reason.
 fn contenders(
     options: &Options,
     scratch: &Scratch,
     results: &mut Results,
 ) -> Result<Vec<Box<dyn Contender>>, Trouble> {
-    let server = Server {
-        url: options.against.clone().unwrap_or_else(|| options.url.clone()),
-        token: options.token.clone(),
-        preview: options.preview.clone(),
-        preview_domain: options.preview_domain.clone(),
-    };
     let seccomp = seccomp(&options.seccomp, results);
     let (rootfs, workspace) = (options.rootfs.as_deref(), scratch.workspace.as_path());
     let oci = |program| {
@@ -274,13 +327,19 @@ fn contenders(
             bubblewrap::Bubblewrap::new(options.rootfs.clone(), workspace).map(|b| Box::new(b) as _),
         ),
     ];
-    let mut ours = Ours::new(server)?;
-    note("setting up sandboxd");
-    if let Err(trouble) = ours.set_up() {
-        ours.tear_down();
-        return Err(Trouble::because("set up sandboxd", &trouble));
+    let mut ready: Vec<Box<dyn Contender>> = Vec::new();
+    let servers = servers(options);
+    // Of another server it is not known; its idle sandboxes are not measured by their processes anyway.
+    let has_pool = servers.len() > 1;
+    for (name, server, _) in servers {
+        let mut ours = Ours::new(name, server, has_pool && name == report::OURS)?;
+        note(&format!("setting up {name}"));
+        if let Err(trouble) = ours.set_up() {
+            ours.tear_down();
+            return Err(Trouble::because(format!("set up {name}"), &trouble));
+        }
+        ready.push(Box::new(ours));
     }
-    let mut ready: Vec<Box<dyn Contender>> = vec![Box::new(ours)];
     for (name, rival) in rivals {
         if options.without.iter().any(|without| without == name) {
             results.not_measured.push((name.to_owned(), "left out by --without".to_owned()));
@@ -331,7 +390,7 @@ fn measure(
             let pause = Duration::from_millis(options.pause);
             let mut recorder = Recorder { samples: &mut results.samples, contender: name, round, pause };
             if let Err(trouble) = contender.round(&mut recorder) {
-                if name == report::OURS {
+                if name == report::OURS || name == report::COLD {
                     return Err(trouble);
                 }
                 failures[at] += 1;
@@ -366,6 +425,10 @@ fn rates(options: &Options, contender: &mut dyn Contender, results: &mut Results
 
 fn idle_memory(options: &Options, contender: &mut dyn Contender, results: &mut Results) {
     let name = contender.name();
+    if name == report::OURS && options.cold_url.is_some() {
+        // It has a pool, whose members cannot be told from what is started here; the other one says it.
+        return;
+    }
     if name == report::OURS && options.server_pid.is_none() {
         results
             .not_measured
@@ -430,14 +493,18 @@ fn publish(options: &Options, started: u64, results: &Results) -> Result<(), Tro
     let files = [
         ("results.json", format!("{document:#}\n")),
         ("results.svg", plot::svg(&results.samples, &results.contenders)),
+        ("load.svg", plot::load_svg(&results.loads)),
         ("results.md", report::markdown(results)),
     ];
     fs::create_dir_all(&options.out).map_err(|e| Trouble::because("make the directory for results", &e))?;
     for (name, text) in files {
         fs::write(options.out.join(name), text).map_err(|e| Trouble::because("write results", &e))?;
     }
-    let text =
-        format!("{}\nwritten: {}/results.{{json,svg,md}}\n", report::text(results), options.out.display());
+    let text = format!(
+        "{}\nwritten: {}/results.{{json,svg,md}} and load.svg\n",
+        report::text(results),
+        options.out.display()
+    );
     // A reader that went away has what it wanted; the files are there.
     io::stdout().write_all(text.as_bytes()).ok();
     Ok(())

@@ -13,7 +13,7 @@ use super::stream::Api;
 use super::{Contender, Recorder, Trouble, web};
 
 /// A command or a wake that takes longer is a failure, not a sample.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -28,6 +28,9 @@ pub(crate) struct Server {
 /// The server as a contender.
 #[derive(Debug)]
 pub(crate) struct Ours {
+    name: &'static str,
+    /// Whether sandboxes that nobody has asked for come and go here: then what an idle one costs is not seen.
+    has_pool: bool,
     server: Server,
     runtime: Runtime,
     client: Arc<Client>,
@@ -39,13 +42,22 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    pub(crate) fn new(server: Server) -> Result<Self, Trouble> {
+    pub(crate) fn new(name: &'static str, server: Server, has_pool: bool) -> Result<Self, Trouble> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Trouble::because("start a runtime", &e))?;
         let client = Arc::new(connect(&server)?);
-        Ok(Self { server, runtime, client, app: None, idle: Vec::new(), process_names: vec!["sandbox"] })
+        Ok(Self {
+            name,
+            has_pool,
+            server,
+            runtime,
+            client,
+            app: None,
+            idle: Vec::new(),
+            process_names: vec!["sandbox"],
+        })
     }
 
     fn create(&self) -> Result<String, Trouble> {
@@ -82,7 +94,7 @@ impl Ours {
 
 impl Contender for Ours {
     fn name(&self) -> &'static str {
-        "sandboxd"
+        self.name
     }
 
     fn set_up(&mut self) -> Result<(), Trouble> {
@@ -147,6 +159,9 @@ impl Contender for Ours {
     }
 
     fn start_idle(&mut self, count: u32) -> Option<Result<(), Trouble>> {
+        if self.has_pool {
+            return None;
+        }
         Some((0..count).try_for_each(|_| {
             self.idle.push(self.create()?);
             Ok(())
@@ -187,12 +202,12 @@ impl Contender for Ours {
     }
 }
 
-fn connect(server: &Server) -> Result<Client, Trouble> {
+pub(crate) fn connect(server: &Server) -> Result<Client, Trouble> {
     Client::new(&server.url, server.token.as_deref())
         .map_err(|e| Trouble::because("use the server's address", &e))
 }
 
-async fn create(client: &Client) -> Result<String, Trouble> {
+pub(crate) async fn create(client: &Client) -> Result<String, Trouble> {
     let request = CreateSandbox {
         ports: vec![web::PORT],
         template: Some("blank".to_owned()),

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::stats::{Operation, Sample, Summary};
+use super::stats::{Load, Operation, Sample, Summary};
 
 const WIDTH: f64 = 900.0;
 /// Where the axis begins and ends; names are to the left of it.
@@ -36,6 +36,69 @@ pub(crate) fn svg(samples: &[Sample], contenders: &[&'static str]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" font-family=\"sans-serif\" \
          font-size=\"12\" fill=\"#212529\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{body}</svg>\n"
     )
+}
+
+/// Returns an SVG document of what servers do under load: sandboxes per second against clients, and
+/// milliseconds against live sandboxes.
+pub(crate) fn load_svg(loads: &[Load]) -> String {
+    let mut body = String::new();
+    let mut throughput = Vec::new();
+    let mut crowds = Vec::new();
+    for load in loads {
+        for (purges, what) in [(false, "create, exec"), (true, "create, exec, purge")] {
+            let points = load.throughput.iter().filter(|t| t.purges == purges);
+            let points = points.map(|t| (f64::from(t.clients), t.per_second)).collect();
+            throughput.push((format!("{}: {what}", load.contender), points));
+        }
+        for (name, pick) in [("p50", 0), ("p95", 1)] {
+            let of = |c: &super::stats::Crowd| (f64::from(c.live), if pick == 0 { c.p50 } else { c.p95 });
+            crowds.push((format!("{}: {name}", load.contender), load.crowds.iter().map(of).collect()));
+        }
+    }
+    let next = chart(&mut body, 20.0, "sandboxes per second against clients", &throughput);
+    let y = chart(&mut body, next, "create → first exec output, ms, against live sandboxes", &crowds);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" font-family=\"sans-serif\" \
+         font-size=\"12\" fill=\"#212529\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{body}</svg>\n"
+    )
+}
+
+/// Draws lines over linear axes from 0 to the largest value; returns where the chart ends.
+fn chart(body: &mut String, top: f64, title: &str, lines: &[(String, Vec<(f64, f64)>)]) -> f64 {
+    let (left, right, height) = (60.0, 600.0, 240.0);
+    let (head, bottom) = (top + 24.0, top + 24.0 + height);
+    let largest = |pick: fn(&(f64, f64)) -> f64| {
+        lines.iter().flat_map(|(_, points)| points).map(pick).fold(f64::MIN_POSITIVE, f64::max)
+    };
+    let (across, up) = (largest(|p| p.0), largest(|p| p.1));
+    element(body, format_args!("<text x=\"{left}\" y=\"{top}\" font-weight=\"bold\">{title}</text>"));
+    element(
+        body,
+        format_args!("<path d=\"M{left} {head}V{bottom}H{right}\" stroke=\"#868e96\" fill=\"none\"/>"),
+    );
+    for part in [0.5, 1.0] {
+        let (x, y) = (left + (right - left) * part, bottom - height * part);
+        let (below, beside, across, up) = (bottom + 16.0, left - 6.0, across * part, up * part);
+        element(
+            body,
+            format_args!("<text x=\"{x}\" y=\"{below}\" text-anchor=\"middle\">{across:.0}</text>"),
+        );
+        element(body, format_args!("<text x=\"{beside}\" y=\"{y}\" text-anchor=\"end\">{up:.1}</text>"));
+    }
+    for (number, (name, points)) in lines.iter().enumerate() {
+        let colour = COLOURS[number % COLOURS.len()];
+        let place = |p: &(f64, f64)| (left + (right - left) * p.0 / across, bottom - height * p.1 / up);
+        let mut path = String::new();
+        for (at, point) in points.iter().enumerate() {
+            let (x, y) = place(point);
+            write!(path, "{}{x:.1} {y:.1}", if at == 0 { "M" } else { "L" }).ok();
+            element(body, format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+        }
+        element(body, format_args!("<path d=\"{path}\" stroke=\"{colour}\" fill=\"none\"/>"));
+        let (x, y) = (right + 20.0, head + 18.0 * f64::from(u8::try_from(number).unwrap_or(u8::MAX)));
+        element(body, format_args!("<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{name}</text>"));
+    }
+    bottom + GAP + 30.0
 }
 
 /// Draws one panel from `top` down and returns where it ends.

@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::stats::{Operation, PerSandbox, Sample, Summary};
+use super::stats::{Load, Operation, PerSandbox, Sample, Summary};
 
 /// What all ratios are to.
 pub(crate) const OURS: &str = "sandboxd";
+/// The same without anything made ahead.
+pub(crate) const COLD: &str = "sandboxd, no pool";
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Everything one run found out.
@@ -15,6 +17,7 @@ pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     pub(crate) rates: Vec<Rate>,
     pub(crate) memory: Vec<PerSandbox>,
+    pub(crate) loads: Vec<Load>,
     /// RSS of the server's process, in bytes.
     pub(crate) daemon_rss: Option<u64>,
     /// What was not measured, and why.
@@ -36,12 +39,14 @@ pub(crate) struct Goal {
     pub(crate) limit: f64,
     pub(crate) unit: &'static str,
     pub(crate) seen: Option<f64>,
+    /// More is better.
+    pub(crate) is_least: bool,
 }
 
 impl Goal {
     /// Whether it is reached; a figure that was not seen is not.
     pub(crate) fn is_met(&self) -> bool {
-        self.seen.is_some_and(|seen| seen <= self.limit)
+        self.seen.is_some_and(|seen| if self.is_least { seen >= self.limit } else { seen <= self.limit })
     }
 
     pub(crate) fn verdict(&self) -> &'static str {
@@ -55,30 +60,51 @@ impl Goal {
 
 /// Compares with what is promised.
 pub(crate) fn goals(results: &Results) -> Vec<Goal> {
-    let time = |name, operation, limit, pick: fn(Summary) -> f64| Goal {
-        name,
-        limit,
-        unit: "ms",
-        seen: Summary::select(&results.samples, OURS, operation).map(pick),
+    let most = |name, limit, unit, seen| Goal { name, limit, unit, seen, is_least: false };
+    let least = |name, limit, unit, seen| Goal { name, limit, unit, seen, is_least: true };
+    let of = |contender, operation, pick: fn(Summary) -> f64| {
+        Summary::select(&results.samples, contender, operation).map(pick)
     };
-    let idle = results.memory.iter().find(|m| m.contender == OURS);
-    let size = |name, limit, bytes: Option<u64>| Goal { name, limit, unit: "MiB", seen: bytes.map(mib) };
+    let time =
+        |name, operation, limit, pick: fn(Summary) -> f64| most(name, limit, "ms", of(OURS, operation, pick));
+    let idle = results.memory.iter().find(|m| m.contender == COLD || m.contender == OURS);
+    let size = |name, limit, bytes: Option<u64>| most(name, limit, "MiB", bytes.map(mib));
+    let load = |contender| results.loads.iter().find(|l| l.contender == contender);
+    let cold = |operation, pick: fn(Summary) -> f64| of(COLD, operation, pick);
+    let burst = load(OURS).and_then(|l| l.burst).map(|b| b.seconds);
     vec![
-        time("create → first exec output, p50", Operation::CreateExec, 40.0, |s| s.p50),
-        time("create → first exec output, p99", Operation::CreateExec, 120.0, |s| s.p99),
+        time("create → first exec output, p50", Operation::CreateExec, 3.0, |s| s.p50),
+        time("create → first exec output, p99", Operation::CreateExec, 10.0, |s| s.p99),
+        most("the same without a pool, p50", 10.0, "ms", cold(Operation::CreateExec, |s| s.p50)),
+        most("the same without a pool, p99", 30.0, "ms", cold(Operation::CreateExec, |s| s.p99)),
+        least(
+            "creates with exec, 8 clients, no pool",
+            100.0,
+            "per s",
+            load(COLD).and_then(|l| l.per_second(8, false)),
+        ),
+        least("the same, each purged", 60.0, "per s", load(COLD).and_then(|l| l.per_second(8, true))),
+        most("a burst of 100, each with exec", 1.0, "s", burst),
         time("exec true, p50", Operation::Exec, 3.0, |s| s.p50),
         time("exec true with 50 idle sandboxes, p50", Operation::ExecAmid, 1.5, |s| s.p50),
         time("exec true with 50 idle sandboxes, p99", Operation::ExecAmid, 5.0, |s| s.p99),
         time("process → first byte, p50", Operation::FirstByte, 2.0, |s| s.p50),
         // 500 MB/s.
         time("256 MiB by one stream, p50", Operation::Stream, 537.0, |s| s.p50),
-        time("stop, p50", Operation::Stop, 50.0, |s| s.p50),
-        time("purge, p50", Operation::Purge, 50.0, |s| s.p50),
+        time("stop, p50", Operation::Stop, 5.0, |s| s.p50),
+        time("purge, p50", Operation::Purge, 5.0, |s| s.p50),
         time("wake → first byte, p50", Operation::Wake, 300.0, |s| s.p50),
         time("freeze, p50", Operation::Freeze, 10.0, |s| s.p50),
         time("thaw → first byte, p50", Operation::Thaw, 2.0, |s| s.p50),
         size("RSS of the daemon", 40.0, results.daemon_rss),
         size("PSS of an idle sandbox", 1.0, idle.map(PerSandbox::process_bytes)),
+        size("kernel memory of an idle sandbox", 2.0, idle.and_then(|m| m.kernel)),
+        most(
+            "processor time of the daemon, crowd idle",
+            1.0,
+            "%",
+            results.loads.iter().rev().find_map(|l| l.idle_percent),
+        ),
     ]
 }
 
@@ -124,11 +150,21 @@ pub(crate) fn json(results: &Results) -> Value {
     let goals = goals(results).into_iter().map(|goal| {
         json!({"name": goal.name, "limit": goal.limit, "unit": goal.unit, "seen": goal.seen, "met": goal.is_met()})
     });
+    let loads = results.loads.iter().map(|l| {
+        json!({
+            "contender": l.contender,
+            "throughput": l.throughput.iter().map(|t| json!({"clients": t.clients, "purged": t.purges, "per_second": t.per_second})).collect::<Vec<_>>(),
+            "burst": l.burst.map(|b| json!({"count": b.count, "seconds": b.seconds})),
+            "crowds": l.crowds.iter().map(|c| json!({"live": c.live, "p50_ms": c.p50, "p95_ms": c.p95})).collect::<Vec<_>>(),
+            "idle_percent": l.idle_percent,
+        })
+    });
     let not_measured =
         results.not_measured.iter().map(|(what, why)| json!({"contender": what, "reason": why}));
     json!({
         "rows": samples.collect::<Vec<_>>(),
         "rates": rates.collect::<Vec<_>>(),
+        "loads": loads.collect::<Vec<_>>(),
         "memory_per_idle_sandbox": memory.collect::<Vec<_>>(),
         "daemon_rss_bytes": results.daemon_rss,
         "goals": goals.collect::<Vec<_>>(),
@@ -143,6 +179,10 @@ fn sections(results: &Results) -> Vec<Section> {
     let mut sections = vec![("Times in milliseconds", times(results))];
     if !results.rates.is_empty() {
         sections.push(("Creates per second", rates(results)));
+    }
+    if !results.loads.is_empty() {
+        sections.push(("Under load", loads(results)));
+        sections.push(("Create → first exec output among live sandboxes, in milliseconds", crowds(results)));
     }
     if !results.memory.is_empty() {
         sections.push(("Memory of one idle sandbox, in MiB", memory(results)));
@@ -176,6 +216,37 @@ fn rates(results: &Results) -> Vec<Vec<String>> {
     rows
 }
 
+fn loads(results: &Results) -> Vec<Vec<String>> {
+    let mut rows = vec![row(&["what", "", "seen"])];
+    for load in &results.loads {
+        for t in &load.throughput {
+            let what = if t.purges { "create, exec, purge" } else { "create, exec" };
+            let title = format!("{what}: {} clients", t.clients);
+            rows.push(row(&[&title, load.contender, &format!("{} per s", figure(t.per_second))]));
+        }
+        if let Some(b) = load.burst {
+            let title = format!("{} at once, each with exec", b.count);
+            rows.push(row(&[&title, load.contender, &format!("{} s", figure(b.seconds))]));
+        }
+        if let Some(percent) = load.idle_percent {
+            let live = load.crowds.last().map_or(0, |c| c.live);
+            let title = format!("processor time with {live} idle");
+            rows.push(row(&[&title, load.contender, &format!("{} %", figure(percent))]));
+        }
+    }
+    rows
+}
+
+fn crowds(results: &Results) -> Vec<Vec<String>> {
+    let mut rows = vec![row(&["live", "", "p50", "p95"])];
+    for load in &results.loads {
+        for c in &load.crowds {
+            rows.push(row(&[&c.live.to_string(), load.contender, &figure(c.p50), &figure(c.p95)]));
+        }
+    }
+    rows
+}
+
 fn memory(results: &Results) -> Vec<Vec<String>> {
     let mut rows = vec![row(&["", "PSS", "of which", "daemons grew", "kernel"])];
     for m in &results.memory {
@@ -195,9 +266,10 @@ fn memory(results: &Results) -> Vec<Vec<String>> {
 }
 
 fn goal_rows(results: &Results) -> Vec<Vec<String>> {
-    let mut rows = vec![row(&["goal", "at most", "seen", ""])];
+    let mut rows = vec![row(&["goal", "limit", "seen", ""])];
     for goal in goals(results) {
-        let limit = format!("{} {}", goal.limit, goal.unit);
+        let word = if goal.is_least { "at least" } else { "at most" };
+        let limit = format!("{word} {} {}", goal.limit, goal.unit);
         let seen = goal.seen.map_or_else(|| "-".to_owned(), |seen| format!("{} {}", figure(seen), goal.unit));
         rows.push(row(&[goal.name, &limit, &seen, goal.verdict()]));
     }

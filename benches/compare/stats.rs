@@ -41,6 +41,40 @@ pub(crate) struct PerSandbox {
     pub(crate) kernel: Option<u64>,
 }
 
+/// What a server does under load.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Load {
+    pub(crate) contender: &'static str,
+    pub(crate) throughput: Vec<Throughput>,
+    pub(crate) burst: Option<Burst>,
+    pub(crate) crowds: Vec<Crowd>,
+    /// The server's processor time with the largest crowd doing nothing, in percent of one core.
+    pub(crate) idle_percent: Option<f64>,
+}
+
+/// Sandboxes per second, each with a first command, and a purge or not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Throughput {
+    pub(crate) clients: u32,
+    pub(crate) purges: bool,
+    pub(crate) per_second: f64,
+}
+
+/// So many at once, each with a first command, until the last has answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Burst {
+    pub(crate) count: u32,
+    pub(crate) seconds: f64,
+}
+
+/// Create → first exec output while so many others live, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Crowd {
+    pub(crate) live: u32,
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+}
+
 /// The percentiles of one contender's samples of one operation, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
@@ -99,6 +133,18 @@ impl Operation {
             Self::Thaw => "thaw → first byte of the app",
             Self::Purge => "purge",
         }
+    }
+}
+
+impl Load {
+    pub(crate) fn new(contender: &'static str) -> Self {
+        Self { contender, throughput: Vec::new(), burst: None, crowds: Vec::new(), idle_percent: None }
+    }
+
+    /// Sandboxes per second with so many clients.
+    pub(crate) fn per_second(&self, clients: u32, purges: bool) -> Option<f64> {
+        let found = self.throughput.iter().find(|t| t.clients == clients && t.purges == purges);
+        found.map(|t| t.per_second)
     }
 }
 
