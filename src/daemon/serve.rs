@@ -103,6 +103,10 @@ async fn serve(config: Config) -> Exit {
         return Exit::Unavailable
             .because(&error, "the data or run directory cannot be made; see data_dir and run_dir");
     }
+    // Four descriptors for each sandbox that runs; many systems start a program with a limit of 1024.
+    if let Err(error) = process::raise_open_files() {
+        tracing::warn!(%error, "the limit on open files cannot be raised");
+    }
     let lock = match lock::take(&config.data_dir) {
         Ok(lock) => lock,
         Err(error) => {

@@ -1,5 +1,5 @@
-//! What is made before anybody asks for it: launched sandboxes that are nobody's yet, and the sites of
-//! launches to come.
+//! What is made before anybody asks for it: launched sandboxes that are nobody's yet, the sites of
+//! launches to come, and workspaces.
 //!
 //! ```text
 //! take ─► a blank is there: hit ─┐
@@ -21,8 +21,9 @@ use tokio::sync::Notify;
 use super::blank::{Blank, Site};
 use super::error::Error;
 use super::provision::{chain, discard, take_back};
-use super::supervisor::Shared;
-use crate::model::{ByteSize, Limits};
+use super::supervisor::{Shared, blocking};
+use crate::model::{ByteSize, LaunchId, Limits};
+use crate::storage::Staged;
 
 /// What one blank takes, by which the memory it may have is turned into a number: its process, the kernel's
 /// memory of its cgroup, namespaces and mounts, and its part of the daemon.
@@ -64,6 +65,7 @@ pub(super) struct Pool {
 struct State {
     blanks: VecDeque<Blank>,
     sites: VecDeque<Site>,
+    workspaces: Vec<Staged>,
     /// How many blanks there should be.
     wanted: usize,
     last_taken: Instant,
@@ -79,6 +81,15 @@ pub(super) struct Starting<'a>(&'a Pool);
 enum Lack {
     Site,
     Blank,
+    Workspace,
+}
+
+/// What is to be taken away.
+#[derive(Debug, Default)]
+struct Surplus {
+    blanks: Vec<Blank>,
+    sites: Vec<Site>,
+    workspaces: Vec<Staged>,
 }
 
 impl Pool {
@@ -88,6 +99,7 @@ impl Pool {
         let state = State {
             blanks: VecDeque::new(),
             sites: VecDeque::new(),
+            workspaces: Vec::new(),
             wanted: floor(blanks_max),
             last_taken: Instant::now(),
             last_shrunk: Instant::now(),
@@ -130,29 +142,40 @@ impl Pool {
         Some(site)
     }
 
+    /// Takes a workspace.
+    pub(super) fn take_workspace(&self) -> Option<Staged> {
+        self.state().workspaces.pop()
+    }
+
     fn lack(&self) -> Option<Lack> {
         let state = self.state();
         if state.blanks.len() < state.wanted {
             Some(Lack::Blank)
         } else if state.sites.len() < self.config.sites {
             Some(Lack::Site)
+        } else if state.workspaces.len() < state.wanted + self.config.sites {
+            Some(Lack::Workspace)
         } else {
             None
         }
     }
 
     /// Takes out what is more than is wanted now.
-    fn surplus(&self, keeps_none: bool) -> (Vec<Blank>, Vec<Site>) {
+    fn surplus(&self, keeps_none: bool) -> Surplus {
         let mut state = self.state();
         if keeps_none {
-            return (state.blanks.drain(..).collect(), state.sites.drain(..).collect());
+            return Surplus {
+                blanks: state.blanks.drain(..).collect(),
+                sites: state.sites.drain(..).collect(),
+                workspaces: std::mem::take(&mut state.workspaces),
+            };
         }
         if state.last_taken.max(state.last_shrunk).elapsed() >= DEMAND_INTERVAL {
             state.last_shrunk = Instant::now();
             state.wanted = shrunk(state.wanted, self.blanks_max);
         }
         let wanted = state.wanted.min(state.blanks.len());
-        (state.blanks.drain(wanted..).collect(), Vec::new())
+        Surplus { blanks: state.blanks.drain(wanted..).collect(), ..Surplus::default() }
     }
 
     /// Waits until nothing is being started, but not for ever.
@@ -223,14 +246,22 @@ async fn fill(shared: &Arc<Shared>) -> Duration {
 
 async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
     let limits = &shared.config.limits;
-    let ready = if lack == Lack::Blank { shared.pool.take_site() } else { None };
-    let site = match ready {
-        Some(site) => site,
-        None => Site::make(shared, limits).await?,
-    };
     match lack {
-        Lack::Site => shared.pool.state().sites.push_back(site),
+        Lack::Workspace => {
+            let storage = Arc::clone(shared);
+            let name = LaunchId::generate().to_string();
+            let staged = blocking(move || storage.storage.stage_ahead(&name).map_err(Error::Storage)).await?;
+            shared.pool.state().workspaces.push(staged);
+        }
+        Lack::Site => {
+            let site = Site::make(shared, limits).await?;
+            shared.pool.state().sites.push_back(site);
+        }
         Lack::Blank => {
+            let site = match shared.pool.take_site() {
+                Some(site) => site,
+                None => Site::make(shared, limits).await?,
+            };
             let blank = Blank::launch(shared, site, limits.nofile).await?;
             match blank.wait_ready().await {
                 Ok(()) => shared.pool.state().blanks.push_back(blank),
@@ -241,18 +272,25 @@ async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
     Ok(())
 }
 
-async fn remove(shared: &Arc<Shared>, (blanks, sites): (Vec<Blank>, Vec<Site>)) {
-    futures_util::future::join_all(blanks.into_iter().map(|blank| discard(shared, blank.site))).await;
-    futures_util::future::join_all(sites.into_iter().map(|site| discard(shared, site))).await;
+async fn remove(shared: &Arc<Shared>, surplus: Surplus) {
+    let sites = surplus.blanks.into_iter().map(|blank| blank.site).chain(surplus.sites);
+    futures_util::future::join_all(sites.map(|site| discard(shared, site))).await;
+    for staged in surplus.workspaces {
+        let storage = Arc::clone(shared);
+        if let Err(error) = blocking(move || storage.storage.unstage(staged).map_err(Error::Storage)).await {
+            tracing::error!(error = %chain(&error), "cannot remove a workspace that is nobody's");
+        }
+    }
 }
 
 fn report(shared: &Shared) {
-    let (blanks, sites) = {
+    let (blanks, sites, workspaces) = {
         let state = shared.pool.state();
-        (state.blanks.len(), state.sites.len())
+        (state.blanks.len(), state.sites.len(), state.workspaces.len())
     };
-    shared.metrics.set_pool("blank", blanks);
-    shared.metrics.set_pool("site", sites);
+    for (kind, number) in [("blank", blanks), ("site", sites), ("workspace", workspaces)] {
+        shared.metrics.set_pool(kind, number);
+    }
 }
 
 /// The fewest blanks that are kept.

@@ -195,7 +195,8 @@ async fn recorded_workspace(
     let (storage, spec) = (Arc::clone(shared), record.spec.clone());
     let made = blocking(move || {
         fail_point("provision-workspace")?;
-        storage.storage.prepare(spec.id, spec.template.as_ref()).map_err(Error::Storage)
+        let ready = || storage.pool.take_workspace();
+        storage.storage.prepare(spec.id, spec.template.as_ref(), ready).map_err(Error::Storage)
     });
     let made = phase("workspace", made).await?;
     if (made, occasion) == (Prepared::Made, Occasion::Create) {

@@ -65,6 +65,12 @@ impl Throttle {
         matches!(self.0.lock().unwrap_or_else(PoisonError::into_inner).hold, Hold::Held { .. })
     }
 
+    /// Whether a look at the counter alone says that nothing has happened: of many sandboxes nearly all are so.
+    fn is_calm(&self, events: u64) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.hold == Hold::Free && state.events == events
+    }
+
     fn observe(&self, high: u64, sample: Sample, now: Instant) -> Action {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, action) = step(*state, high, sample, now);
@@ -112,7 +118,11 @@ fn look(entry: &Arc<Entry>) {
     let Some(live) = entry.live() else { return };
     let high = entry.record().spec.limits.memory_high.as_u64();
     // One that ends at this moment has no figures any more.
-    let Some(sample) = sample(&live.cgroup) else { return };
+    let Some(events) = live.cgroup.memory_high_events().filter(|events| !live.throttle.is_calm(*events))
+    else {
+        return;
+    };
+    let Some(sample) = sample(&live.cgroup, events) else { return };
     let (id, was_held) = (entry.id, live.throttle.is_held());
     let action = live.throttle.observe(high, sample, Instant::now());
     if live.throttle.is_held() && !was_held {
@@ -145,12 +155,8 @@ pub(super) fn restore(shared: &Shared, entry: &Entry, cgroup: &Cgroup) {
     }
 }
 
-fn sample(cgroup: &Cgroup) -> Option<Sample> {
-    Some(Sample {
-        events: cgroup.memory_high_events()?,
-        current: cgroup.memory_current()?,
-        unreclaimable: cgroup.memory_unreclaimable()?,
-    })
+fn sample(cgroup: &Cgroup, events: u64) -> Option<Sample> {
+    Some(Sample { events, current: cgroup.memory_current()?, unreclaimable: cgroup.memory_unreclaimable()? })
 }
 
 #[cfg(test)]
@@ -183,8 +189,11 @@ mod tests {
         let now = Instant::now();
         let (state, _) = after(State::default(), 10, 50, now);
         assert_eq!(state.hold, Hold::Free);
+        let throttle = Throttle(Mutex::new(state));
+        assert!(throttle.is_calm(10) && !throttle.is_calm(11));
         let (state, _) = after(state, 20, 95, now);
         assert!(matches!(state.hold, Hold::Held { .. }));
+        assert!(!Throttle(Mutex::new(state)).is_calm(20), "one that is held is looked at until it is free");
         let (state, action) = after(state, 20, 95, now + HELD_MAX);
         assert_eq!((state.hold, action), (Hold::Free, Action::Nothing), "no new event");
     }

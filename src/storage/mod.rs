@@ -89,6 +89,10 @@ pub struct ManifestFile {
     pub stat: rustix::fs::Stat,
 }
 
+/// A workspace that was made ahead and is nobody's.
+#[derive(Debug)]
+pub struct Staged(PathBuf);
+
 /// What [`Storage::prepare`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepared {
@@ -128,19 +132,59 @@ impl Storage {
         self.workspace_path(id).symlink_metadata().is_ok()
     }
 
-    /// Makes a workspace from the skeleton and a template; one that is there is left as it is.
+    /// Makes a workspace that is nobody's yet, from the skeleton alone; the name is the caller's.
+    ///
+    /// # Errors
+    /// The disk is full or fails; then nothing is left in place.
+    pub fn stage_ahead(&self, name: &str) -> Result<Staged, StorageError> {
+        let staging = self.config.data_dir.join("staging").join(name);
+        match self.stage(&staging) {
+            Ok(()) => Ok(Staged(staging)),
+            Err(error) => {
+                // Whatever is left is swept at the next start.
+                let _ignored: Result<u64, StorageError> = self.discard(&staging);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a workspace that nobody has needed.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn unstage(&self, staged: Staged) -> Result<(), StorageError> {
+        self.discard(&staged.0).map(drop)
+    }
+
+    /// Makes a workspace from the skeleton and a template; one that is there is left as it is. `ready` is
+    /// asked for one that was made ahead.
     ///
     /// # Errors
     /// There is no such template, or the disk is full or fails; then nothing is left in place.
-    pub fn prepare(&self, id: SandboxId, template: Option<&TemplateName>) -> Result<Prepared, StorageError> {
+    pub fn prepare(
+        &self,
+        id: SandboxId,
+        template: Option<&TemplateName>,
+        ready: impl FnOnce() -> Option<Staged>,
+    ) -> Result<Prepared, StorageError> {
         let target = self.workspace_path(id);
         if target.symlink_metadata().is_ok() {
             sysfs::open_directory(&target).map_err(StorageError::at("open the workspace", &target))?;
             return Ok(Prepared::Existing);
         }
         let template = template.filter(|t| !t.is_blank()).map(|t| self.template(t)).transpose()?;
-        let staging = self.config.data_dir.join("staging").join(id.to_string());
-        let made = self.stage(&staging, template.as_deref()).and_then(|()| {
+        let (staging, staged) = match ready() {
+            Some(Staged(staging)) => (staging, Ok(())),
+            None => {
+                let staging = self.config.data_dir.join("staging").join(id.to_string());
+                let staged = self.stage(&staging);
+                (staging, staged)
+            }
+        };
+        let made = staged.and_then(|()| {
+            if let Some(template) = template {
+                tree::copy(&template, &staging.join(APP), OWNER)?;
+            }
             fail::fail_point!("storage-prepare-rename", |_| Err(StorageError::FailPoint(
                 "storage-prepare-rename"
             )));
@@ -243,7 +287,7 @@ impl Storage {
         Err(StorageError::UnknownTemplate { name: name.to_string(), known: known.join(", ") })
     }
 
-    fn stage(&self, staging: &Path, template: Option<&Path>) -> Result<(), StorageError> {
+    fn stage(&self, staging: &Path) -> Result<(), StorageError> {
         self.discard(staging)?;
         let failed = StorageError::at("make the workspace", staging);
         fs::DirBuilder::new().mode(0o750).create(staging).map_err(&failed)?;
@@ -260,9 +304,6 @@ impl Storage {
                 Err(errno) => return Err(failed(errno.into())),
             }
             sysfs::give_name(&root, directory, OWNER, OWNER).map_err(&failed)?;
-        }
-        if let Some(template) = template {
-            tree::copy(template, &staging.join(APP), OWNER)?;
         }
         sysfs::give(root.as_fd(), OWNER, OWNER).map_err(&failed)
     }

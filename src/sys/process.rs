@@ -268,6 +268,17 @@ pub fn hard_limit(resource: rustix::process::Resource) -> Option<u64> {
     rustix::process::getrlimit(resource).maximum
 }
 
+/// `setrlimit(RLIMIT_NOFILE)`: raises the soft limit to the hard one; returns it, `None` when there is none.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_open_files() -> io::Result<Option<u64>> {
+    let resource = rustix::process::Resource::Nofile;
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    rustix::process::setrlimit(resource, rustix::process::Rlimit { current: maximum, maximum })?;
+    Ok(maximum)
+}
+
 fn ignore_gone(result: nix::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
