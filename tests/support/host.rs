@@ -30,10 +30,7 @@ impl HostSnapshot {
         }
         Self {
             mounts: mounts.lines().map(str::to_owned).collect(),
-            links: names(Path::new("/sys/class/net"))
-                .into_iter()
-                .filter(|n| n.starts_with(&format!("{INSTANCE}p")))
-                .collect(),
+            links: cables(),
             cgroups,
             run: names(&server.directory.path().join("run"))
                 .into_iter()
@@ -45,6 +42,12 @@ impl HostSnapshot {
             inits: processes("sandbox-init"),
         }
     }
+}
+
+/// The host's ends of the sandboxes' networks.
+pub(crate) fn cables() -> BTreeSet<String> {
+    let all = names(Path::new("/sys/class/net"));
+    all.into_iter().filter(|n| n.starts_with(&format!("{INSTANCE}p"))).collect()
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::eventually;
 use super::http::{self, Answer};
+use super::{eventually, host};
 
 /// Names the cgroups, links and firewall table of the tests; another name lets two checkouts be tested at once.
 pub(crate) const INSTANCE: &str = match option_env!("SANDBOXD_TEST_INSTANCE") {
@@ -28,6 +28,9 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with further settings.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        // The kernel takes the cables of the last test's sandboxes away in its own time; a test that compares the
+        // host before and after must not begin with them.
+        eventually("the last test's cables are gone", Duration::from_secs(20), || host::cables().is_empty());
         let mut server = Self::prepare(settings);
         server.boot();
         server
