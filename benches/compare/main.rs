@@ -328,11 +328,8 @@ fn contenders(
         ),
     ];
     let mut ready: Vec<Box<dyn Contender>> = Vec::new();
-    let servers = servers(options);
-    // Of another server it is not known; its idle sandboxes are not measured by their processes anyway.
-    let has_pool = servers.len() > 1;
-    for (name, server, _) in servers {
-        let mut ours = Ours::new(name, server, has_pool && name == report::OURS)?;
+    for (name, server, _) in servers(options) {
+        let mut ours = Ours::new(name, server)?;
         note(&format!("setting up {name}"));
         if let Err(trouble) = ours.set_up() {
             ours.tear_down();

@@ -29,8 +29,6 @@ pub(crate) struct Server {
 #[derive(Debug)]
 pub(crate) struct Ours {
     name: &'static str,
-    /// Whether sandboxes that nobody has asked for come and go here: then what an idle one costs is not seen.
-    has_pool: bool,
     server: Server,
     runtime: Runtime,
     client: Arc<Client>,
@@ -42,7 +40,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    pub(crate) fn new(name: &'static str, server: Server, has_pool: bool) -> Result<Self, Trouble> {
+    pub(crate) fn new(name: &'static str, server: Server) -> Result<Self, Trouble> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -50,7 +48,6 @@ impl Ours {
         let client = Arc::new(connect(&server)?);
         Ok(Self {
             name,
-            has_pool,
             server,
             runtime,
             client,
@@ -159,9 +156,6 @@ impl Contender for Ours {
     }
 
     fn start_idle(&mut self, count: u32) -> Option<Result<(), Trouble>> {
-        if self.has_pool {
-            return None;
-        }
         Some((0..count).try_for_each(|_| {
             self.idle.push(self.create()?);
             Ok(())
