@@ -85,7 +85,7 @@ pub enum Purpose {
 /// What is written down of a process before it is started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Description {
-    /// Cut at [`start::SHOWN_BYTES_MAX`].
+    /// Cut at a length that is enough to recognise it.
     cmd: Vec<String>,
     cwd: String,
     tty: bool,
