@@ -24,6 +24,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("run_dir", "/run/sandboxd", "what is there only while sandboxes run"),
     setting("db", "", "the database; default: sandboxd.db in the data directory"),
     setting(
+        "backup_interval_seconds",
+        "60",
+        "how often the database is copied to a file beside it (.backup) while it changes, which takes its place if it is damaged; 0: never",
+    ),
+    setting(
         "rootfs",
         "/usr/share/sandboxd/rootfs",
         "the root file system of all sandboxes, built by scripts/build-rootfs",
@@ -89,6 +94,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("probe_paths", "", "paths, separated by commas: the same for requests to them"),
     setting("idle_reap_interval_seconds", "30", "how often idle sandboxes are looked for; 0: never"),
     setting("keepalive_max_seconds", "86400", "the longest that a client may keep a sandbox awake ahead"),
+    setting(
+        "sweep_interval_seconds",
+        "15",
+        "how often the host is compared with the record; what is in no record at four looks in a row is removed; 0: at the start only",
+    ),
     setting("pressure_interval_seconds", "10", "how often the host's memory is looked at; 0: never"),
     setting(
         "mem_headroom_pct",

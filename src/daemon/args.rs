@@ -36,6 +36,13 @@ pub(super) enum Command {
     CheckConfig,
     /// Asks a running server whether it is well
     Health,
+    /// Copies the record of all sandboxes, also while a server runs; their files are not part of it
+    Backup {
+        /// Where to; replaced if it is there
+        file: PathBuf,
+    },
+    /// Puts a copy in the place of the record, which is kept beside it; the server must not run
+    Restore { file: PathBuf },
     /// The process that launches containers; started by `serve`
     #[command(name = "__launcher", hide = true)]
     Launcher {

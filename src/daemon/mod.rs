@@ -5,6 +5,7 @@ mod check;
 mod exit;
 mod key;
 mod lock;
+mod record;
 mod serve;
 mod supervise;
 
@@ -33,6 +34,8 @@ pub fn main() -> ExitCode {
         Command::Check => check::run(&flags),
         Command::CheckConfig => check::config(&flags),
         Command::Health => check::health(&flags),
+        Command::Backup { file } => record::backup(&flags, &file),
+        Command::Restore { file } => record::restore(&flags, &file),
         Command::Launcher { init, writable } => serve::launcher(init, writable),
     };
     exit.into()

@@ -126,7 +126,10 @@ async fn serve(config: Config) -> Exit {
             return Exit::Unavailable.because(&error, &remedy);
         }
     };
-    let opened = Metadata::open(&metadata::Config { path: config.database.clone() });
+    let opened = Metadata::open(&metadata::Config {
+        path: config.database.clone(),
+        backup_interval: config.backup_interval,
+    });
     let (metadata, contents) = match opened {
         Ok(opened) => opened,
         Err(error) if error.is_full() => {
@@ -134,6 +137,13 @@ async fn serve(config: Config) -> Exit {
         }
         Err(error) => return Exit::Unavailable.because(&error, ""),
     };
+    if let Some(recovered) = &contents.recovered {
+        let age = recovered.age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
+        tracing::error!(
+            problem = recovered.problem, kept_as = %recovered.kept_as.display(), age,
+            "THE RECORD WAS DAMAGED: its last good copy is used, and what happened since that was made is not known"
+        );
+    }
     let code = match build(&config, metadata.clone(), contents).await {
         Ok(app) => app.run(&config, api_listener, preview_listener).await,
         Err(exit) => exit,
@@ -258,6 +268,7 @@ fn sandbox_config(config: &Config) -> sandbox::Config {
         idle_threshold: config.idle_threshold,
         silent_connection: config.silent_connection,
         idle_interval: config.idle_reap_interval,
+        sweep_interval: config.sweep_interval,
         pressure_interval: config.pressure_interval,
         keepalive_max: config.keepalive_max,
         stop_grace: config.stop_grace,

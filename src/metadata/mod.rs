@@ -7,6 +7,7 @@
 //! Everything that waits is written in one transaction, so that a hundred creates at once cost one
 //! fsync. Whoever writes says what the record has to survive: the daemon's death only, or a power loss.
 
+mod backup;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -17,11 +18,16 @@ use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::model::{External, Record, SandboxId};
 
 use writer::Job;
 
+pub use backup::{Recovered, restore, save};
+
+/// How far the numbers of events jump when a copy of unknown age is used.
+const EVENTS_LEAP: u64 = 1_000_000;
 /// How many writes may wait.
 const QUEUE: usize = 4096;
 
@@ -29,6 +35,8 @@ const QUEUE: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub path: PathBuf,
+    /// How often a copy is made beside it while it changes; zero: never.
+    pub backup_interval: Duration,
 }
 
 /// Why the record cannot be read or written.
@@ -41,6 +49,10 @@ pub enum MetadataError {
         source: rusqlite::Error,
     },
     #[error(
+        "use the database {path}: it is damaged ({problem}), and no copy is beside it; restore one by `sandboxd restore`, or move the file away to start without its sandboxes"
+    )]
+    Damaged { path: PathBuf, problem: String },
+    #[error(
         "use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes"
     )]
     Unusable { path: PathBuf, problem: String },
@@ -48,7 +60,15 @@ pub enum MetadataError {
     Newer { found: i64, known: i64 },
     #[error("read the record of {id}: {problem}")]
     Row { id: String, problem: String },
-    #[error("write the record: the disk is full")]
+    #[error("copy the record to {path}")]
+    Copy {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("write the record: another program holds the database")]
+    Busy(#[source] rusqlite::Error),
+    #[error("write the record: the disk is full or cannot be written")]
     Full(#[source] rusqlite::Error),
     #[error("write the record")]
     Write(#[source] rusqlite::Error),
@@ -99,10 +119,17 @@ pub struct Contents {
     pub retired: Vec<Retired>,
     /// The highest number of an event that may have been given out.
     pub events_given_out: u64,
+    /// Set when a copy had to take the place of a damaged database.
+    pub recovered: Option<Recovered>,
 }
 
 impl MetadataError {
-    /// Says whether the disk is full.
+    /// Says whether another program is in the way.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+
+    /// Says whether the disk is full or cannot be written.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full(_))
     }
@@ -112,13 +139,21 @@ impl Metadata {
     /// Opens or makes the database, brings it up to date, and reads it.
     ///
     /// # Errors
-    /// It is damaged, foreign, newer, or cannot be written. It is never replaced by an empty one.
+    /// It is foreign, newer, or cannot be written; or it is damaged and there is no copy. It is never replaced by
+    /// an empty one.
     pub fn open(config: &Config) -> Result<(Self, Contents), MetadataError> {
-        let connection = schema::open(&config.path)?;
-        let contents = rows::read_all(&connection)?;
+        let (connection, recovered) = backup::open(&config.path)?;
+        let mut contents = rows::read_all(&connection)?;
+        if recovered.is_some() {
+            // What was given out since the copy is not known; numbers must not come twice.
+            contents.events_given_out += EVENTS_LEAP;
+        }
+        contents.recovered = recovered;
+        let keeper = backup::Keeper::new(&config.path, config.backup_interval);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE);
         let builder = std::thread::Builder::new().name("metadata".to_owned());
-        let thread = builder.spawn(move || writer::run(connection, &jobs)).map_err(MetadataError::File)?;
+        let thread =
+            builder.spawn(move || writer::run(connection, &jobs, keeper)).map_err(MetadataError::File)?;
         Ok((Self { queue, thread: Arc::new(Mutex::new(Some(thread))) }, contents))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 
 use super::MetadataError;
+use super::backup::READ_ONLY;
 
 /// In order; the schema's version is the number of those that were applied.
 const MIGRATIONS: [&str; 5] = [
@@ -30,7 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
     drop(made);
     let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            MetadataError::Unusable { path: path.to_owned(), problem: source.to_string() }
+            MetadataError::Damaged { path: path.to_owned(), problem: source.to_string() }
         }
         _ => MetadataError::Open { path: path.to_owned(), source },
     };
@@ -48,12 +49,29 @@ pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
     Ok(connection)
 }
 
+/// Opens a database that is ours, sound and not newer, to read it only.
+pub(super) fn inspect(path: &Path) -> Result<Connection, MetadataError> {
+    let failed = |source| MetadataError::Open { path: path.to_owned(), source };
+    let connection = Connection::open_with_flags(path, READ_ONLY).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    recognise(&connection, path)?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let found = version.map_err(failed)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    match found {
+        0 => Err(MetadataError::Unusable { path: path.to_owned(), problem: "it is empty".to_owned() }),
+        _ if found > known => Err(MetadataError::Newer { found, known }),
+        _ => Ok(connection),
+    }
+}
+
 /// Refuses a file that is damaged or somebody else's; it is not changed.
 fn recognise(connection: &Connection, path: &Path) -> Result<(), MetadataError> {
     let unusable = |problem: String| MetadataError::Unusable { path: path.to_owned(), problem };
+    let damaged = |problem: String| MetadataError::Damaged { path: path.to_owned(), problem };
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let application_id = pragma("application_id").map_err(|e| unusable(e.to_string()))?;
-    let version = pragma("user_version").map_err(|e| unusable(e.to_string()))?;
+    let application_id = pragma("application_id").map_err(|e| damaged(e.to_string()))?;
+    let version = pragma("user_version").map_err(|e| damaged(e.to_string()))?;
     // A database that another daemon died making has neither yet.
     if application_id != APPLICATION_ID && (application_id, version) != (0, 0) {
         return Err(unusable("it is another program's".to_owned()));
@@ -61,8 +79,8 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), MetadataError> 
     let check = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
     match check {
         Ok(result) if result == "ok" => Ok(()),
-        Ok(result) => Err(unusable(format!("it is damaged: {result}"))),
-        Err(error) => Err(unusable(format!("it is damaged: {error}"))),
+        Ok(result) => Err(damaged(result)),
+        Err(error) => Err(damaged(error.to_string())),
     }
 }
 

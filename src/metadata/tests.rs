@@ -53,7 +53,7 @@ fn put(metadata: &Metadata, record: &Record) -> Result<(), MetadataError> {
 }
 
 fn open(path: &Path) -> Result<(Metadata, Contents), MetadataError> {
-    Metadata::open(&Config { path: path.to_owned() })
+    Metadata::open(&Config { path: path.to_owned(), backup_interval: Duration::ZERO })
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn damaged_foreign_and_newer_files_are_refused_and_left_alone() {
         let path = directory.path().join(name);
         std::fs::write(&path, &content).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, MetadataError::Unusable { .. }), "{name}: {error}");
+        assert!(matches!(error, MetadataError::Damaged { .. }), "{name}: {error}");
         assert_eq!(std::fs::read(&path).unwrap(), content, "{name}");
     }
     let connection = rusqlite::Connection::open(&good).unwrap();
@@ -175,4 +175,71 @@ fn a_row_that_makes_no_sense_is_named() {
     drop(connection);
     let error = open(&path).unwrap_err();
     assert!(error.to_string().contains(&record.spec.id.to_string()), "{error}");
+}
+
+#[test]
+fn a_damaged_record_is_kept_aside_and_its_copy_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let config = Config { path: path.clone(), backup_interval: Duration::from_secs(3600) };
+    let (metadata, _) = Metadata::open(&config).unwrap();
+    let record = record(Some(3));
+    put(&metadata, &record).unwrap();
+    wait(|done| metadata.reserve_events(7, Durability::Power, done)).unwrap();
+    metadata.close();
+    let damaged = vec![b'x'; 8192];
+    std::fs::write(&path, &damaged).unwrap();
+    let (metadata, contents) = Metadata::open(&config).unwrap();
+    assert_eq!(contents.records, [record]);
+    assert_eq!(contents.events_given_out, 7 + EVENTS_LEAP);
+    let recovered = contents.recovered.unwrap();
+    assert_eq!(std::fs::read(&recovered.kept_as).unwrap(), damaged);
+    metadata.close();
+    let (metadata, contents) = Metadata::open(&config).unwrap();
+    assert!(contents.recovered.is_none());
+    metadata.close();
+    // A copy that is damaged too is no copy; nothing is changed then.
+    for file in [path.clone(), directory.path().join("db.backup")] {
+        std::fs::write(file, &damaged).unwrap();
+    }
+    assert!(matches!(Metadata::open(&config).unwrap_err(), MetadataError::Damaged { .. }));
+    assert_eq!(std::fs::read(&path).unwrap(), damaged);
+}
+
+#[test]
+fn copies_are_made_while_it_is_used_and_put_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("db"), directory.path().join("copy"));
+    let (metadata, _) = open(&path).unwrap();
+    let first = record(Some(1));
+    put(&metadata, &first).unwrap();
+    save(&path, &copy).unwrap();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&copy).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    put(&metadata, &record(Some(2))).unwrap();
+    metadata.close();
+    let kept = restore(&path, &copy).unwrap().unwrap();
+    // Closed each time: a writer that has not ended yet holds the file.
+    let read = |path: &Path| {
+        let (metadata, contents) = open(path).unwrap();
+        metadata.close();
+        contents.records
+    };
+    assert_eq!(read(&path), [first]);
+    assert_eq!(read(&kept).len(), 2);
+    std::fs::write(&copy, "x").unwrap();
+    assert!(restore(&path, &copy).is_err() && restore(&path, Path::new("/nonexistent")).is_err());
+    assert_eq!(read(&path).len(), 1, "a bad copy changed something");
+}
+
+#[test]
+fn a_database_that_another_program_holds_is_busy_not_broken() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let (metadata, _) = open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(put(&metadata, &record(None)).unwrap_err().is_busy());
+    other.execute_batch("ROLLBACK").unwrap();
+    put(&metadata, &record(None)).unwrap();
 }

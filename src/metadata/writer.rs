@@ -1,9 +1,10 @@
 //! The one thread that writes.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::backup::Keeper;
 use super::{Done, Durability, MetadataError, Retirement, rows};
 use crate::model::{Record, SandboxId};
 
@@ -41,10 +42,24 @@ impl Job {
 }
 
 /// Writes until told to close or until nobody is left to ask.
-pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>) {
+pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: Keeper) {
     let mut open = true;
     while open {
-        let Ok(first) = jobs.recv() else { break };
+        let due = keeper.due();
+        let next = match due {
+            // Also under a load that never pauses.
+            Some(due) if due.is_zero() => Err(RecvTimeoutError::Timeout),
+            Some(due) => jobs.recv_timeout(due),
+            None => jobs.recv().map_err(RecvTimeoutError::from),
+        };
+        let first = match next {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                keeper.make(&connection);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let mut group = Vec::new();
         for job in std::iter::once(first).chain(jobs.try_iter()).take(GROUP_MAX) {
             match job {
@@ -55,7 +70,13 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>) {
                 }
             }
         }
+        if group.iter().any(|(write, ..)| !matches!(write, Write::Touch(_))) {
+            keeper.changed();
+        }
         commit(&mut connection, group);
+    }
+    if keeper.due().is_some() {
+        keeper.make(&connection);
     }
     for job in jobs.try_iter() {
         job.fail();
@@ -108,9 +129,12 @@ fn transact(connection: &mut Connection, writes: &[&Write], durability: Durabili
     transaction.commit()
 }
 
-fn classify(error: rusqlite::Error) -> MetadataError {
+pub(super) fn classify(error: rusqlite::Error) -> MetadataError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => MetadataError::Full(error),
+        Some(
+            ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen,
+        ) => MetadataError::Full(error),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => MetadataError::Busy(error),
         _ => MetadataError::Write(error),
     }
 }

@@ -15,7 +15,7 @@ use crate::protocol::{App, Decoder, FrameError, Reply, Request, VERSION, encode}
 use crate::sys::socket;
 
 /// The name of the control socket in a sandbox's run directory.
-const SOCKET_NAME: &str = "control.sock";
+pub const SOCKET_NAME: &str = "control.sock";
 /// How many connections may wait for `sandbox-init` to accept them.
 const BACKLOG: i32 = 1024;
 /// How long `sandbox-init` may take to answer what it can answer at once.

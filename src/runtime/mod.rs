@@ -12,6 +12,6 @@ pub mod launcher;
 mod ring;
 
 pub use channel::{Attached, Channel, Event, Events, Started};
-pub use connection::{Control, ControlError, Conversation};
+pub use connection::{Control, ControlError, Conversation, SOCKET_NAME};
 pub use launch::{Config, Identity, Launch, LaunchError, Launched, Runtime};
 pub use ring::{Ended, Journal, MOVE_BYTES_MAX, Moved, Ring, Stream};

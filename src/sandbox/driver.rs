@@ -332,6 +332,7 @@ impl Driver {
             return Ok(());
         }
         let begun = Instant::now();
+        fail_point("stop")?;
         self.end(self.shared.config.stop_grace, why, None).await?;
         self.shared.metrics.observe_stop(begun.elapsed());
         Ok(())

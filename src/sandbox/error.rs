@@ -139,6 +139,7 @@ impl Error {
             Self::Storage(StorageError::UnknownTemplate { .. }) => Kind::Invalid,
             Self::Storage(error) if error.is_full() => Kind::Exhausted,
             Self::Metadata(error) if error.is_full() => Kind::Exhausted,
+            Self::Metadata(error) if error.is_busy() => Kind::Unavailable,
             Self::Leftovers { cause, .. } => cause.kind(),
             Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
             | Self::Ending => Kind::Unavailable,

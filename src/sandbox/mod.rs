@@ -38,6 +38,7 @@ mod registry;
 mod request;
 mod sleep;
 mod supervisor;
+mod sweep;
 mod throttle;
 mod view;
 
@@ -55,7 +56,7 @@ pub use process::{
     Config as ProcessConfig, Follower, Piece, Process, ProcessEnd, ProcessId, ProcessRequest,
     ProcessSnapshot, Purpose, Stream, Target,
 };
-pub use provision::{STEPS, chain};
+pub use provision::{POINTS, STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};
 pub use view::{

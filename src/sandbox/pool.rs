@@ -23,6 +23,7 @@ use super::error::Error;
 use super::provision::{chain, discard, take_back};
 use super::supervisor::{Shared, blocking};
 use crate::model::{ByteSize, LaunchId, Limits};
+use crate::runtime::SOCKET_NAME;
 use crate::storage::Staged;
 
 /// What one blank takes, by which the memory it may have is turned into a number: its process, the kernel's
@@ -147,6 +148,13 @@ impl Pool {
         self.state().workspaces.pop()
     }
 
+    /// What the things on the host are called that it holds.
+    pub(super) fn launches(&self) -> Vec<LaunchId> {
+        let state = self.state();
+        let blanks = state.blanks.iter().map(|blank| blank.site.launch);
+        blanks.chain(state.sites.iter().map(|site| site.launch)).collect()
+    }
+
     fn lack(&self) -> Option<Lack> {
         let state = self.state();
         if state.blanks.len() < state.wanted {
@@ -241,6 +249,25 @@ async fn fill(shared: &Arc<Shared>) -> Duration {
                 return FAILURE_PAUSE;
             }
         }
+    }
+}
+
+/// Throws away what has lost its run directory: nothing could be told to it.
+pub(super) async fn drop_lost(shared: &Arc<Shared>) {
+    let lost = {
+        let mut state = shared.pool.state();
+        let has_socket = |blank: &Blank| blank.site.run_directory.join(SOCKET_NAME).exists();
+        let (blanks, lost_blanks): (Vec<_>, Vec<_>) = state.blanks.drain(..).partition(has_socket);
+        let has_directory = |site: &Site| site.run_directory.exists();
+        let (sites, lost_sites): (Vec<_>, Vec<_>) = state.sites.drain(..).partition(has_directory);
+        (state.blanks, state.sites) = (blanks.into(), sites.into());
+        Surplus { blanks: lost_blanks, sites: lost_sites, workspaces: Vec::new() }
+    };
+    let count = lost.blanks.len() + lost.sites.len();
+    if count > 0 {
+        tracing::warn!(count, "what was made ahead has lost its run directory and is thrown away");
+        remove(shared, lost).await;
+        shared.pool.taken.notify_one();
     }
 }
 

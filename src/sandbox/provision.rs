@@ -45,6 +45,18 @@ pub const STEPS: [&str; 8] = [
     "provision-claim",
 ];
 
+/// The further fail points of a sandbox's life.
+pub const POINTS: [&str; 8] = [
+    "record-running",
+    "exec",
+    "freeze",
+    "freeze-record",
+    "thaw",
+    "stop",
+    "delete-record",
+    "delete-workspace",
+];
+
 /// Whether the sandbox is new: a new one's workspace and record go when it cannot be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Occasion {

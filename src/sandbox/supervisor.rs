@@ -23,7 +23,7 @@ use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{expiry, oom, pool, reconcile, throttle};
+use super::{expiry, oom, pool, reconcile, sweep, throttle};
 use crate::bundle::{self, Plan, Template};
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
@@ -65,6 +65,8 @@ pub struct Config {
     pub idle_interval: Duration,
     /// How often memory pressure is looked for.
     pub pressure_interval: Duration,
+    /// How often the host is compared with the record; zero: at the start only.
+    pub sweep_interval: Duration,
     pub keepalive_max: Duration,
     /// Between TERM and KILL when a sandbox is stopped.
     pub stop_grace: Duration,
@@ -190,6 +192,7 @@ impl Supervisor {
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
+        supervisor.shared.tasks.spawn(sweep::watch(Arc::clone(&supervisor.shared)));
         Ok(supervisor)
     }
 
@@ -559,7 +562,8 @@ impl Shared {
     /// The bundle of all sandboxes with such a limit, written when it is first needed.
     pub(super) fn bundle(&self, nofile: u64) -> Result<PathBuf, Error> {
         let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bundle) = bundles.get(&nofile) {
+        // Looked at, since somebody may have cleared the run directory.
+        if let Some(bundle) = bundles.get(&nofile).filter(|bundle| bundle.join("config.json").exists()) {
             return Ok(bundle.clone());
         }
         let plan = Plan {

@@ -23,6 +23,7 @@ pub struct Metrics {
     sandboxes: IntGaugeVec,
     wakes: IntCounterVec,
     events: IntCounterVec,
+    leftovers: IntCounterVec,
     wake_duration: Histogram,
     freeze_duration: Histogram,
     thaw_duration: Histogram,
@@ -66,6 +67,12 @@ impl Metrics {
             sandboxes: gauges(r, "sandboxes_total", "Sandboxes by status.", &["status"]),
             wakes: counters(r, "wakes_total", "Starts of sleeping sandboxes.", &["outcome"]),
             events: counters(r, "events_total", "What has happened to sandboxes.", &["event"]),
+            leftovers: counters(
+                r,
+                "leftovers_removed_total",
+                "What was on the host and in no record, or had lost what it is reached by.",
+                &[],
+            ),
             wake_duration: histogram(r, "wake_duration_seconds", "How long such a start takes."),
             freeze_duration: histogram(r, "freeze_duration_seconds", "How long a freeze takes."),
             thaw_duration: histogram(r, "thaw_duration_seconds", "How long a thaw takes."),
@@ -119,6 +126,10 @@ impl Metrics {
 
     pub fn count_event(&self, event: &str) {
         self.events.with_label_values(&[event]).inc();
+    }
+
+    pub fn count_leftover(&self) {
+        self.leftovers.with_label_values::<&str>(&[]).inc();
     }
 
     pub fn observe_freeze(&self, took: Duration) {

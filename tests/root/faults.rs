@@ -52,12 +52,13 @@ fn starts() {
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_sandboxd")).arg("--nonsense").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
-    // A damaged database is refused, and left as it is.
+    // A damaged database of which there is no copy is refused, and left as it is.
     assert!(
         !server.data().join("sandboxd.db-wal").exists(),
         "a start that failed did not close the database"
     );
     std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
+    std::fs::remove_file(server.data().join("sandboxd.db.backup")).unwrap();
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("sandboxd.db"), "{code:?} {text}");
     assert!(std::fs::read(server.data().join("sandboxd.db")).unwrap() == vec![b'x'; 8192], "it was changed");

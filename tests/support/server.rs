@@ -77,6 +77,19 @@ impl Server {
         self.run_under(subcommand, &[])
     }
 
+    /// The same with arguments.
+    pub(crate) fn run_with(&self, subcommand: &str, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self
+            .command(subcommand)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        (output.status.code(), text.into_owned())
+    }
+
     /// The same, by a program that changes what it finds.
     pub(crate) fn run_under(&self, subcommand: &str, wrapper: &[&str]) -> (Option<i32>, String) {
         let bare = self.command(subcommand);

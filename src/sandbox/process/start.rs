@@ -19,6 +19,7 @@ use crate::sandbox::driver::Command;
 use crate::sandbox::error::Error;
 use crate::sandbox::events::Why;
 use crate::sandbox::live::Live;
+use crate::sandbox::provision::fail_point;
 use crate::sandbox::registry::Entry;
 use crate::sandbox::sleep::kept_awake;
 use crate::sandbox::supervisor::{Shared, Supervisor, ask};
@@ -36,6 +37,8 @@ const NAME_CHARS_MAX: usize = 200;
 const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// The most columns and rows of a terminal.
 const SIZE_MAX: u16 = 1000;
+/// How long a sandbox that does not answer may take to be seen to end.
+const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 /// The first pause before a start is tried again for which the sandbox had no room; they double.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// How often it is tried again: for about two thirds of a second.
@@ -223,11 +226,13 @@ async fn start(shared: &Arc<Shared>, entry: &Arc<Entry>, request: ProcessRequest
     let mut is_second = false;
     let result = loop {
         let live = awake(entry).await?;
+        fail_point("exec")?;
         match kept_awake(entry, start_in(shared, entry, &live, &request)).await {
             // It was put to sleep between the look and the command: once more, awake.
             Err(Error::Control(ControlError::Ended | ControlError::Socket { .. })) if !is_second => {
                 is_second = true;
-                live.wait().await;
+                // If it lives on, what is missing is on our side, such as a descriptor.
+                let _lives: Result<(), _> = tokio::time::timeout(ENDING_DEADLINE, live.wait()).await;
             }
             // Its own processes have used up what it may have; some of them may be about to end.
             Err(Error::Control(ControlError::Exec(errno))) if is_exhausted(errno) => {

@@ -1,5 +1,7 @@
 //! The daemon dies at any moment.
 
+mod record;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -16,6 +18,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("crash::a_purge_goes_on_after_the_restart", purge_goes_on),
     ("crash::a_lost_launcher_is_replaced", launcher),
     ("crash::a_lost_init_is_noticed", lost_init),
+    ("record::what_nobody_knows_is_removed_while_it_runs", record::unknown),
+    ("record::a_run_directory_that_was_cleared_is_made_again", record::cleared),
+    ("record::after_the_host_went_down_what_is_always_on_starts", record::host_down),
+    ("record::a_damaged_record_is_replaced_by_its_copy", record::damaged),
+    ("record::backup_and_restore", record::backup),
+    ("record::without_descriptors_it_refuses_and_recovers", record::descriptors),
 ];
 
 fn adopted() {
