@@ -34,7 +34,12 @@ impl Answer {
 
 /// Sends bytes and reads to the end.
 pub(crate) fn raw(port: u16, request: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    try_raw(port, request).unwrap()
+}
+
+/// The same; `None` when nobody listens.
+fn try_raw(port: u16, request: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     // A server that refuses the head may close before it has read everything.
     let _ignored = stream.write_all(request);
@@ -43,7 +48,7 @@ pub(crate) fn raw(port: u16, request: &[u8]) -> Answer {
     let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(bytes.len());
     let head = String::from_utf8_lossy(&bytes[..split]).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    Answer { status, head, body: bytes.get(split + 4..).unwrap_or_default().to_vec() }
+    Some(Answer { status, head, body: bytes.get(split + 4..).unwrap_or_default().to_vec() })
 }
 
 /// A request of HTTP/1.0: its answer is never chunked, and ends with the connection.
@@ -55,6 +60,21 @@ pub(crate) fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
+    raw(port, &message(host, method, path, headers, body))
+}
+
+/// The same; `None` when nobody listens.
+pub(crate) fn try_request(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Answer> {
+    try_raw(port, &message("localhost", method, path, headers, body))
+}
+
+fn message(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
     for (name, value) in headers {
         head.extend([*name, ": ", *value, "\r\n"]);
@@ -64,5 +84,5 @@ pub(crate) fn request(
         head.push_str(&body.len().to_string());
         head.push_str("\r\n");
     }
-    raw(port, &[head.as_bytes(), b"\r\n", body].concat())
+    [head.as_bytes(), b"\r\n", body].concat()
 }

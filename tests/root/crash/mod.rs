@@ -1,5 +1,6 @@
 //! The daemon dies at any moment.
 
+mod chaos;
 mod record;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("record::a_damaged_record_is_replaced_by_its_copy", record::damaged),
     ("record::backup_and_restore", record::backup),
     ("record::without_descriptors_it_refuses_and_recovers", record::descriptors),
+    ("chaos::killed_at_any_moment_nothing_is_lost_doubled_or_left", chaos::killed),
 ];
 
 fn adopted() {

@@ -1,0 +1,241 @@
+//! The daemon and its launcher are killed at every named point and at random moments under load, and
+//! afterwards host, record and what clients were told are compared: nothing lost, doubled, or left.
+//!
+//! `SANDBOXD_TEST_KILLS` says how many random kills there are beside the named ones; `scripts/soak` sets it high.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use sandboxd::model::SandboxId;
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::host::HostSnapshot;
+use crate::support::http;
+use crate::support::server::{API, Server};
+
+/// What clients were told.
+#[derive(Default)]
+struct History {
+    /// By sandbox.
+    written: Mutex<BTreeMap<String, Lines>>,
+    created: Mutex<BTreeSet<String>>,
+    /// Asked to be purged, acknowledged or not.
+    doomed: Mutex<BTreeSet<String>>,
+    purged: Mutex<BTreeSet<String>>,
+    next: AtomicU64,
+}
+
+/// Lines that were to be appended to a file.
+#[derive(Default)]
+struct Lines {
+    asked: BTreeSet<u64>,
+    acknowledged: BTreeSet<u64>,
+}
+
+/// A client that does not mind that the server is gone.
+struct Client<'a> {
+    key: String,
+    history: &'a History,
+}
+
+impl Client<'_> {
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let key = format!("Bearer {}", self.key);
+        let answer = http::try_request(API, method, path, &[("Authorization", &key)], body.as_bytes())?;
+        (answer.status > 0).then(|| (answer.status, serde_json::from_slice(&answer.body).unwrap_or_default()))
+    }
+
+    /// Appends a line inside a sandbox.
+    fn write(&self, id: &str) {
+        let number = self.history.next.fetch_add(1, Ordering::Relaxed);
+        let note = |acknowledged: bool| {
+            let mut written = self.history.written.lock().unwrap();
+            let lines = written.entry(id.to_owned()).or_default();
+            lines.asked.insert(number);
+            if acknowledged {
+                lines.acknowledged.insert(number);
+            }
+        };
+        note(false);
+        let body = json!({ "cmd": ["sh", "-c", format!("echo {number} >> log")] });
+        let answer = self.ask("POST", &format!("/sandbox/{id}/exec"), &body);
+        note(answer.is_some_and(|(status, body)| status == 200 && body["exit_code"] == 0));
+    }
+
+    /// Creates a sandbox and purges every other one.
+    fn come_and_go(&self) {
+        let id = SandboxId::generate().to_string();
+        if self.ask("POST", "/sandbox", &json!({ "id": id })).is_some_and(|(status, _)| status == 201) {
+            self.history.created.lock().unwrap().insert(id.clone());
+        }
+        if self.history.next.load(Ordering::Relaxed).is_multiple_of(2) {
+            self.history.doomed.lock().unwrap().insert(id.clone());
+            let purged = self.ask("POST", &format!("/sandbox/{id}/purge"), &Value::Null);
+            if purged.is_some_and(|(status, _)| status == 200) {
+                self.history.purged.lock().unwrap().insert(id);
+            }
+        }
+    }
+}
+
+/// Works until told to end.
+fn load(server: &Server, history: &History, ids: &[String], ends: &AtomicBool) {
+    let client = || Client { key: server.key(), history };
+    let going = || !ends.load(Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for id in ids {
+            scope.spawn(move || {
+                let client = client();
+                while going() {
+                    client.write(id);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let client = client();
+            for action in ["pause", "resume", "pause", "stop", "start"].iter().cycle() {
+                if !going() {
+                    break;
+                }
+                client.ask("POST", &format!("/v1/sandboxes/{}/{action}", ids[0]), &Value::Null);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        scope.spawn(|| {
+            let client = client();
+            while going() {
+                client.come_and_go();
+            }
+        });
+    });
+}
+
+/// Compares what is with what clients were told.
+fn compare(server: &Server, history: &History, what: &str) {
+    let rows = server.api("GET", "/sandboxes", Value::Null).json();
+    let rows: BTreeMap<String, String> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["id"].as_str().unwrap().to_owned(), row["status"].as_str().unwrap().to_owned()))
+        .collect();
+    let (created, doomed) = (history.created.lock().unwrap().clone(), history.doomed.lock().unwrap().clone());
+    let lost: Vec<_> = created.difference(&doomed).filter(|id| !rows.contains_key(*id)).collect();
+    assert!(lost.is_empty(), "{what}: lost {lost:?}");
+    for id in history.purged.lock().unwrap().iter() {
+        let workspace = server.data().join("workspaces").join(id);
+        assert!(!rows.contains_key(id) && !workspace.exists(), "{what}: {id} was purged");
+    }
+    assert!(
+        rows.values().all(|status| ["running", "paused", "stopped"].contains(&status.as_str())),
+        "{what}: {rows:?}"
+    );
+    for (id, lines) in history.written.lock().unwrap().iter() {
+        let file = server.data().join("workspaces").join(id).join("workspace/log");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut seen = BTreeSet::new();
+        for line in text.lines() {
+            let number = line.parse().unwrap_or_else(|_e| panic!("{what}: {id} has the line {line:?}"));
+            assert!(
+                lines.asked.contains(&number) && seen.insert(number),
+                "{what}: {number} is in {id} twice or unasked"
+            );
+        }
+        let lost: Vec<_> = lines.acknowledged.difference(&seen).collect();
+        assert!(lost.is_empty(), "{what}: {id} has lost {lost:?}");
+    }
+    eventually(&format!("{what}: the host has what runs, and nothing else"), Duration::from_secs(10), || {
+        let rows = server.api("GET", "/sandboxes", Value::Null).json();
+        let present = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|r| r["status"] == "running" || r["status"] == "paused")
+            .count();
+        let host = HostSnapshot::take(server);
+        let cgroups = host.cgroups.iter().filter(|c| c.starts_with("pids/")).count();
+        let run = host.run.iter().filter(|name| name.len() == 26).count();
+        (cgroups == present || host.cgroups.is_empty()) && run == present && host.inits == present
+    });
+}
+
+/// The launcher's process.
+fn launcher(server: &Server) -> Option<String> {
+    let children = |pid: &str| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks
+            .map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default())
+            .collect::<String>()
+    };
+    let is_launcher = |pid: &&str| {
+        let line = std::fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
+        line.windows(10).any(|w| w == b"__launcher")
+    };
+    children(&server.pid().to_string()).split_whitespace().find(is_launcher).map(str::to_owned)
+}
+
+fn kill_by_id(pid: &str) {
+    let _gone = Command::new("kill").args(["-9", pid]).stderr(std::process::Stdio::null()).status().unwrap();
+}
+
+pub(super) fn killed() {
+    let random: usize = std::env::var("SANDBOXD_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let mut server = Server::start(&[]);
+    let history = History::default();
+    let ids: Vec<String> = (0..3).map(|_| server.create(Value::Null)).collect();
+    history.created.lock().unwrap().extend(ids.iter().cloned());
+    let points = sandboxd::sandbox::POINTS.into_iter().chain(["provision-launch"]);
+    let moments = points.map(Some).chain(std::iter::repeat_n(None, random));
+    for (round, moment) in moments.enumerate() {
+        let what = format!("round {round}, {}", moment.unwrap_or("at random"));
+        if let Some(point) = moment {
+            server.signal("HUP");
+            // It is passed a few times first, so that the daemon dies in the middle of its work.
+            server.set("FAILPOINTS", &format!("{point}=2*off->sleep(60000)"));
+            server.boot();
+        }
+        let ends = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (server, ids, ends, history) = (&server, &ids, &ends, &history);
+            let working = scope.spawn(move || load(server, history, ids, ends));
+            // Not evenly: a kill every so many milliseconds would always meet the same moment.
+            let wait = 500 + (round as u64 * 137) % 400;
+            if moment.is_none() && round.is_multiple_of(2) {
+                std::thread::sleep(Duration::from_millis(wait / 2));
+                launcher(server).iter().for_each(|pid| kill_by_id(pid));
+            }
+            std::thread::sleep(Duration::from_millis(wait));
+            kill_by_id(&server.pid().to_string());
+            ends.store(true, Ordering::Relaxed);
+            working.join().unwrap();
+        });
+        server.kill();
+        server.unset("FAILPOINTS");
+        server.boot();
+        compare(&server, &history, &what);
+        for id in &ids {
+            assert_eq!(server.sh(id, "echo well"), "well\n", "{what}");
+        }
+        // What came and was not purged goes now, so that the rounds stay alike.
+        let rows = server.api("GET", "/sandboxes", Value::Null).json();
+        for id in rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|row| row["id"].as_str())
+            .filter(|id| !ids.iter().any(|i| i == id))
+        {
+            history.doomed.lock().unwrap().insert(id.to_owned());
+            server.purge(id);
+        }
+    }
+    let acknowledged: usize =
+        history.written.lock().unwrap().values().map(|lines| lines.acknowledged.len()).sum();
+    assert!(acknowledged > 30, "only {acknowledged} commands were run");
+}
