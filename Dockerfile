@@ -11,7 +11,7 @@ ENV CARGO_HTTP_CAINFO=/tmp/ca/bundle.crt
 RUN cat /tmp/ca/ca-bundle.crt /etc/ssl/certs/ca-certificates.crt > /tmp/ca/bundle.crt 2>/dev/null || cp /etc/ssl/certs/ca-certificates.crt /tmp/ca/bundle.crt
 # The dependencies are a layer of their own: they change rarely and take longest.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/bin benches/compare tests && echo > src/lib.rs && echo > benches/compare/main.rs \
+RUN mkdir -p src/bin benches/compare tests/probe && echo > src/lib.rs && echo > benches/compare/main.rs && echo 'fn main() {}' > tests/probe/main.rs \
  && for bin in sandboxd sandboxctl sandbox-init; do echo 'fn main() {}' > src/bin/$bin.rs; done \
  && sed -i '/^\[\[test\]\]/,/^$/d' Cargo.toml \
  && cargo build --release --locked --bins \
