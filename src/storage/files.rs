@@ -1,6 +1,7 @@
 //! The files of a workspace, as the API shows them.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,11 +40,15 @@ pub struct Entry {
 /// A regular file that is open for reading.
 #[derive(Debug)]
 pub struct Opened {
-    pub file: File,
+    pub content: Content,
     pub size: u64,
     /// Changes when the content does.
     pub version: String,
 }
+
+/// What is in a file, read by positions: several may read at once.
+#[derive(Debug)]
+pub struct Content(File);
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +121,7 @@ impl Files {
         // The kernel changes the time with every write, to the tick; a replaced file is another inode.
         let version =
             format!("{:x}-{:x}.{:x}-{:x}", stat.st_ino, stat.st_mtime, stat.st_mtime_nsec, stat.st_size);
-        Ok(Opened { file, size: u64::try_from(stat.st_size).unwrap_or_default(), version })
+        Ok(Opened { content: Content(file), size: u64::try_from(stat.st_size).unwrap_or_default(), version })
     }
 
     /// Begins to write a file; directories above it are made.
@@ -125,5 +130,24 @@ impl Files {
     /// The path is a directory, leads out, or nothing can be written.
     pub fn create(&self, path: &FilePath) -> Result<Upload, FileError> {
         Upload::begin(&self.directory, path)
+    }
+}
+
+impl Content {
+    /// Reads at most `length` bytes; fewer only at the end.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn read(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        sysfs::read_at(&self.0, at, length)
+    }
+
+    /// The same without ever waiting: `None` for what is not in memory. Fewer bytes than are wanted may come; none
+    /// at all is the end.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn read_cached(&self, at: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+        sysfs::read_cached_at(&self.0, at, length)
     }
 }

@@ -44,7 +44,7 @@ use crate::sys::fs::{self as sysfs, Links};
 
 pub use archive::Unpacked;
 pub use error::{FileError, StorageError};
-pub use files::{Entry, EntryKind, Files, Opened};
+pub use files::{Content, Entry, EntryKind, Files, Opened};
 pub use limits::TreeLimits;
 pub use logs::{Follower, Logs, News};
 pub use path::FilePath;

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -12,6 +12,9 @@ use super::place::Place;
 use super::walk::TEMPORARY;
 use super::{FileError, OWNER};
 use crate::sys::fs as sysfs;
+
+/// After so much the disk is told to begin: what is left for the end, which waits for it, is little.
+const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A file that is being written. Until [`Upload::commit`] the old one is as it was; dropped before
 /// that, nothing is left.
@@ -23,6 +26,8 @@ pub struct Upload {
     name: CString,
     shown: String,
     written: u64,
+    /// So much of it is on its way to the disk.
+    given_to_disk: u64,
     committed: bool,
 }
 
@@ -48,7 +53,8 @@ impl Upload {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&directory, temporary.as_str(), flags, Mode::from_raw_mode(0o600));
         let file = File::from(file.map_err(|e| failed(e.into()))?);
-        let upload = Self { directory, file, temporary, name, shown, written: 0, committed: false };
+        let upload =
+            Self { directory, file, temporary, name, shown, written: 0, given_to_disk: 0, committed: false };
         sysfs::give(upload.file.as_fd(), OWNER, OWNER).map_err(&failed)?;
         rustix::fs::fchmod(&upload.file, Mode::from_raw_mode(mode)).map_err(|e| failed(e.into()))?;
         Ok(upload)
@@ -59,9 +65,26 @@ impl Upload {
     /// # Errors
     /// The disk is full or fails.
     pub fn write(&mut self, pieces: &[impl AsRef<[u8]>]) -> Result<(), FileError> {
-        for piece in pieces.iter().map(AsRef::as_ref) {
-            self.file.write_all(piece).map_err(FileError::at("write", &self.shown))?;
-            self.written += u64::try_from(piece.len()).unwrap_or_default();
+        let failed = FileError::at("write", &self.shown);
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece.as_ref())).collect();
+        let mut left = slices.as_mut_slice();
+        // Empty ones would make the end of the pieces look like a disk that takes nothing.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let count = match self.file.write_vectored(left) {
+                Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            self.written += u64::try_from(count).unwrap_or_default();
+            IoSlice::advance_slices(&mut left, count);
+        }
+        let waiting = self.written - self.given_to_disk;
+        if waiting >= WRITE_BACK_BYTES {
+            // Only a hint: what the disk refuses, the fsync at the end reports.
+            let _ignored: io::Result<()> = sysfs::start_writing_back(&self.file, self.given_to_disk, waiting);
+            self.given_to_disk = self.written;
         }
         Ok(())
     }

@@ -203,6 +203,62 @@ pub fn copy_data(
     Ok(rustix::fs::ftruncate(to, length)?)
 }
 
+/// Reads at most `length` bytes of a file from a position on into memory that nothing has to clear first: fewer
+/// at its end, none beyond it.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_at(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    read_with(file, at, length, 0)
+}
+
+/// The same from the page cache alone, as `RWF_NOWAIT` has it: what would have to wait for the disk, or a file
+/// system that cannot tell, is `None`, and less than `length` may come.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_cached_at(file: &File, at: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+    match read_with(file, at, length, libc::RWF_NOWAIT) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EOPNOTSUPP)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `preadv2(file, one buffer, at, flags)` — man 2 preadv2.
+fn read_with(file: &File, at: u64, length: usize, flags: libc::c_int) -> io::Result<Vec<u8>> {
+    let mut bytes: Vec<u8> = Vec::with_capacity(length);
+    let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+    loop {
+        let piece = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: length };
+        // SAFETY: `piece` names the `length` bytes that `bytes` has just reserved, and both live until the call is
+        // over; the kernel does not keep them.
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const piece, 1, at, flags) };
+        if let Ok(read) = usize::try_from(read) {
+            // SAFETY: the kernel has written the first `read` bytes, and never more than the `length` it was given.
+            unsafe { bytes.set_len(read) };
+            return Ok(bytes);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// `sync_file_range(file, at, length, SYNC_FILE_RANGE_WRITE)` — man 2 sync_file_range: begins to bring a part of a
+/// file to the disk and does not wait for it. It makes nothing durable; a later fsync(2) has less to do.
+///
+/// # Errors
+/// The kernel's.
+pub fn start_writing_back(file: &File, at: u64, length: u64) -> io::Result<()> {
+    let at = libc::off64_t::try_from(at).map_err(io::Error::other)?;
+    let length = libc::off64_t::try_from(length).map_err(io::Error::other)?;
+    // SAFETY: the call takes numbers alone, and the descriptor is open for as long as `file` is borrowed.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), at, length, libc::SYNC_FILE_RANGE_WRITE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sets the time of the last change of an open file, in seconds and nanoseconds.
 ///
 /// # Errors
@@ -230,4 +286,28 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()?;
     rustix::fs::renameat(&directory, &temporary, &directory, name)?;
     Ok(rustix::fs::fsync(&directory)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_read_as_far_as_they_go() {
+        let path = std::env::temp_dir().join(format!("sandboxd-fs-{}", std::process::id()));
+        let content: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for (at, length) in [(0, 100_000), (1, 10), (99_990, 50), (100_000, 10), (200_000, 10), (5, 0)] {
+            let start = usize::try_from(at).unwrap().min(content.len());
+            let expected = &content[start..(start + length).min(content.len())];
+            assert_eq!(read_at(&file, at, length).unwrap(), expected, "{length} from {at}");
+            // It was just written: where the file system can tell, it is in the cache.
+            if let Some(cached) = read_cached_at(&file, at, length).unwrap() {
+                assert_eq!(cached, expected, "{length} from {at}");
+            }
+        }
+        assert!(read_at(&file, u64::MAX, 1).is_err());
+    }
 }

@@ -3,8 +3,7 @@
 mod trees;
 mod watch;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::error::Error;
 use super::supervisor::{Supervisor, blocking};
 use crate::model::{FileBase, FileStat, SandboxId};
-use crate::storage::{self, FilePath, Rubbish, TreeLimits};
+use crate::storage::{self, Content, FilePath, Rubbish, TreeLimits};
 
 pub(super) use trees::TRANSFERS_MAX;
 pub use trees::{Packed, Unpacking};
@@ -24,9 +23,13 @@ pub use watch::{FileNews, FileWatch};
 /// How long a copy, a transfer of a tree or its removal may take.
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);
 /// How much of an upload is gathered before it is written: one change of threads for so much.
-const WRITE_BYTES: usize = 512 * 1024;
-/// How much of a file is read at once.
-const READ_BYTES: usize = 512 * 1024;
+const WRITE_BYTES: usize = 256 * 1024;
+/// How much may gather while the disk is still busy with what came before.
+const GATHERED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How many pieces may gather, however small: each costs memory of its own, and writev(2) takes 1024.
+const GATHERED_MAX: usize = 1024;
+/// How much of a file is read at once: what fits into a core's cache beside what is being sent.
+const READ_BYTES: usize = 256 * 1024;
 
 /// A file or directory beneath the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,19 +43,20 @@ pub struct FileEntry {
 /// A file that is open for reading.
 #[derive(Debug)]
 pub struct Download {
-    file: Arc<File>,
+    content: Arc<Content>,
     pub size: u64,
     /// Changes when the content does.
     pub version: String,
 }
 
-/// A part of a file on its way out, in pieces; the next piece is read while the last one is sent.
+/// A part of a file on its way out, in pieces. What is in memory is taken from there at once; once something is not,
+/// a thread reads the next piece while the last one is sent.
 #[derive(Debug)]
 pub struct Pieces {
-    file: Arc<File>,
+    content: Arc<Content>,
     at: u64,
     end: u64,
-    ahead: Option<JoinHandle<std::io::Result<Bytes>>>,
+    ahead: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
 /// A file that is being written; dropped before [`Upload::commit`], nothing is changed.
@@ -100,8 +104,8 @@ impl Supervisor {
     pub async fn open_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Download, Error> {
         let path = FilePath::parse(path).map_err(Error::File)?;
         let opened = self.with_files(id, base, move |files| files.open(&path).map_err(Error::File)).await?;
-        let storage::Opened { file, size, version } = opened;
-        Ok(Download { file: Arc::new(file), size, version })
+        let storage::Opened { content, size, version } = opened;
+        Ok(Download { content: Arc::new(content), size, version })
     }
 
     /// Begins to write a file; directories above it are made.
@@ -250,7 +254,7 @@ impl Download {
     /// Reads a part; less comes if the file becomes shorter meanwhile.
     pub fn pieces(&self, start: u64, length: u64) -> Pieces {
         let end = start.saturating_add(length);
-        Pieces { file: Arc::clone(&self.file), at: start, end, ahead: None }
+        Pieces { content: Arc::clone(&self.content), at: start, end, ahead: None }
     }
 }
 
@@ -259,9 +263,16 @@ impl Pieces {
     ///
     /// # Cancel safety
     /// Not cancel safe: a piece that is given up is lost.
-    pub async fn next(&mut self) -> Option<std::io::Result<Bytes>> {
-        let reading = self.ahead.take().or_else(|| self.read())?;
-        let piece = reading.await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let (piece, from_disk) = match self.ahead.take() {
+            Some(reading) => (reading.await, true),
+            None => match self.cached()? {
+                Ok(Some(piece)) => (Ok(Ok(piece)), false),
+                Ok(None) => (self.read()?.await, true),
+                Err(error) => (Ok(Err(error)), false),
+            },
+        };
+        let piece = piece.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         let length = piece.as_ref().map_or(0, Bytes::len);
         self.at = self.at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if length == 0 {
@@ -269,23 +280,27 @@ impl Pieces {
             self.end = self.at;
             return piece.is_err().then_some(piece);
         }
-        self.ahead = self.read();
+        if from_disk {
+            self.ahead = self.read();
+        }
         Some(piece)
     }
 
-    fn read(&self) -> Option<JoinHandle<std::io::Result<Bytes>>> {
+    /// How much comes next; `None` at the end.
+    fn wanted(&self) -> Option<usize> {
         let left = self.end.saturating_sub(self.at);
-        if left == 0 {
-            return None;
-        }
-        let (file, at) = (Arc::clone(&self.file), self.at);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
-        Some(tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; wanted];
-            let length = file.read_at(&mut piece, at)?;
-            piece.truncate(length);
-            Ok(piece.into())
-        }))
+        (left > 0).then(|| usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES))
+    }
+
+    /// Takes the next piece from memory, if it is there: no thread has to be asked, and none waits.
+    fn cached(&self) -> Option<io::Result<Option<Bytes>>> {
+        let piece = self.content.read_cached(self.at, self.wanted()?);
+        Some(piece.map(|found| found.map(Bytes::from)))
+    }
+
+    fn read(&self) -> Option<JoinHandle<io::Result<Bytes>>> {
+        let (content, at, wanted) = (Arc::clone(&self.content), self.at, self.wanted()?);
+        Some(tokio::task::spawn_blocking(move || content.read(at, wanted).map(Bytes::from)))
     }
 }
 
@@ -300,7 +315,10 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.gathered_bytes += bytes.len();
         self.gathered.push(bytes);
-        if self.gathered_bytes < WRITE_BYTES {
+        let full = self.gathered_bytes >= GATHERED_BYTES_MAX || self.gathered.len() >= GATHERED_MAX;
+        let busy = matches!(&self.writing, Writing::Busy(writing) if !writing.is_finished());
+        // The client is not made to wait for one slow write, and the next one is larger.
+        if !full && (busy || self.gathered_bytes < WRITE_BYTES) {
             return Ok(());
         }
         let (mut upload, pieces) = (self.idle().await?, std::mem::take(&mut self.gathered));
