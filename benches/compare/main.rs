@@ -5,11 +5,12 @@
 //! `scripts/bench` makes everything it needs and calls it.
 //!
 //! What is compared is what a user of each would wait for: for sandboxd a request over HTTP, for the others
-//! the start of their command-line program and what it does. A rival that cannot be measured is named with
+//! the start of their command-line program and what it does; files are compared with cp(1) and tar(1). A rival that cannot be measured is named with
 //! the reason.
 
 mod bubblewrap;
 mod docker;
+mod files;
 mod load;
 mod machine;
 mod memory;
@@ -28,6 +29,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
@@ -86,6 +88,9 @@ struct Options {
     /// The most live sandboxes among which a create is timed; 0 leaves out everything under load
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=4_000))]
     crowd: u32,
+    /// The server's data, on this machine: files are moved on the file system that it lies on
+    #[arg(long, env = "SANDBOXD_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// The root file system that the rivals run too
     #[arg(long, env = "SANDBOXD_ROOTFS", value_name = "DIR")]
     rootfs: Option<PathBuf>,
@@ -327,9 +332,16 @@ fn contenders(
             bubblewrap::Bubblewrap::new(options.rootfs.clone(), workspace).map(|b| Box::new(b) as _),
         ),
     ];
+    let files = match &options.data_dir {
+        Some(data_dir) => Some(Rc::new(files::Yard::make(data_dir)?)),
+        None => {
+            results.not_measured.push(("files".to_owned(), "needs --data-dir, on this machine".to_owned()));
+            None
+        }
+    };
     let mut ready: Vec<Box<dyn Contender>> = Vec::new();
     for (name, server, _) in servers(options) {
-        let mut ours = Ours::new(name, server)?;
+        let mut ours = Ours::new(name, server, files.clone().filter(|_| name == report::OURS))?;
         note(&format!("setting up {name}"));
         if let Err(trouble) = ours.set_up() {
             ours.tear_down();
@@ -350,6 +362,9 @@ fn contenders(
                 results.not_measured.push((name.to_owned(), trouble.to_string()));
             }
         }
+    }
+    for syncs in [false, true] {
+        ready.extend(files.iter().map(|yard| Box::new(files::Host::new(Rc::clone(yard), syncs)) as _));
     }
     results.contenders = ready.iter().map(|contender| contender.name()).collect();
     Ok(ready)

@@ -1,5 +1,6 @@
 //! The server, over loopback HTTP, as any client would drive it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use sandboxd::client::{Client, CreateSandbox};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use super::files::{self, Yard};
 use super::stats::Operation;
 use super::stream::Api;
 use super::{Contender, Recorder, Trouble, web};
@@ -35,12 +37,14 @@ pub(crate) struct Ours {
     /// Sleeps and wakes; made by the set-up.
     app: Option<String>,
     idle: Vec<String>,
+    /// Moved in and out, where that can be compared.
+    files: Option<Rc<Yard>>,
     /// Processes of the server and of its sandboxes begin so.
     process_names: Vec<&'static str>,
 }
 
 impl Ours {
-    pub(crate) fn new(name: &'static str, server: Server) -> Result<Self, Trouble> {
+    pub(crate) fn new(name: &'static str, server: Server, files: Option<Rc<Yard>>) -> Result<Self, Trouble> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -53,6 +57,7 @@ impl Ours {
             client,
             app: None,
             idle: Vec::new(),
+            files,
             process_names: vec!["sandbox"],
         })
     }
@@ -128,7 +133,10 @@ impl Contender for Ours {
         recorder.pause();
         // The request itself thaws it.
         recorder.add(Operation::Thaw, self.wake(&app)?);
-        recorder.time(Operation::Stop, || self.stop(&app))
+        recorder.time(Operation::Stop, || self.stop(&app))?;
+        let Some(yard) = &self.files else { return Ok(()) };
+        let api = Api::new(&self.server.url, self.server.token.as_deref());
+        files::round(&api, &app, yard, recorder)
     }
 
     fn creates_per_second(&mut self, clients: u32, each: u32) -> Option<Result<f64, Trouble>> {

@@ -72,6 +72,10 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
     let load = |contender| results.loads.iter().find(|l| l.contender == contender);
     let cold = |operation, pick: fn(Summary) -> f64| of(COLD, operation, pick);
     let burst = load(OURS).and_then(|l| l.burst).map(|b| b.seconds);
+    let times = |name, operation, rival, limit| {
+        let p50 = |contender| of(contender, operation, |s| s.p50);
+        most(name, limit, "×", p50(OURS).zip(p50(rival)).map(|(ours, theirs)| ours / theirs))
+    };
     vec![
         time("create → first exec output, p50", Operation::CreateExec, 3.0, |s| s.p50),
         time("create → first exec output, p99", Operation::CreateExec, 10.0, |s| s.p99),
@@ -96,6 +100,10 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         time("wake → first byte, p50", Operation::Wake, 300.0, |s| s.p50),
         time("freeze, p50", Operation::Freeze, 10.0, |s| s.p50),
         time("thaw → first byte, p50", Operation::Thaw, 2.0, |s| s.p50),
+        // 60 % of the speed.
+        times("upload ÷ cp + sync, p50", Operation::Upload, "cp + sync", 1.67),
+        times("download ÷ cp, p50", Operation::Download, "cp, tar x", 1.67),
+        times("10,000 small files in ÷ tar x, p50", Operation::TreeIn, "cp, tar x", 2.0),
         size("RSS of the daemon", 40.0, results.daemon_rss),
         size("PSS of an idle sandbox", 1.0, idle.map(PerSandbox::process_bytes)),
         size("kernel memory of an idle sandbox", 2.0, idle.and_then(|m| m.kernel)),

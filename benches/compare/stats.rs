@@ -17,6 +17,9 @@ pub(crate) enum Operation {
     Freeze,
     Thaw,
     Purge,
+    Upload,
+    Download,
+    TreeIn,
 }
 
 /// One measurement.
@@ -86,7 +89,7 @@ pub(crate) struct Summary {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::CreateExec,
         Self::Create,
         Self::Exec,
@@ -99,6 +102,9 @@ impl Operation {
         Self::Freeze,
         Self::Thaw,
         Self::Purge,
+        Self::Upload,
+        Self::Download,
+        Self::TreeIn,
     ];
 
     pub(crate) const fn key(self) -> &'static str {
@@ -115,6 +121,9 @@ impl Operation {
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
             Self::Purge => "purge",
+            Self::Upload => "upload_256_mib",
+            Self::Download => "download_256_mib",
+            Self::TreeIn => "tree_in_10000_files",
         }
     }
 
@@ -132,6 +141,9 @@ impl Operation {
             Self::Freeze => "freeze, with an app running",
             Self::Thaw => "thaw → first byte of the app",
             Self::Purge => "purge",
+            Self::Upload => "upload 256 MiB, durable",
+            Self::Download => "download 256 MiB to a file",
+            Self::TreeIn => "10,000 small files in, as tar",
         }
     }
 }

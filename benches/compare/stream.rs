@@ -78,7 +78,7 @@ impl Api {
         Ok(started.elapsed())
     }
 
-    fn connect(&self) -> io::Result<TcpStream> {
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(&self.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -86,11 +86,21 @@ impl Api {
     }
 
     fn send(&self, stream: &mut TcpStream, method: &str, path: &str, body: &str) -> io::Result<()> {
+        self.send_head(stream, method, path, body.len() as u64)?;
+        stream.write_all(body.as_bytes())
+    }
+
+    /// Sends what comes before a body of the given length.
+    pub(crate) fn send_head(
+        &self,
+        stream: &mut TcpStream,
+        method: &str,
+        path: &str,
+        length: u64,
+    ) -> io::Result<()> {
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
-            self.address,
-            self.token,
-            body.len()
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {length}\r\n\r\n",
+            self.address, self.token,
         );
         stream.write_all(head.as_bytes())
     }
