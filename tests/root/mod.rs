@@ -4,6 +4,7 @@ mod apps;
 mod browser;
 mod cli;
 mod crash;
+mod escapes;
 mod events;
 mod faults;
 mod files;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Test> {
         browser::TESTS,
         isolation::TESTS,
         probe::TESTS,
+        escapes::TESTS,
         network::TESTS,
         previews::TESTS,
         sleep::TESTS,

@@ -272,7 +272,7 @@ pub(crate) fn missing() -> Option<String> {
     None
 }
 
-fn rootfs() -> PathBuf {
+pub(crate) fn rootfs() -> PathBuf {
     PathBuf::from(std::env::var_os("SANDBOXD_TEST_ROOTFS").unwrap_or_default())
 }
 
