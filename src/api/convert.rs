@@ -2,7 +2,7 @@
 
 use super::App;
 use super::error::{ApiError, Style};
-use crate::model::{Environment, External, GitSource, SandboxSpec, SpecError, Status};
+use crate::model::{CpuMax, Environment, External, GitSource, LimitsChange, SandboxSpec, SpecError, Status};
 use crate::sandbox::{
     CreateRequest, Event, LiveView, MemoryUsage, PreviewStatus, ProcessKind, SleepRequest, Snapshot, Stats,
     UpdateRequest, What,
@@ -30,7 +30,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         external: external.map_err(|e| bad("external")(&e))?,
         app_id: parse(body.app_id).map_err(|e| bad("app_id")(&e))?,
         git: git.map_err(|e| bad("git")(&e))?,
-        memory_high: parse(body.memory_high).map_err(|e| bad("memory_high")(&e))?,
+        limits: limits(body.limits, body.memory_high, style)?,
         ports_default: Vec::new(),
         one_per_project: false,
     })
@@ -58,6 +58,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         sleep: body.sleep.map(sleep_request),
         external: external.map_err(|e| bad("project")(&e))?,
         host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
+        limits: limits(body.limits, None, style)?,
         one_per_project: true,
         ..CreateRequest::default()
     })
@@ -67,7 +68,26 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
 pub(super) fn update_request(body: wire::PatchBody) -> Result<UpdateRequest, ApiError> {
     let idle_policy =
         parse(body.idle_policy).map_err(|e: SpecError| Style::V1.invalid(format!("idle_policy: {e}")))?;
-    Ok(UpdateRequest { idle_policy, sleep: body.sleep.map(|sleep| sleep.map(sleep_request)) })
+    let limits = limits(body.limits, None, Style::V1)?;
+    Ok(UpdateRequest { idle_policy, sleep: body.sleep.map(|sleep| sleep.map(sleep_request)), limits })
+}
+
+/// What a client says of limits; whether the host has as much is the core's to say.
+fn limits(
+    body: Option<wire::LimitsBody>,
+    memory_high: Option<String>,
+    style: Style,
+) -> Result<LimitsChange, ApiError> {
+    let body = body.unwrap_or_default();
+    let bad = |field: &'static str| move |e: &dyn std::fmt::Display| style.invalid(format!("{field}: {e}"));
+    let cpu_max = body.cpu_max.map(|cpu| cpu.map(CpuMax::from_processors).transpose()).transpose();
+    Ok(LimitsChange {
+        memory_max: parse(body.memory_max).map_err(|e| bad("limits.memory_max")(&e))?,
+        memory_high: parse(body.memory_high.or(memory_high)).map_err(|e| bad("memory_high")(&e))?,
+        cpu_max: cpu_max.map_err(|e| style.invalid(e.to_string()))?,
+        pids_max: body.pids_max,
+        nofile: body.nofile,
+    })
 }
 
 fn sleep_request(body: wire::SleepBody) -> SleepRequest {
@@ -142,6 +162,14 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
             after: snapshot.sleep.after().as_secs(),
             then_stop_after: snapshot.sleep.then_stop_after().map(|d| d.as_secs()),
         },
+        limits: wire::Limits {
+            memory_max: record.spec.limits.memory_max.to_string(),
+            memory_high: record.spec.limits.memory_high.to_string(),
+            cpu_max: record.spec.limits.cpu_max.map(CpuMax::processors),
+            pids_max: record.spec.limits.pids_max,
+            nofile: record.spec.limits.nofile,
+            not_enforced: snapshot.not_enforced.clone(),
+        },
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
@@ -155,7 +183,13 @@ pub(super) fn stats(stats: &Stats) -> wire::Stats {
     wire::Stats {
         status: snapshot.record.status.as_str(),
         memory: memory(&usage.memory, limits.memory_max.as_u64()),
-        cpu: wire::CpuStats { usage_seconds: usage.cpu.unwrap_or_default().as_secs_f64() },
+        cpu: wire::CpuStats {
+            usage_seconds: usage.cpu.unwrap_or_default().as_secs_f64(),
+            max: usage
+                .cpu_max_milli
+                .and_then(|milli| u32::try_from(milli).ok())
+                .map(|milli| f64::from(milli) / 1000.0),
+        },
         pids: wire::PidsStats {
             current: usage.pids.unwrap_or(0),
             max: usage.pids_max.unwrap_or_else(|| limits.pids_max.into()),
@@ -307,6 +341,8 @@ mod tests {
             r#"{"visibility":"secret"}"#,
             r#"{"idle_policy":"never"}"#,
             r#"{"memory_high":"lots"}"#,
+            r#"{"limits":{"memory_max":"-1"}}"#,
+            r#"{"limits":{"cpu_max":0}}"#,
             r#"{"external":{"user_id":"a\nb"}}"#,
             r#"{"git":{"repo_url":"ext::sh -c id"}}"#,
         ] {

@@ -137,6 +137,7 @@ fn control_groups(config: &Config) -> Vec<Finding> {
         (Ok(_), None) => String::new(),
     };
     let v2 = version == Some(Version::V2);
+    let has_cpu_max = detected.as_ref().is_ok_and(Hierarchy::has_cpu_max);
     vec![
         Finding {
             feature: "control groups",
@@ -157,6 +158,14 @@ fn control_groups(config: &Config) -> Vec<Finding> {
             .to_owned(),
             consequence: "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
             remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone",
+            required: false,
+        },
+        Finding {
+            feature: "cpu.max",
+            found: has_cpu_max,
+            detail: if has_cpu_max { "the cpu controller is there" } else { "no cpu controller" }.to_owned(),
+            consequence: "limits.cpu_max is accepted and not enforced: a sandbox may use every processor that is free",
+            remedy: "mount the cpu controller, or delegate it to this container",
             required: false,
         },
     ]

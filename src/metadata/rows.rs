@@ -9,15 +9,15 @@ use rusqlite::{Connection, Row, named_params};
 
 use super::{Contents, MetadataError, Retired, Retirement};
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec, SleepPolicy,
-    Status, TemplateName,
+    AppName, ByteSize, CpuMax, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec,
+    SleepPolicy, Status, TemplateName,
 };
 
 const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
 :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
-:host_header, :launch)";
+:host_header, :launch, :cpu_max)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -91,6 +91,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":sleep_after": spec.sleep.map(|policy| secs(policy.after())),
         ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
         ":launch": record.launch.map(|l| l.to_string()),
+        ":cpu_max": spec.limits.cpu_max.map(CpuMax::milli),
     })?;
     Ok(())
 }
@@ -155,6 +156,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         limits: Limits {
             memory_max: size("memory_max")?,
             memory_high: size("memory_high")?,
+            cpu_max: fields.get::<Option<u32>>("cpu_max")?.map(CpuMax::from_milli),
             pids_max: fields.number("pids_max")?,
             nofile: fields.number("nofile")?,
         },

@@ -15,7 +15,7 @@ mod spec;
 pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
 pub use id::{IdError, LaunchId, SandboxId};
-pub use limits::Limits;
+pub use limits::{Ceiling, CpuMax, LimitError, Limits, LimitsChange};
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};
 pub use spec::{

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::provision::{Undo, fail_point, take_back};
 use super::supervisor::{Shared, blocking};
-use crate::model::{LaunchId, Limits};
+use crate::model::{CpuMax, LaunchId, Limits};
 use crate::network::Attachment;
 use crate::runtime::{Identity, Launch, Launched};
 use crate::sys::cgroup::{Cgroup, Settings};
@@ -181,10 +181,12 @@ async fn attach(shared: &Arc<Shared>, index: u32) -> Result<Attachment, Error> {
     .await
 }
 
-fn settings(shared: &Shared, limits: &Limits) -> Settings {
+/// What is written for such limits.
+pub(super) fn settings(shared: &Shared, limits: &Limits) -> Settings {
     Settings {
         memory_max: limits.memory_max.as_u64(),
         memory_high: shared.config.set_memory_high.then(|| limits.memory_high.as_u64()),
+        cpu_max_milli: limits.cpu_max.map(CpuMax::milli),
         pids_max: limits.pids_max.into(),
     }
 }

@@ -13,6 +13,7 @@ use super::app;
 use super::error::Error;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
+use super::limits;
 use super::live::Live;
 use super::oom;
 use super::pause::Thawed;
@@ -20,7 +21,7 @@ use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
-use crate::model::{External, GitSource, IdlePolicy, Record, SleepPolicy, Status, Tier};
+use crate::model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
 use crate::storage::Prepared;
 use crate::telemetry::{Trace, phase};
 
@@ -87,6 +88,7 @@ pub(super) struct Update {
     pub(super) idle_policy: Option<IdlePolicy>,
     /// `Some(None)`: as the instance says.
     pub(super) sleep: Option<Option<SleepPolicy>>,
+    pub(super) limits: LimitsChange,
 }
 
 /// A command, and where its phases are noted.
@@ -190,11 +192,7 @@ impl Driver {
                 answer(reply, self.amend(change).await);
             }
             Command::Update { update, reply } => {
-                let change = |record: &mut Record| {
-                    record.spec.idle_policy = update.idle_policy.unwrap_or(record.spec.idle_policy);
-                    record.spec.sleep = update.sleep.unwrap_or(record.spec.sleep);
-                };
-                answer(reply, self.amend(change).await);
+                answer(reply, self.update(update).await);
                 self.shared.policies.notify_one();
             }
         }
@@ -491,6 +489,27 @@ impl Driver {
                 tracing::error!(%id, error = %provision::chain(&error), "cannot start an always-on sandbox again");
             }
         }
+    }
+
+    /// Changes what was asked for; limits hold before they are recorded, and as before when they cannot be.
+    async fn update(&self, update: Update) -> Result<(), Error> {
+        let before = self.entry.record();
+        let limits = before.spec.limits.with(&update.limits, &limits::ceiling());
+        let limits = limits.map_err(|e| Error::Invalid(e.to_string()))?;
+        let live = self.entry.present().filter(|_| limits != before.spec.limits);
+        if let Some(live) = &live {
+            limits::apply(&self.shared, Arc::clone(live), &limits).await?;
+        }
+        let change = |record: &mut Record| {
+            record.spec.idle_policy = update.idle_policy.unwrap_or(record.spec.idle_policy);
+            record.spec.sleep = update.sleep.unwrap_or(record.spec.sleep);
+            record.spec.limits = limits;
+        };
+        let recorded = self.amend(change).await;
+        if let (Err(_), Some(live)) = (&recorded, live) {
+            limits::apply(&self.shared, live, &before.spec.limits).await?;
+        }
+        recorded
     }
 
     /// Changes the record: first where it lasts, then where it is seen; not at all if it cannot be written.

@@ -24,6 +24,7 @@ mod expiry;
 mod files;
 mod leases;
 mod lifecycle;
+mod limits;
 mod live;
 mod logs;
 mod oom;

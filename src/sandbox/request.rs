@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::view::Snapshot;
 use crate::model::{
-    AppName, ByteSize, Environment, External, GitSource, HostHeader, IdlePolicy, SandboxId, Status,
+    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, LimitsChange, SandboxId, Status,
     TemplateName, Visibility,
 };
 
@@ -26,7 +26,7 @@ pub struct CreateRequest {
     pub external: External,
     pub app_id: Option<AppName>,
     pub git: Option<GitSource>,
-    pub memory_high: Option<ByteSize>,
+    pub limits: LimitsChange,
     /// Answer the existing sandbox of the same project instead of making a second one.
     pub one_per_project: bool,
 }
@@ -45,6 +45,7 @@ pub struct UpdateRequest {
     pub idle_policy: Option<IdlePolicy>,
     /// `Some(None)`: as the instance says.
     pub sleep: Option<Option<SleepRequest>>,
+    pub limits: LimitsChange,
 }
 
 /// Made, or found by its project.

@@ -62,7 +62,7 @@ impl Supervisor {
     pub async fn update(&self, id: SandboxId, request: UpdateRequest) -> Result<Snapshot, Error> {
         let entry = self.find(id)?;
         let sleep = request.sleep.map(|sleep| sleep.map(|s| self.sleep_policy(s)).transpose()).transpose()?;
-        let update = Update { idle_policy: request.idle_policy, sleep };
+        let update = Update { idle_policy: request.idle_policy, sleep, limits: request.limits };
         ask(&entry, |reply| Command::Update { update, reply }).await?;
         Ok(self.view(&entry))
     }

@@ -17,6 +17,7 @@ use super::error::Error;
 use super::events::{EventLog, Why};
 use super::files::{TRANSFERS_MAX, WATCHES_MAX};
 use super::leases::Leases;
+use super::limits::{ceiling, not_enforced};
 use super::logs::FOLLOWERS_MAX;
 use super::pool::Pool;
 use super::process::{self, Processes};
@@ -35,9 +36,6 @@ use crate::storage::{Storage, Watcher};
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
 use crate::telemetry::{Metrics, Trace};
-
-/// The least `memory_high` that a client may ask for: less does not hold a shell and an interpreter.
-const MEMORY_HIGH_MIN: ByteSize = ByteSize::mib(32);
 
 /// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
 const HELD_MAX: usize = 512;
@@ -124,6 +122,8 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     /// The directories with `config.json`, by the limit on open files that each asks for.
     bundles: Mutex<HashMap<u64, PathBuf>>,
+    /// Which limits the host cannot enforce.
+    not_enforced: Vec<&'static str>,
     /// Workspaces that are kept without a sandbox, and whose they are.
     kept: Mutex<HashMap<SandboxId, External>>,
     /// Permits for trees that are packed or unpacked.
@@ -159,6 +159,7 @@ impl Supervisor {
             admission: Admission::new(config.admission),
             pool: Pool::new(config.pool),
             bundles: Mutex::default(),
+            not_enforced: not_enforced(&parts.cgroups),
             config,
             etc_dir,
             storage: parts.storage,
@@ -384,15 +385,8 @@ impl Supervisor {
     }
 
     fn new_record(&self, request: CreateRequest) -> Result<Record, Error> {
-        let mut limits = self.shared.config.limits.clone();
-        if let Some(high) = request.memory_high {
-            if high < MEMORY_HIGH_MIN || high > limits.memory_max {
-                let text =
-                    format!("memory_high is from {MEMORY_HIGH_MIN} to {}, not {high}", limits.memory_max);
-                return Err(Error::Invalid(text));
-            }
-            limits.memory_high = high;
-        }
+        let limits = self.shared.config.limits.with(&request.limits, &ceiling());
+        let limits = limits.map_err(|e| Error::Invalid(e.to_string()))?;
         let now = now_ms();
         let spec = SandboxSpec {
             id: request.id.unwrap_or_else(SandboxId::generate),
@@ -445,6 +439,7 @@ impl Supervisor {
             sleeps_at: (sleeps && is_running).then(|| at(policy.after())),
             stops_at: policy.stops_after().filter(|_| sleeps).map(at),
             sleep: policy,
+            not_enforced: self.shared.not_enforced.clone(),
             record: published.record,
         }
     }

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub stops_at: Option<i64>,
     /// Its own policy, else the instance's.
     pub sleep: SleepPolicy,
+    /// Which of its limits the host cannot enforce.
+    pub not_enforced: Vec<&'static str>,
 }
 
 /// What runs.
@@ -109,6 +111,8 @@ pub struct Stats {
 pub struct Usage {
     pub memory: MemoryUsage,
     pub cpu: Option<Duration>,
+    /// In thousandths of a processor.
+    pub cpu_max_milli: Option<u64>,
     pub pids: Option<u64>,
     pub pids_max: Option<u64>,
 }
@@ -131,7 +135,7 @@ pub struct MemoryUsage {
 
 impl From<Figures> for Usage {
     fn from(figures: Figures) -> Self {
-        let Figures { memory, cpu, pids, pids_max } = figures;
+        let Figures { memory, cpu, cpu_max_milli, pids, pids_max } = figures;
         let events = memory.events;
         Self {
             memory: MemoryUsage {
@@ -146,6 +150,7 @@ impl From<Figures> for Usage {
                 oom_kills: events.oom_kill,
             },
             cpu,
+            cpu_max_milli,
             pids,
             pids_max,
         }

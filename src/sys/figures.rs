@@ -13,6 +13,8 @@ const UNLIMITED: u64 = 1 << 62;
 pub struct Figures {
     pub memory: MemoryFigures,
     pub cpu: Option<Duration>,
+    /// In thousandths of a processor.
+    pub cpu_max_milli: Option<u64>,
     pub pids: Option<u64>,
     pub pids_max: Option<u64>,
 }
@@ -46,10 +48,10 @@ impl Cgroup {
     /// Reads what members use.
     pub fn figures(&self) -> Figures {
         // A file's name belongs to one controller; which hierarchy that shares with others does not matter.
-        let number = |file: &str| {
-            let text = self.directories().find_map(|d| fs::read_to_string(d.join(file)).ok())?;
-            text.trim().parse::<u64>().ok()
+        let text = |file: &str| {
+            self.directories().find_map(|d| fs::read_to_string(d.join(file)).ok()).unwrap_or_default()
         };
+        let number = |file: &str| text(file).trim().parse::<u64>().ok();
         let limit = |file| number(file).filter(|n| *n < UNLIMITED);
         let pids = (number("pids.current"), number("pids.max"));
         if self.is_v2() {
@@ -69,6 +71,7 @@ impl Cgroup {
                     },
                 },
                 cpu: self.field("cpu.stat", "usage_usec").map(Duration::from_micros),
+                cpu_max_milli: cpu_max(&text("cpu.max")),
                 pids: pids.0,
                 pids_max: pids.1,
             };
@@ -89,6 +92,11 @@ impl Cgroup {
                 },
             },
             cpu: number("cpuacct.usage").map(Duration::from_nanos),
+            cpu_max_milli: cpu_max(&format!(
+                "{} {}",
+                text("cpu.cfs_quota_us").trim(),
+                text("cpu.cfs_period_us")
+            )),
             pids: pids.0,
             pids_max: pids.1,
         }
@@ -98,4 +106,11 @@ impl Cgroup {
     pub fn oom_kills(&self) -> Option<u64> {
         self.field(if self.is_v2() { "memory.events" } else { "memory.oom_control" }, "oom_kill")
     }
+}
+
+/// The quota and the period, both in microseconds; what is no number is no limit.
+fn cpu_max(text: &str) -> Option<u64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota * 1000).checked_div(period)
 }

@@ -23,12 +23,13 @@ pub use process::{
     TerminalQuery,
 };
 pub use request::{
-    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, ListQuery,
-    ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
+    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, LimitsBody,
+    ListQuery, ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
 };
 pub use row::{
     Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
 };
 pub use v1::{
-    CpuStats, MemoryEvents, MemoryStats, PidsStats, Preview, Process, Sandbox, SandboxList, Sleep, Stats,
+    CpuStats, Limits, MemoryEvents, MemoryStats, PidsStats, Preview, Process, Sandbox, SandboxList, Sleep,
+    Stats,
 };

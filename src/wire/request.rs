@@ -14,6 +14,8 @@ pub struct CreateBody {
     pub ports: Option<Vec<i64>>,
     #[schema(example = "512M")]
     pub memory_high: Option<String>,
+    /// The server's own where they are left out.
+    pub limits: Option<LimitsBody>,
     /// `public` (default) or `private`.
     pub visibility: Option<String>,
     pub external: Option<ExternalBody>,
@@ -66,6 +68,8 @@ pub struct CreateV1Body {
     /// `sleep` (default), `always_on` or `manual`.
     pub idle_policy: Option<String>,
     pub sleep: Option<SleepBody>,
+    /// The server's own where they are left out.
+    pub limits: Option<LimitsBody>,
 }
 
 /// When a sandbox that nobody uses goes to sleep.
@@ -91,6 +95,28 @@ pub struct PatchBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<SleepBody>)]
     pub sleep: Option<Option<SleepBody>>,
+    /// In force at once, but `nofile`: from the next start.
+    pub limits: Option<LimitsBody>,
+}
+
+/// What a sandbox may use; what is left out stays as it is.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsBody {
+    /// Past it the kernel kills inside the sandbox. 32M at least.
+    #[schema(example = "512M")]
+    pub memory_max: Option<String>,
+    /// Past it the sandbox is slowed down; nine tenths of `memory_max` when that is given without it.
+    #[schema(example = "384M")]
+    pub memory_high: Option<String>,
+    /// A number of processors, 0.01 at least; `null`: whatever is free.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<f64>, example = 0.5)]
+    pub cpu_max: Option<Option<f64>>,
+    /// Processes and threads, 16 to 32768.
+    pub pids_max: Option<u32>,
+    /// Open files of one process, 64 at least.
+    pub nofile: Option<u64>,
 }
 
 /// Tells a field that is `null` from one that is left out.

@@ -18,6 +18,7 @@ pub struct Sandbox {
     pub updated_at: Option<String>,
     pub idle_policy: &'static str,
     pub sleep: Sleep,
+    pub limits: Limits,
     /// For how long nobody has used it; absent while it is in use or stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_for_s: Option<u64>,
@@ -35,6 +36,19 @@ pub struct Sleep {
     pub after: u64,
     /// `null`: never.
     pub then_stop_after: Option<u64>,
+}
+
+/// What it may use.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Limits {
+    pub memory_max: String,
+    pub memory_high: String,
+    /// In processors; `null`: whatever is free.
+    pub cpu_max: Option<f64>,
+    pub pids_max: u32,
+    pub nofile: u64,
+    /// Those of them that this host cannot enforce; `sandboxd check` says why.
+    pub not_enforced: Vec<&'static str>,
 }
 
 /// What a sandbox uses. A figure that the host's kernel does not have is left out.
@@ -89,6 +103,9 @@ pub struct MemoryEvents {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CpuStats {
     pub usage_seconds: f64,
+    /// In processors, as the kernel has it; left out where there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

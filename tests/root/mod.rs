@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod memory;
 mod network;
 mod pool;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Test> {
         apps::TESTS,
         browser::TESTS,
         isolation::TESTS,
+        limits::TESTS,
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,

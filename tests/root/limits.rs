@@ -1,0 +1,207 @@
+//! Limits: set at create, changed while the sandbox runs, each tried at its edge; and neighbours that are
+//! not harmed by who is at one.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Test;
+use crate::support::eventually;
+use crate::support::server::Server;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("limits::are_checked_and_read_back", checked_and_read_back),
+    ("limits::memory_holds_at_its_edge_and_changes_live", memory),
+    ("limits::processes_hold_at_their_edge_and_change_live", processes),
+    ("limits::processors_hold_and_change_live", processors),
+    ("limits::open_files_hold_from_the_next_start", open_files),
+    ("limits::a_hog_leaves_its_neighbours_quick", hogs),
+];
+
+fn patch(server: &Server, id: &str, limits: Value) -> crate::support::http::Answer {
+    server.api("PATCH", &format!("/v1/sandboxes/{id}"), json!({ "limits": limits }))
+}
+
+fn stats(server: &Server, id: &str) -> Value {
+    server.api("GET", &format!("/v1/sandboxes/{id}/stats"), Value::Null).json()
+}
+
+fn checked_and_read_back() {
+    let mut server = Server::start(&[]);
+    let wanted = json!({ "memory_max": "200M", "memory_high": "150M", "cpu_max": 0.5, "pids_max": 100, "nofile": 500 });
+    let id = server.create(json!({ "limits": wanted }));
+    let shown = server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json()["limits"].clone();
+    for (name, value) in wanted.as_object().unwrap() {
+        assert_eq!(&shown[name], value, "{shown}");
+    }
+    // What the kernel has, not what was asked for.
+    let has = stats(&server, &id);
+    assert_eq!(
+        (has["memory"]["max"].as_u64(), has["pids"]["max"].as_u64()),
+        (Some(200 << 20), Some(100)),
+        "{has}"
+    );
+    let lacks: Vec<_> =
+        shown["not_enforced"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    assert!(lacks.contains(&"cpu_max") || has["cpu"]["max"] == 0.5, "{has}");
+    for bad in [
+        json!({ "memory_max": "31M" }),
+        json!({ "memory_max": "9999T" }),
+        json!({ "memory_max": -1 }),
+        json!({ "memory_max": "18446744073709551616" }),
+        json!({ "memory_high": "201M" }),
+        json!({ "memory_high": "300M", "memory_max": "256M" }),
+        json!({ "cpu_max": 0 }),
+        json!({ "cpu_max": -1 }),
+        json!({ "cpu_max": 1e9 }),
+        json!({ "pids_max": 0 }),
+        json!({ "pids_max": 15 }),
+        json!({ "pids_max": 4_294_967_296_u64 }),
+        json!({ "nofile": 0 }),
+        json!({ "nofile": 18_446_744_073_709_551_615_u64 }),
+        json!({ "swap_max": "1G" }),
+    ] {
+        assert_eq!(patch(&server, &id, bad.clone()).status, 400, "{bad}");
+        let create = server.api("POST", "/sandbox", json!({ "limits": bad }));
+        // On its own a `memory_high` of 201M fits the server's default.
+        assert!(create.status == 400 || bad == json!({ "memory_high": "201M" }), "{bad}: {}", create.text());
+    }
+    let told = patch(&server, &id, json!({ "pids_max": 3 })).text();
+    assert!(told.contains("limits.pids_max is from 16 to 32768, not 3"), "{told}");
+    // They are recorded.
+    server.kill();
+    server.boot();
+    let again = server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json()["limits"].clone();
+    assert_eq!(again, shown);
+}
+
+fn memory() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({ "limits": { "memory_max": "128M" } }));
+    // Written, so that it is there; freed when the program ends.
+    let uses = |mib: u32| server.exec(&id, &format!("python3 -c 'x = bytearray({mib} << 20)'")).1 == 0;
+    assert!(uses(80) && !uses(160), "128M");
+    assert_eq!(patch(&server, &id, json!({ "memory_max": "256M" })).status, 200);
+    assert!(uses(160) && !uses(300), "256M");
+    assert_eq!(stats(&server, &id)["memory"]["max"], 256 << 20);
+    // Below what is in use and cannot be given back: refused, and nothing is killed for it.
+    server.sh(&id, "head -c 100M /dev/zero > /tmp/x");
+    let refused = patch(&server, &id, json!({ "memory_max": "64M" }));
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert_eq!(server.sh(&id, "stat -c %s /tmp/x"), "104857600\n");
+    assert_eq!(stats(&server, &id)["memory"]["max"], 256 << 20);
+    server.sh(&id, "rm /tmp/x");
+    assert_eq!(patch(&server, &id, json!({ "memory_max": "64M" })).status, 200);
+    assert!(!uses(80));
+    assert_eq!(server.sh(&id, "echo alive"), "alive\n");
+}
+
+fn processes() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({ "limits": { "pids_max": 40 } }));
+    let forks = |server: &Server| -> u32 {
+        let script = "import os, time\nn = 0\ntry:\n  while n < 500:\n    if os.fork() == 0:\n      time.sleep(0.5); os._exit(0)\n    n += 1\nexcept OSError: pass\nprint(n)";
+        let body = json!({ "cmd": ["python3", "-c", script] });
+        let answer = server.api("POST", &format!("/sandbox/{id}/exec"), body).json();
+        let made = answer["stdout"].as_str().unwrap().trim().parse().unwrap();
+        eventually("the processes are gone", Duration::from_secs(10), || {
+            stats(server, &id)["pids"]["current"].as_u64().unwrap() < 8
+        });
+        made
+    };
+    let few = forks(&server);
+    assert!((30..40).contains(&few), "{few}");
+    assert_eq!(patch(&server, &id, json!({ "pids_max": 200 })).status, 200);
+    let more = forks(&server);
+    assert!((180..200).contains(&more), "{more}");
+}
+
+fn processors() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({ "limits": { "cpu_max": 0.2 } }));
+    // How many processors one busy second gets.
+    let share = || -> f64 {
+        let script = "import time\nbegun, used = time.monotonic(), time.process_time()\nwhile time.monotonic() < begun + 1.5: pass\nprint((time.process_time() - used) / (time.monotonic() - begun))";
+        let body = json!({ "cmd": ["python3", "-c", script] });
+        let answer = server.api("POST", &format!("/sandbox/{id}/exec"), body).json();
+        answer["stdout"].as_str().unwrap().trim().parse().unwrap()
+    };
+    let little = share();
+    assert!(little < 0.3, "{little}");
+    assert_eq!(patch(&server, &id, json!({ "cpu_max": 0.05 })).status, 200);
+    assert_eq!(stats(&server, &id)["cpu"]["max"], 0.05);
+    let less = share();
+    assert!(less < 0.12 && less < little, "{less}");
+    assert_eq!(patch(&server, &id, json!({ "cpu_max": null })).status, 200);
+    assert_eq!(stats(&server, &id)["cpu"]["max"], Value::Null);
+    assert!(share() > 1.5 * less);
+}
+
+fn open_files() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({ "limits": { "nofile": 100 } }));
+    let opens = || -> u32 {
+        let script = "import os\nn = 0\ntry:\n  while n < 2000:\n    os.open('/dev/null', 0); n += 1\nexcept OSError: pass\nprint(n)";
+        let body = json!({ "cmd": ["python3", "-c", script] });
+        let answer = server.api("POST", &format!("/sandbox/{id}/exec"), body).json();
+        answer["stdout"].as_str().unwrap().trim().parse().unwrap()
+    };
+    assert_eq!(opens(), 97, "and the three that every program has");
+    assert_eq!(patch(&server, &id, json!({ "nofile": 300 })).status, 200);
+    assert_eq!(opens(), 97);
+    server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
+    assert_eq!(opens(), 297);
+}
+
+/// Each kind of abuse in one sandbox, and how long a command takes in another meanwhile: a ratio within one run.
+/// Hogs of the processors are held by their own limit, as an operator would.
+fn hogs() {
+    let server = Server::start(&[]);
+    let neighbour = server.create(json!({}));
+    let median = || {
+        let mut times: Vec<_> = (0..40)
+            .map(|_| {
+                let begun = Instant::now();
+                server.sh(&neighbour, "true");
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[times.len() / 2]
+    };
+    median();
+    for (name, hog) in [
+        ("fork bomb", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
+        (
+            "memory hog",
+            "import os, sys\nwhile True:\n  if os.fork() == 0:\n    x = bytearray(1 << 30)\n  else: os.wait()",
+        ),
+        (
+            "disk hog",
+            "import os\nwhile True:\n  with open('/home/sandbox/fill', 'wb') as f:\n    for _ in range(64): f.write(b'x' * (1 << 20))",
+        ),
+        ("log flood", "import sys\nwhile True: sys.stdout.write('y' * 65536 + chr(10))"),
+        (
+            "inotify hog",
+            "import ctypes, time\nc = ctypes.CDLL(None)\nwhile True:\n  if c.inotify_init() < 0: time.sleep(0.01)",
+        ),
+    ] {
+        let quiet = median();
+        let id =
+            server.create(json!({ "limits": { "cpu_max": 0.5, "pids_max": 200, "memory_max": "128M" } }));
+        let script = format!(
+            "cat > /tmp/hog.py <<'X'\n{hog}\nX\n(setsid python3 /tmp/hog.py > /dev/null 2>&1 < /dev/null &)"
+        );
+        server.sh(&id, &script);
+        eventually("the hog runs", Duration::from_secs(10), || {
+            stats(&server, &id)["pids"]["current"].as_u64().is_some_and(|n| n > 1)
+        });
+        let under = median();
+        let begun = Instant::now();
+        server.purge(&id);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{name}: gone after {:?}", begun.elapsed());
+        // Without it again: what the machine itself is doing changes meanwhile.
+        let quiet = quiet.max(median()).max(Duration::from_millis(2));
+        assert!(under < quiet * 3, "{name}: {under:?} beside it, {quiet:?} without");
+    }
+}
