@@ -197,4 +197,18 @@ mod tests {
         let committed = std::fs::read_to_string(&path).unwrap();
         assert_eq!(table, committed, "run the test with UPDATE_SNAPSHOTS=1");
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+        #[test]
+        fn any_value_of_any_setting_is_taken_or_complained_of(
+            given in proptest::collection::vec((proptest::sample::select(SETTINGS), "\\PC{0,40}|-?[0-9]{1,25}[KMGT]?|[a-z0-9=:,./-]{0,60}"), 0..6),
+        ) {
+            let flags: Vec<_> = given.iter().map(|(setting, value)| (setting.name.to_owned(), value.clone())).collect();
+            match collect(&flags, &BTreeMap::new(), None).and_then(|sources| Config::parse(&sources)) {
+                Ok(config) => proptest::prop_assert_eq!(config.described.len(), SETTINGS.len()),
+                Err(error) => proptest::prop_assert!(!error.0.is_empty()),
+            }
+        }
+    }
 }

@@ -54,7 +54,8 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         refuse_wakes_percent: p.percent("mem_refuse_wakes_pct"),
         emergency_percent: p.percent("mem_emergency_pct"),
         pressure_percent: p.percent("mem_pressure_pct"),
-        wake_cost: ByteSize::mib(p.value("wake_cost_mb")),
+        // Parsed as what cannot overflow when it becomes bytes.
+        wake_cost: ByteSize::mib(p.value::<u32>("wake_cost_mb").into()),
         pool_size: p.value("pool_size"),
         pool_memory: p.value("pool_memory"),
         launch_spares: p.value("launch_spares"),

@@ -235,4 +235,24 @@ mod tests {
         }
         assert!(Manifest::parse(b"\xff\xfe").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_manifest_or_refused(
+            parts in proptest::collection::vec(
+                proptest::sample::select(vec!["version: 1\n", "web:\n", "  command: x\n", "  port: ", "0\n", "70000\n", "build: ", "workers:\n", "- {name: a, command: b}\n", "- name: ../x\n", "&a ", "*a\n", "!!binary ", "\u{0}", "\t", "? ", "{", "[", "'", "\"", "|\n", "---\n", "\u{feff}"]),
+                0..24,
+            ),
+        ) {
+            if let Ok(manifest) = Manifest::parse(parts.concat().as_bytes()) {
+                proptest::prop_assert!(manifest.web.is_none_or(|web| web.port > 0));
+                proptest::prop_assert!(manifest.workers.iter().all(|w| is_process_name(&w.name)));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_manifest_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _either = Manifest::parse(&bytes);
+        }
+    }
 }

@@ -90,4 +90,26 @@ mod tests {
         assert!(matches!(refused(&[0xff; 4]), FrameError::TooLong(_)));
         assert!(matches!(refused(&[2, 0, 0, 0, b'{', b'}']), FrameError::Parse(_)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_a_message_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), piece in 1_usize..64, short in proptest::bool::ANY) {
+            let mut bytes = bytes;
+            if short && bytes.len() > 4 {
+                // Lengths that can be, or nearly every input ends at the first one.
+                bytes[2..4].fill(0);
+            }
+            let mut decoder = Decoder::default();
+            'all: for piece in bytes.chunks(piece) {
+                decoder.push(piece);
+                loop {
+                    match decoder.take::<crate::protocol::Reply>() {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => break 'all,
+                    }
+                }
+            }
+        }
+    }
 }
