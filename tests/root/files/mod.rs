@@ -128,8 +128,9 @@ fn race() {
     // Two links: by the host's path of what is outside, and by where the sandbox itself would be led. The
     // first would be right if the host followed it.
     let swap = format!(
-        "mkdir -p app/a/sub; cd app; (while true; do mv a b; ln -s {0} a; rm -f a; mv b a; \
-         mv a/sub a/was; ln -s ../../../../../outside a/sub; rm -f a/sub; mv a/was a/sub; done) >/dev/null 2>&1 & \
+        "mkdir -p app/a/sub; cd app; (while true; do mv -T a b; ln -s {0} a; rm -f a; mv -T b a || rm -rf b; \
+         mkdir -p a/sub; mv -T a/sub a/was; ln -s ../../../../../outside a/sub; rm -f a/sub; mv -T a/was a/sub || rm -rf a/was; done) \
+         >/dev/null 2>&1 & \
          (while true; do ln -s {0}/canary f; rm -rf f; ln -s / f; rm -rf f; mkdir f; rm -rf f; done) >/dev/null 2>&1 & echo",
         outside.display()
     );
