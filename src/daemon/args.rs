@@ -42,7 +42,10 @@ pub(super) enum Command {
         file: PathBuf,
     },
     /// Puts a copy in the place of the record, which is kept beside it; the server must not run
-    Restore { file: PathBuf },
+    Restore {
+        /// A copy that `backup` made
+        file: PathBuf,
+    },
     /// The process that launches containers; started by `serve`
     #[command(name = "__launcher", hide = true)]
     Launcher {
