@@ -375,9 +375,10 @@ fn not_fooled() {
     while !echoed.ends_with(&data) {
         let mut byte = [0];
         socket.read_exact(&mut byte).unwrap();
-        // What is frozen does not answer: the message has thawed it.
         echoed.push(byte[0]);
     }
+    // The app may answer a moment before the status is published.
+    eventually("its status says that it is awake", Duration::from_millis(800), || !asleep());
 }
 
 /// Short of memory the host freezes, then stops, and spares what is used and what is always on to the last.
