@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,12 @@ pub struct Runtime {
 struct Launcher {
     child: Child,
     socket: Watched<OwnedFd>,
+    /// What it can write, as it was found at its start.
+    writable: [Found; 2],
 }
+
+/// Which directory is at a path: device and inode; `None` where there is none.
+type Found = Option<(u64, u64)>;
 
 impl Runtime {
     /// Starts the launcher and waits until it is ready. Must be called within a tokio runtime.
@@ -213,6 +219,7 @@ impl Runtime {
         // Its sockets are closed a moment before it can be waited for.
         for _look in 0..10 {
             if launcher.child.try_wait().map_err(LaunchError::Spawn)?.is_some() {
+                tracing::warn!("the launcher has died and is started again");
                 *launcher = self.start_again().await?;
                 return Ok(true);
             }
@@ -222,19 +229,24 @@ impl Runtime {
     }
 
     async fn start_again(&self) -> Result<Launcher, LaunchError> {
-        tracing::warn!("the launcher has died and is started again");
         let config = Arc::clone(&self.config);
         let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;
         started.map_err(|e| LaunchError::Spawn(io::Error::other(e)))?
     }
 
-    /// Sends a request; a launcher that has died is replaced, once.
+    /// Sends a request; a launcher that has died is replaced, once, and so is one whose mounts are not those of
+    /// the host any more: what was put in the place of a directory is read-only to it.
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
         let mut launcher = self.launcher.lock().await;
+        if launcher.writable != writable(&self.config).map(found) {
+            tracing::warn!("a directory that the launcher writes to was replaced; it is started again");
+            *launcher = self.start_again().await?;
+        }
         match launcher.send(frame, descriptors).await {
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
+                tracing::warn!("the launcher has died and is started again");
                 *launcher = self.start_again().await?;
                 launcher.send(frame, descriptors).await.map_err(LaunchError::Send)
             }
@@ -250,16 +262,19 @@ impl Launcher {
         let (ours, theirs) = pair.map_err(|e| LaunchError::Spawn(e.into()))?;
         let mut command = process::command(&config.executable);
         command.arg("__launcher").arg("--init").arg(&config.init);
-        for directory in [&config.run_dir, &config.workspaces_dir] {
+        let writable = writable(config);
+        for directory in writable {
             command.arg("--writable").arg(directory);
         }
+        // Before it looks: what is replaced meanwhile is noticed then.
+        let writable = writable.map(found);
         command.stdin(Stdio::from(theirs)).stderr(Stdio::inherit());
         let child = command.spawn().map_err(LaunchError::Spawn)?;
         drop(command);
         wait_until_ready(&ours)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| LaunchError::Spawn(e.into()))?;
         let socket = Watched::new(ours).map_err(LaunchError::Spawn)?;
-        Ok(Self { child, socket })
+        Ok(Self { child, socket, writable })
     }
 
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -275,6 +290,14 @@ impl Drop for Launcher {
         let _ignored: io::Result<()> = self.child.kill();
         let _ignored: io::Result<std::process::ExitStatus> = self.child.wait();
     }
+}
+
+fn writable(config: &Config) -> [&Path; 2] {
+    [&config.run_dir, &config.workspaces_dir]
+}
+
+fn found(path: &Path) -> Found {
+    std::fs::metadata(path).ok().map(|seen| (seen.dev(), seen.ino()))
 }
 
 fn wait_until_ready(socket_fd: &OwnedFd) -> Result<(), LaunchError> {

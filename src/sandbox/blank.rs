@@ -7,11 +7,13 @@
 //! Neither is recorded: they have no owner, and what they leave behind is found by its name, that of a launch
 //! which no record knows. So both can be made before anybody asks for them (see [`super::pool`]).
 
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
 use super::provision::{Undo, fail_point, take_back};
+use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
 use crate::model::{CpuMax, LaunchId, Limits};
 use crate::network::Attachment;
@@ -65,7 +67,7 @@ impl Site {
         let made = async {
             let (cgroup, network) = (cgroup?, network?);
             undo.push(Undo::RunDirectory(run_directory.clone()));
-            make_run_directory(&run_directory)?;
+            make_run_directory(shared, &run_directory)?;
             Ok(Self { launch, address_index, network, cgroup, run_directory, settings })
         };
         match made.await {
@@ -139,10 +141,14 @@ impl Blank {
 }
 
 async fn launch(shared: &Arc<Shared>, site: &Site, nofile: u64) -> Result<Launched, Error> {
-    let looking = Arc::clone(shared);
+    let (looking, directory) = (Arc::clone(shared), site.run_directory.clone());
     let bundle = blocking(move || {
         fail_point("provision-bundle")?;
         looking.check_rootfs()?;
+        // The site may have been made a while ago, and the run directory cleared since.
+        if !directory.exists() {
+            make_run_directory(&looking, &directory)?;
+        }
         looking.bundle(nofile)
     });
     let bundle = phase("rootfs", bundle).await?;
@@ -191,8 +197,15 @@ pub(super) fn settings(shared: &Shared, limits: &Limits) -> Settings {
     }
 }
 
-fn make_run_directory(path: &std::path::Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt as _;
+fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {
     let failed = |source| Error::RunDirectory { path: path.display().to_string(), source };
-    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)
+    let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
+    match make() {
+        // Somebody has removed everything: what all sandboxes share goes first.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_etc(&shared.etc_dir, shared.network.resolver())?;
+            make().map_err(failed)
+        }
+        made => made.map_err(failed),
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("crash::a_lost_init_is_noticed", lost_init),
     ("record::what_nobody_knows_is_removed_while_it_runs", record::unknown),
     ("record::a_run_directory_that_was_cleared_is_made_again", record::cleared),
+    ("record::a_run_directory_that_was_removed_is_not_missed", record::removed),
     ("record::after_the_host_went_down_what_is_always_on_starts", record::host_down),
     ("record::a_damaged_record_is_replaced_by_its_copy", record::damaged),
     ("record::backup_and_restore", record::backup),

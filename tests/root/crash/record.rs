@@ -70,6 +70,36 @@ pub(super) fn cleared() {
     server.create(Value::Null);
 }
 
+pub(super) fn removed() {
+    let server = Server::start(&[
+        ("SANDBOXD_SWEEP_INTERVAL_SECONDS", "1"),
+        ("SANDBOXD_POOL_SIZE", "2"),
+        ("SANDBOXD_LAUNCH_SPARES", "2"),
+    ]);
+    let (id, asleep) = (server.create(Value::Null), server.create(Value::Null));
+    server.sh(&id, "echo kept > file");
+    assert_eq!(server.api("POST", &format!("/v1/sandboxes/{asleep}/stop"), Value::Null).status, 200);
+    let run = server.directory.path().join("run");
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&run).unwrap());
+    let before = inode();
+    // Held on to, so that the next directory cannot have its number.
+    let held = std::fs::File::open(&run).unwrap();
+    // What is made ahead may come meanwhile.
+    eventually("it is gone", Duration::from_secs(5), || std::fs::remove_dir_all(&run).is_ok());
+    // The launcher had a mount of it, and what was made ahead was in it: nobody is to notice either.
+    for _one in 0..6 {
+        let new = server.create(Value::Null);
+        assert!(server.sh(&new, "cat /etc/resolv.conf").contains("nameserver"));
+    }
+    server.sh(&asleep, "true");
+    assert_ne!(inode(), before);
+    drop(held);
+    eventually("what cannot be reached is ended", Duration::from_secs(10), || {
+        server.status(&id) == "stopped"
+    });
+    assert_eq!(server.sh(&id, "cat file"), "kept\n");
+}
+
 pub(super) fn host_down() {
     let mut server = Server::start(&[]);
     let (always, lazy) = (server.create(json!({ "idle_policy": "always_on" })), server.create(Value::Null));
