@@ -28,15 +28,17 @@ pub(super) struct Lock {
 pub(super) fn take(data_dir: &Path) -> Result<Lock, LockError> {
     let path = data_dir.join("lock");
     let failed = |source| LockError::Open { path: path.clone(), source };
-    let opened = File::options().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path);
-    let mut file = opened.map_err(failed)?;
+    let opened = File::options().create(true).append(true).mode(0o600).open(&path);
+    let mut writer = opened.map_err(failed)?;
+    // What holds the lock cannot write: a file system with such a descriptor cannot be made read-only by its operator.
+    let file = File::open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(LockError::Taken(path)),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     // For people only: which process it is.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    writer.set_len(0).and_then(|()| writeln!(writer, "{}", std::process::id())).map_err(failed)?;
     Ok(Lock { _file: file })
 }
 

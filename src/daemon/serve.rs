@@ -135,6 +135,9 @@ async fn serve(config: Config) -> Exit {
         Err(error) if error.is_full() => {
             return Exit::TryAgain.because(&error, "free space and start again");
         }
+        Err(error) if error.is_unwritable() => {
+            return Exit::TryAgain.because(&error, "make the disk of data_dir writable and start again");
+        }
         Err(error) => return Exit::Unavailable.because(&error, ""),
     };
     if let Some(recovered) = &contents.recovered {

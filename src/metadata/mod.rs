@@ -68,8 +68,10 @@ pub enum MetadataError {
     },
     #[error("write the record: another program holds the database")]
     Busy(#[source] rusqlite::Error),
-    #[error("write the record: the disk is full or cannot be written")]
+    #[error("write the record: the disk is full")]
     Full(#[source] rusqlite::Error),
+    #[error("write the record: the disk cannot be written")]
+    Unwritable(#[source] rusqlite::Error),
     #[error("write the record")]
     Write(#[source] rusqlite::Error),
     #[error("write the record: the writer has ended")]
@@ -129,9 +131,14 @@ impl MetadataError {
         matches!(self, Self::Busy(_))
     }
 
-    /// Says whether the disk is full or cannot be written.
+    /// Says whether the disk is full.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full(_))
+    }
+
+    /// Says whether the disk cannot be written, whether or not there is room.
+    pub fn is_unwritable(&self) -> bool {
+        matches!(self, Self::Unwritable(_))
     }
 }
 

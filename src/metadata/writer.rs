@@ -85,7 +85,8 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
     let _ignored: rusqlite::Result<()> = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
 }
 
-/// Writes a group in one transaction; if that fails, one by one, so that only the culprit fails.
+/// Writes a group in one transaction; if that fails, one by one, so that only the culprit fails. When none of
+/// them could be written, since somebody else has the database, each would wait as long again.
 fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
     let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) {
         Durability::Power
@@ -96,7 +97,7 @@ fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
         transact(connection, &group.iter().map(|(write, ..)| write).collect::<Vec<_>>(), durability);
     match together {
         Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
-        Err(error) if group.len() == 1 => {
+        Err(error) if group.len() == 1 || is_busy(&error) => {
             group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error)))));
         }
         Err(_) => {
@@ -129,12 +130,17 @@ fn transact(connection: &mut Connection, writes: &[&Write], durability: Durabili
     transaction.commit()
 }
 
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 pub(super) fn classify(error: rusqlite::Error) -> MetadataError {
     match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DiskFull | ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen,
-        ) => MetadataError::Full(error),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => MetadataError::Busy(error),
+        Some(ErrorCode::DiskFull) => MetadataError::Full(error),
+        Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
+            MetadataError::Unwritable(error)
+        }
+        _ if is_busy(&error) => MetadataError::Busy(error),
         _ => MetadataError::Write(error),
     }
 }

@@ -1,8 +1,8 @@
 //! When a sandbox was used last, and whether it is in use.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
@@ -26,6 +26,8 @@ pub struct Busy(Activity);
 struct Counters {
     /// By the clock that nobody sets, so that a jump of the other one neither wakes nor stops anything.
     last_ms: AtomicI64,
+    /// Until when it is kept awake by request, by the same clock.
+    kept_until_ms: AtomicI64,
     busy: AtomicU32,
     /// How many connections are open, whether or not bytes go through them.
     open: AtomicU32,
@@ -40,6 +42,7 @@ impl Activity {
         let idle = now_ms().saturating_sub(last_ms).max(0);
         Self(Arc::new(Counters {
             last_ms: AtomicI64::new(monotonic_ms().saturating_sub(idle)),
+            kept_until_ms: AtomicI64::new(i64::MIN),
             busy: AtomicU32::new(0),
             open: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
@@ -89,6 +92,19 @@ impl Activity {
     /// When it was used last, unix milliseconds.
     pub(super) fn last_ms(&self) -> i64 {
         now_ms().saturating_sub(i64::try_from(self.idle().as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Keeps it awake until a time in unix milliseconds, as far ahead as that is now: whoever sets the
+    /// clock afterwards changes nothing.
+    pub(super) fn keep_until(&self, until_ms: i64) {
+        let ahead = until_ms.saturating_sub(now_ms());
+        self.0.kept_until_ms.store(monotonic_ms().saturating_add(ahead), Ordering::Relaxed);
+    }
+
+    /// For how much longer it is kept awake by request.
+    pub(super) fn kept_for(&self) -> Duration {
+        let ahead = self.0.kept_until_ms.load(Ordering::Relaxed).saturating_sub(monotonic_ms());
+        Duration::from_millis(u64::try_from(ahead).unwrap_or_default())
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -143,11 +159,11 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Milliseconds since this process first asked.
-fn monotonic_ms() -> i64 {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    let since = BEGIN.get_or_init(Instant::now).elapsed();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+/// Milliseconds by the clock that nobody sets, `CLOCK_MONOTONIC`: the same for every process until the host is
+/// started again. It stands still while the host is suspended, when nobody can use anything.
+pub(super) fn monotonic_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000)
 }
 
 #[cfg(test)]
@@ -165,6 +181,16 @@ mod tests {
         drop(second);
         assert!(!activity.is_busy() && activity.idle() < Duration::from_secs(1));
         assert!(Activity::new(i64::MAX).idle() < Duration::from_secs(1), "a clock that was set back");
+    }
+
+    #[test]
+    fn kept_awake_for_as_long_as_was_asked() {
+        let activity = Activity::new(0);
+        assert!(activity.kept_for().is_zero());
+        activity.keep_until(now_ms() + 60_000);
+        assert!(activity.kept_for().abs_diff(Duration::from_secs(60)) < Duration::from_secs(1));
+        activity.keep_until(now_ms() - 60_000);
+        assert!(activity.kept_for().is_zero());
     }
 
     #[tokio::test]

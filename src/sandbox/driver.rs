@@ -189,7 +189,11 @@ impl Driver {
             Command::Claim { owner, reply } => answer(reply, self.claim(owner).await),
             Command::KeepAlive { until_ms, reply } => {
                 let change = |record: &mut Record| record.keepalive_until = Some(until_ms);
-                answer(reply, self.amend(change).await);
+                let recorded = self.amend(change).await;
+                if recorded.is_ok() {
+                    self.entry.activity.keep_until(until_ms);
+                }
+                answer(reply, recorded);
             }
             Command::Update { update, reply } => {
                 answer(reply, self.update(update).await);

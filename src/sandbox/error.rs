@@ -10,6 +10,9 @@ use crate::runtime::{ControlError, LaunchError};
 use crate::storage::{FileError, StorageError};
 use crate::sys::cgroup::CgroupError;
 
+/// What is said when nothing can be written, for the time being or until somebody sees to it.
+const UNWRITABLE: &str = "the host's disk cannot be written now; what is there can be read";
+
 /// Why a request failed; [`Error::kind`] says what the client should do.
 #[derive(Debug, thiserror::Error)]
 #[expect(clippy::error_impl_error, reason = "the module's one error, always named sandbox::Error")]
@@ -139,7 +142,8 @@ impl Error {
             Self::Storage(StorageError::UnknownTemplate { .. }) => Kind::Invalid,
             Self::Storage(error) if error.is_full() => Kind::Exhausted,
             Self::Metadata(error) if error.is_full() => Kind::Exhausted,
-            Self::Metadata(error) if error.is_busy() => Kind::Unavailable,
+            Self::Storage(error) if error.is_unwritable() => Kind::Unavailable,
+            Self::Metadata(error) if error.is_busy() || error.is_unwritable() => Kind::Unavailable,
             Self::Leftovers { cause, .. } => cause.kind(),
             Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
             | Self::Ending => Kind::Unavailable,
@@ -175,6 +179,11 @@ impl Error {
             Self::File(error) => error.to_string(),
             Self::Storage(error @ StorageError::UnknownTemplate { .. }) => error.to_string(),
             Self::Leftovers { cause, .. } => cause.message(),
+            Self::Storage(error) if error.is_unwritable() => UNWRITABLE.to_owned(),
+            Self::Metadata(error) if error.is_unwritable() => UNWRITABLE.to_owned(),
+            Self::Metadata(error) if error.is_busy() => {
+                "the server's record is held by another program; try again".to_owned()
+            }
             _ => match self.kind() {
                 Kind::Exhausted => "the host's disk is full".to_owned(),
                 Kind::Unavailable => "the sandbox is not reachable now; try again".to_owned(),
@@ -190,6 +199,7 @@ fn file_kind(error: &FileError) -> Kind {
         FileError::Exists { .. } | FileError::NotEmpty { .. } => Kind::Conflict,
         FileError::Limit { .. } => Kind::TooLarge,
         FileError::NoSpace { .. } => Kind::Exhausted,
+        FileError::Unwritable { .. } => Kind::Unavailable,
         FileError::Io { .. } => Kind::Internal,
         _ => Kind::Invalid,
     }

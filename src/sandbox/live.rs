@@ -5,11 +5,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::activity::now_ms;
 use super::process::LinkCell;
 use super::throttle::Throttle;
 use super::view::LiveView;
@@ -39,8 +38,10 @@ pub(super) struct Live {
     /// The hold on the processes that clients have started.
     pub(super) link: LinkCell,
     pub(super) run_directory: PathBuf,
-    /// Unix milliseconds.
+    /// Unix milliseconds, to be shown.
     pub(super) started_at: i64,
+    /// The same by the clock that nobody sets.
+    pub(super) started: Instant,
     /// Cancelled when the sandbox ends: stops whatever watches it.
     pub(super) ended: CancellationToken,
 }
@@ -59,7 +60,7 @@ impl Live {
 
     /// For how long it has been running.
     pub(super) fn uptime(&self) -> Duration {
-        Duration::from_millis(u64::try_from(now_ms() - self.started_at).unwrap_or(0))
+        self.started.elapsed()
     }
 
     /// Says that it is frozen now; the value is cancelled when it is thawed.

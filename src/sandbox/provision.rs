@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -254,6 +255,7 @@ fn live(record: &Record, blank: Blank) -> Result<(Live, Record), Error> {
         link: LinkCell::default(),
         run_directory: site.run_directory,
         started_at: now,
+        started: Instant::now(),
         ended: CancellationToken::new(),
     };
     Ok((live, record))

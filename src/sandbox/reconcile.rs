@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -172,6 +172,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 is_greeted: AtomicBool::new(!is_frozen),
                 run_directory,
                 started_at: record.updated_at,
+                started: began(record.updated_at),
                 ended: CancellationToken::new(),
             };
             Some((live, if is_frozen { Status::Paused } else { Status::Running }))
@@ -185,6 +186,12 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
             None
         }
     }
+}
+
+/// The moment of a time in unix milliseconds; now, if that is in the future: the clock was set back since.
+fn began(at_ms: i64) -> Instant {
+    let ago = Duration::from_millis(u64::try_from(now_ms().saturating_sub(at_ms)).unwrap_or_default());
+    Instant::now().checked_sub(ago).unwrap_or_else(Instant::now)
 }
 
 /// Removes every cgroup and run directory that no running sandbox has.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::activity::now_ms;
 use super::driver::{Command, Update};
 use super::error::Error;
 use super::events::Why;
@@ -111,11 +110,9 @@ impl Shared {
         if record.spec.idle_policy != IdlePolicy::Sleep || entry.activity.is_busy() {
             return (Tier::Awake, None);
         }
-        let kept_for = record.keepalive_until.unwrap_or_default().saturating_sub(now_ms());
-        if let Ok(kept_for) = u64::try_from(kept_for)
-            && kept_for > 0
-        {
-            return (Tier::Awake, Some(Duration::from_millis(kept_for)));
+        let kept_for = entry.activity.kept_for();
+        if !kept_for.is_zero() {
+            return (Tier::Awake, Some(kept_for));
         }
         self.policy_of(&record).tier(self.idle(entry))
     }

@@ -361,7 +361,9 @@ impl Supervisor {
         if self.shared.ending.is_cancelled() {
             return Err("the server is ending".to_owned());
         }
-        self.shared.check_rootfs().map_err(|e| super::provision::chain(&e))
+        let told = |e: Error| super::provision::chain(&e);
+        self.shared.check_rootfs().map_err(told)?;
+        self.shared.storage.check_writable().map_err(|e| told(Error::Storage(e)))
     }
 
     /// Ends the daemon's part: sandboxes run on, and are adopted by the next daemon; what waits is told to try again.
@@ -424,10 +426,10 @@ impl Supervisor {
         let idle = self.shared.idle(entry);
         let is_present = published.live.is_some();
         let sleeps = is_present && published.record.spec.idle_policy == IdlePolicy::Sleep;
-        let keepalive = published.record.keepalive_until.unwrap_or_default();
+        let kept_for = entry.activity.kept_for();
         let at = |time: Duration| {
-            let left = i64::try_from(time.saturating_sub(idle).as_millis()).unwrap_or(i64::MAX);
-            now_ms().saturating_add(left).max(keepalive)
+            let left = time.saturating_sub(idle).max(kept_for);
+            now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))
         };
         let is_running = published.record.status == Status::Running;
         Snapshot {
@@ -467,6 +469,7 @@ impl Shared {
         let (mailbox, receiver) = mpsc::channel(MAILBOX);
         let id = record.spec.id;
         let activity = Activity::new(record.last_active_at);
+        record.keepalive_until.iter().for_each(|until| activity.keep_until(*until));
         let published =
             Published { record: Arc::new(record), live: None, app: AppView::default(), generation: 0 };
         let entry = Entry {

@@ -72,6 +72,11 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    #[error("the disk cannot be written now")]
+    Unwritable {
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot {action} {path}")]
     Io {
         action: &'static str,
@@ -92,6 +97,11 @@ impl StorageError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Access { source, .. } if is_full(source))
     }
+
+    /// Says whether the disk cannot be written, whether or not there is room.
+    pub fn is_unwritable(&self) -> bool {
+        matches!(self, Self::Access { source, .. } if is_unwritable(source))
+    }
 }
 
 impl FileError {
@@ -110,6 +120,7 @@ impl FileError {
                 Some(Errno::XDEV | Errno::LOOP) => Self::Escapes { path },
                 Some(Errno::NAMETOOLONG) => Self::Path { reason: "it is too long" },
                 _ if is_full(&source) => Self::NoSpace { source },
+                _ if is_unwritable(&source) => Self::Unwritable { source },
                 _ => Self::Io { action, path, source },
             }
         }
@@ -118,4 +129,9 @@ impl FileError {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A file system that the kernel has made read-only after an error says so too.
+fn is_unwritable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }

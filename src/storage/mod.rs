@@ -276,6 +276,15 @@ impl Storage {
         rootfs::check(&self.config.rootfs, destinations)
     }
 
+    /// Makes sure that a workspace could be made: the disk takes writes, and has an inode left.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn check_writable(&self) -> Result<(), StorageError> {
+        let staging = self.config.data_dir.join("staging");
+        sysfs::check_writable(&self.yard.staging).map_err(StorageError::at("make a file in", &staging))
+    }
+
     fn template(&self, name: &TemplateName) -> Result<PathBuf, StorageError> {
         let path = self.config.templates_dir.join(name.as_str());
         if sysfs::open_directory(&path).is_ok() {

@@ -41,6 +41,18 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
+/// `openat(directory, ".", O_TMPFILE)`: makes a file without a name and lets it go; nothing is left of it.
+///
+/// # Errors
+/// The kernel's, but not that the file system knows no such files.
+pub fn check_writable(directory: impl AsFd) -> io::Result<()> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, ".", flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// `openat2(directory, path, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)` — man 2 openat2.
 ///
 /// # Errors

@@ -3,7 +3,9 @@
 mod apps;
 mod browser;
 mod cli;
+mod clocks;
 mod crash;
+mod disks;
 mod escapes;
 mod events;
 mod faults;
@@ -46,6 +48,8 @@ pub(crate) fn all() -> Vec<Test> {
         terminal::TESTS,
         &cli::tests(),
         faults::TESTS,
+        disks::TESTS,
+        clocks::TESTS,
         crash::TESTS,
     ]
     .concat()

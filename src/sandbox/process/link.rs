@@ -17,7 +17,7 @@ use super::pump::{self, Sources};
 use super::{Description, Process, ProcessId, Purpose, table};
 use crate::protocol::{Kept, Target};
 use crate::runtime::{Attached, Channel, Event, Events, Journal, Ring};
-use crate::sandbox::activity::now_ms;
+use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::error::Error;
 use crate::sandbox::live::Live;
 use crate::sandbox::provision::chain;
@@ -315,7 +315,10 @@ impl Process {
         let tasks = &shared.tasks;
         tasks.spawn(pump::run(Arc::clone(shared), Arc::clone(entry), Arc::clone(self), sources));
         if let Some(timeout_ms) = self.description.timeout_ms {
-            let passed = now_ms().saturating_sub(self.description.started_at);
+            let passed = match self.description.started_ms {
+                Some(begun) => monotonic_ms().saturating_sub(begun),
+                None => now_ms().saturating_sub(self.description.started_at),
+            };
             let left = timeout_ms.saturating_sub(u64::try_from(passed).unwrap_or_default());
             tasks.spawn(pump::limit(Arc::clone(shared), Arc::clone(self), Duration::from_millis(left)));
         }

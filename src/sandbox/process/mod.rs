@@ -95,6 +95,9 @@ struct Description {
     purpose: Purpose,
     /// Unix milliseconds.
     started_at: i64,
+    /// The same by the clock that nobody sets; absent if a version before wrote it.
+    #[serde(default)]
+    started_ms: Option<i64>,
 }
 
 /// A process that a client has started.

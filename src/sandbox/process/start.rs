@@ -14,7 +14,7 @@ use super::{Description, Follower, Process, ProcessId, Purpose, link};
 use crate::model::{Environment, SandboxId};
 use crate::protocol::Spawn;
 use crate::runtime::{ControlError, Ring, Started};
-use crate::sandbox::activity::now_ms;
+use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::driver::Command;
 use crate::sandbox::error::Error;
 use crate::sandbox::events::Why;
@@ -132,6 +132,7 @@ impl ProcessRequest {
             timeout_ms: self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             purpose: self.purpose,
             started_at: now_ms(),
+            started_ms: Some(monotonic_ms()),
         }
     }
 }
