@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
@@ -16,7 +16,7 @@ use super::output::Output;
 use super::pump::{self, Sources};
 use super::{Description, Process, ProcessId, Purpose, table};
 use crate::protocol::{Kept, Target};
-use crate::runtime::{Attached, Channel, Event, Events, Journal, Ring};
+use crate::runtime::{Attached, Channel, ControlError, Event, Events, Journal, Ring};
 use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::error::Error;
 use crate::sandbox::live::Live;
@@ -37,11 +37,18 @@ const ATTACH_PAUSE: Duration = Duration::from_millis(100);
 pub(in crate::sandbox) type LinkCell = OnceCell<Arc<Link>>;
 
 /// The hold on the processes of one running sandbox.
+///
+/// Ended processes are kept for a while, and each keeps this; what takes descriptors is closed with the sandbox.
 #[derive(Debug)]
 pub(in crate::sandbox) struct Link {
-    channel: Mutex<Arc<Channel>>,
-    journal: Journal,
+    open: Mutex<Option<Open>>,
     directory: PathBuf,
+}
+
+#[derive(Debug)]
+struct Open {
+    channel: Arc<Channel>,
+    journal: Arc<Journal>,
 }
 
 /// The hold on a sandbox's processes; what an earlier daemon had begun goes on.
@@ -58,8 +65,10 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
     let directory = live.run_directory.join(DIRECTORY);
     let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&directory);
     made.map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })?;
-    let link = Arc::new(Link { channel: Mutex::new(Arc::new(channel)), journal, directory });
-    restore(shared, entry, &link, kept).await;
+    let (channel, journal) = (Arc::new(channel), Arc::new(journal));
+    let opened = Open { channel, journal: Arc::clone(&journal) };
+    let link = Arc::new(Link { open: Mutex::new(Some(opened)), directory });
+    restore(shared, entry, &link, &journal, kept).await;
     shared.tasks.spawn(watch(
         Arc::clone(shared),
         Arc::clone(entry),
@@ -71,12 +80,16 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
 }
 
 impl Link {
-    pub(super) fn channel(&self) -> Arc<Channel> {
-        Arc::clone(&self.channel.lock().unwrap_or_else(PoisonError::into_inner))
+    /// # Errors
+    /// The sandbox has ended.
+    pub(super) fn channel(&self) -> Result<Arc<Channel>, Error> {
+        self.lock().as_ref().map(|open| Arc::clone(&open.channel)).ok_or(Error::Control(ControlError::Ended))
     }
 
-    pub(super) fn journal(&self) -> &Journal {
-        &self.journal
+    /// # Errors
+    /// The sandbox has ended.
+    pub(super) fn journal(&self) -> Result<Arc<Journal>, Error> {
+        self.lock().as_ref().map(|open| Arc::clone(&open.journal)).ok_or(Error::Control(ControlError::Ended))
     }
 
     pub(super) fn ring_path(&self, id: ProcessId) -> PathBuf {
@@ -89,21 +102,26 @@ impl Link {
     }
 
     pub(super) async fn signal(&self, key: u64, signal: i32, target: Target) -> Result<(), Error> {
-        self.channel().signal(key, signal, target).await.map_err(Error::Control)
+        self.channel()?.signal(key, signal, target).await.map_err(Error::Control)
     }
 
     pub(super) async fn close_input(&self, key: u64) -> Result<(), Error> {
-        self.channel().close_input(key).await.map_err(Error::Control)
+        self.channel()?.close_input(key).await.map_err(Error::Control)
     }
 
     /// Lets `sandbox-init` throw away what it keeps; it has ended if it cannot be told.
     pub(super) async fn forget(&self, key: u64) {
-        let _ignored: Result<(), _> = self.channel().forget(key).await;
+        let Ok(channel) = self.channel() else { return };
+        let _ignored: Result<(), _> = channel.forget(key).await;
     }
 
     async fn kill(&self, key: u64) {
         let _ignored: Result<(), _> = self.signal(key, super::libc_kill(), Target::Tree).await;
         self.forget(key).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,7 +155,8 @@ async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live>, link: Ar
             }
         }
     }
-    drop(live);
+    drop((live, events));
+    *link.lock() = None;
     let ours = || entry.processes.all().into_iter().filter(|p| Arc::ptr_eq(&p.link, &link));
     for process in ours() {
         // PID 1 is gone, and the kernel has killed what was left.
@@ -163,7 +182,9 @@ async fn attach_again(entry: &Entry, live: &Live, link: &Arc<Link>) -> Option<Ev
             tokio::time::sleep(ATTACH_PAUSE).await;
             continue;
         };
-        *link.channel.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(channel);
+        if let Some(open) = link.lock().as_mut() {
+            open.channel = Arc::new(channel);
+        }
         let kept: HashMap<u64, Kept> = kept.into_iter().map(|(kept, _)| (kept.key, kept)).collect();
         for process in entry.processes.all() {
             let is_begun = process.pid.load(std::sync::atomic::Ordering::Relaxed) != 0;
@@ -183,6 +204,7 @@ async fn restore(
     shared: &Arc<Shared>,
     entry: &Arc<Entry>,
     link: &Arc<Link>,
+    journal: &Arc<Journal>,
     kept: Vec<(Kept, Vec<OwnedFd>)>,
 ) {
     let mut kept: HashMap<u64, _> = kept.into_iter().map(|(kept, fds)| (kept.key, (kept, fds))).collect();
@@ -192,7 +214,7 @@ async fn restore(
         };
         let found = kept.remove(&id.key());
         let key_is_kept = found.is_some();
-        match restore_one(shared, entry, link, (id, &file.path()), found) {
+        match restore_one(shared, entry, (link, journal), (id, &file.path()), found) {
             Ok(true) => tracing::info!(id = %entry.id, process = %id, "a process is found again"),
             Ok(false) => link.remove_ring(id),
             Err(error) => {
@@ -204,7 +226,7 @@ async fn restore(
             }
         }
     }
-    link.journal.clear();
+    journal.clear();
     for key in kept.into_keys() {
         link.kill(key).await;
     }
@@ -215,11 +237,11 @@ async fn restore(
 fn restore_one(
     shared: &Arc<Shared>,
     entry: &Arc<Entry>,
-    link: &Arc<Link>,
+    (link, journal): (&Arc<Link>, &Arc<Journal>),
     (id, path): (ProcessId, &Path),
     kept: Option<(Kept, Vec<OwnedFd>)>,
 ) -> io::Result<bool> {
-    let (ring, description) = Ring::open(path, &link.journal)?;
+    let (ring, description) = Ring::open(path, journal)?;
     let description: Description = serde_json::from_slice(&description).map_err(io::Error::other)?;
     let pid = match (ring.pid()?, &kept) {
         (Some(pid), _) => pid,
@@ -227,7 +249,7 @@ fn restore_one(
         (None, None) => return Ok(false),
     };
     let (is_kept, exit) = (kept.is_some(), kept.as_ref().and_then(|(kept, _)| kept.exit));
-    let (sources, input) = streams(kept.map(|(_, fds)| fds).unwrap_or_default(), &description)?;
+    let (sources, input) = streams(kept.map(|(_, fds)| fds).unwrap_or_default(), &description, journal)?;
     let process = Process::new(id, description, ring, Arc::clone(link))?;
     process.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
     process.begin(entry, &sources, input);
@@ -249,6 +271,7 @@ fn restore_one(
 fn streams(
     descriptors: Vec<OwnedFd>,
     description: &Description,
+    journal: &Arc<Journal>,
 ) -> io::Result<(Sources, Option<Arc<Watched<OwnedFd>>>)> {
     let is_right = |fd: &OwnedFd| if description.tty { pty::is_master(fd) } else { pty::is_pipe(fd) };
     if !descriptors.iter().all(is_right) {
@@ -259,12 +282,13 @@ fn streams(
         rustix::io::ioctl_fionbio(&descriptor, true)?;
         watched.push(Arc::new(Watched::new(descriptor)?));
     }
+    let journal = Arc::clone(journal);
     let mut watched = watched.into_iter();
     let stdout = watched.next();
     if description.tty {
-        return Ok((Sources { stdout: stdout.clone(), stderr: None }, stdout));
+        return Ok((Sources { stdout: stdout.clone(), stderr: None, journal }, stdout));
     }
-    Ok((Sources { stdout, stderr: watched.next() }, watched.next()))
+    Ok((Sources { stdout, stderr: watched.next(), journal }, watched.next()))
 }
 
 impl Process {

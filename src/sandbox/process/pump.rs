@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::output::Taken;
 use super::{Process, table};
-use crate::runtime::Stream;
+use crate::runtime::{Journal, Stream};
 use crate::sandbox::registry::Entry;
 use crate::sandbox::supervisor::Shared;
 use crate::sys::watch::Watched;
@@ -29,6 +29,8 @@ const HANG_UP_LOOKS: u32 = 10;
 pub(super) struct Sources {
     pub(super) stdout: Option<Arc<Watched<OwnedFd>>>,
     pub(super) stderr: Option<Arc<Watched<OwnedFd>>>,
+    /// Through which it goes; what a sandbox leaves in its pipes when it ends is taken as well.
+    pub(super) journal: Arc<Journal>,
 }
 
 /// Runs until nothing can come any more, or the process is forgotten.
@@ -57,10 +59,10 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Pro
         tokio::select! {
             () = shared.ending.cancelled() => return,
             () = process.forgotten.cancelled() => break,
-            taken = take(sources.stdout.as_ref(), Stream::Stdout, &process) => {
+            taken = take(sources.stdout.as_ref(), Stream::Stdout, &process, &sources.journal) => {
                 if is_end(taken).await { sources.stdout = None; }
             }
-            taken = take(sources.stderr.as_ref(), Stream::Stderr, &process) => {
+            taken = take(sources.stderr.as_ref(), Stream::Stderr, &process, &sources.journal) => {
                 if is_end(taken).await { sources.stderr = None; }
             }
             () = process.ended.cancelled(), if seen.ended.is_none() => {}
@@ -111,9 +113,10 @@ async fn take(
     source: Option<&Arc<Watched<OwnedFd>>>,
     stream: Stream,
     process: &Process,
+    journal: &Journal,
 ) -> io::Result<Taken> {
     let Some(open) = source else { return std::future::pending().await };
-    open.read_with(|fd| process.output.take(fd, stream, process.link.journal())).await
+    open.read_with(|fd| process.output.take(fd, stream, journal)).await
 }
 
 async fn is_end(taken: io::Result<Taken>) -> bool {

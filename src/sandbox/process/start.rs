@@ -13,7 +13,7 @@ use super::pump::Sources;
 use super::{Description, Follower, Process, ProcessId, Purpose, link};
 use crate::model::{Environment, SandboxId};
 use crate::protocol::Spawn;
-use crate::runtime::{ControlError, Ring, Started};
+use crate::runtime::{ControlError, Journal, Ring, Started};
 use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::driver::Command;
 use crate::sandbox::error::Error;
@@ -321,24 +321,25 @@ async fn spawn(
         input: request.input && request.tty.is_none(),
     };
     let failed = |source| Error::ProcessOutput { action: "make the pipes of a process", source };
+    let (channel, journal) = (link.channel()?, link.journal()?);
     if request.tty.is_some() {
-        let Started { pid, master } = link.channel().spawn(spawn, &[]).await.map_err(Error::Control)?;
+        let Started { pid, master } = channel.spawn(spawn, &[]).await.map_err(Error::Control)?;
         let master = master.ok_or(Error::Control(ControlError::Unexpected))?;
         rustix::io::ioctl_fionbio(&master, true).map_err(|e| failed(e.into()))?;
         let master = Arc::new(Watched::new(master).map_err(failed)?);
-        return Ok((pid, Sources { stdout: Some(Arc::clone(&master)), stderr: None }, Some(master)));
+        return Ok((pid, Sources { stdout: Some(Arc::clone(&master)), stderr: None, journal }, Some(master)));
     }
-    let Streams { theirs, sources, input } = streams(spawn.input).map_err(failed)?;
+    let Streams { theirs, sources, input } = streams(spawn.input, journal).map_err(failed)?;
     let ours = [&sources.stdout, &sources.stderr, &input].into_iter().flatten().map(|w| w.get().as_fd());
     let descriptors: Vec<_> = theirs.iter().map(|fd| fd.as_fd()).chain(ours).collect();
-    let started = link.channel().spawn(spawn, &descriptors).await;
+    let started = channel.spawn(spawn, &descriptors).await;
     // Our copies of its ends must be closed, or the end of the output is never seen.
     drop(descriptors);
     drop(theirs);
     Ok((started.map_err(Error::Control)?.pid, sources, input))
 }
 
-fn streams(has_input: bool) -> io::Result<Streams> {
+fn streams(has_input: bool, journal: Arc<Journal>) -> io::Result<Streams> {
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
     let watched = |fd: OwnedFd| {
         // Ours only: a program may take a stream that does not block for broken.
@@ -353,7 +354,7 @@ fn streams(has_input: bool) -> io::Result<Streams> {
     };
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    let sources = Sources { stdout: watched(stdout)?, stderr: watched(stderr)? };
+    let sources = Sources { stdout: watched(stdout)?, stderr: watched(stderr)?, journal };
     Ok(Streams { theirs: [stdin, stdout_end, stderr_end], sources, input })
 }
 
