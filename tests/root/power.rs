@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -73,12 +73,38 @@ impl Device {
     fn mount(&self, at: &Path) {
         run("mount", &["-t", "ext4", &format!("/dev/mapper/{}", self.name), at.to_str().unwrap()]);
     }
+
+    /// Ends what uses the file system, and waits until it is gone: a mount of a device whose file system lives
+    /// on in some namespace would be given that one, with all that was lost still in its memory.
+    fn let_go(&self, server: &mut Server, at: &Path) -> bool {
+        server.kill();
+        kill_sandboxes();
+        // In our namespace; those of the sandboxes and of the launcher end with their processes.
+        let _unmounted = Command::new("umount").args(["--lazy", at.to_str().unwrap()]).status();
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.is_free() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.is_free()
+    }
 }
 
-impl Drop for Device {
+/// The server and the device its data lies on, in the order in which they can be taken away, also by a failure.
+struct Rig {
+    server: Server,
+    device: Device,
+}
+
+impl Drop for Rig {
     fn drop(&mut self) {
-        let _left = Command::new("dmsetup").args(["remove", "--force", &self.name]).status();
-        let _left = Command::new("losetup").args(["--detach", &self.loop_device]).status();
+        let data = self.server.data();
+        self.device.let_go(&mut self.server, &data);
+        for (program, arguments) in
+            [("dmsetup", ["remove", &self.device.name]), ("losetup", ["--detach", &self.device.loop_device])]
+        {
+            // What is left fails the next round of it, by its name.
+            let _left = Command::new(program).args(arguments).env("DM_DISABLE_UDEV", "1").status();
+        }
     }
 }
 
@@ -90,41 +116,37 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 fn power_loss() {
-    let mut server = Server::prepare(&[("SANDBOXD_STOP_GRACE_SECONDS", "1")]);
+    let server = Server::prepare(&[("SANDBOXD_STOP_GRACE_SECONDS", "1")]);
     let data = server.data();
     std::fs::create_dir(&data).unwrap();
     let device = Device::make(&server.directory.path().join("disk"));
-    device.mount(&data);
+    let mut rig = Rig { server, device };
+    rig.device.mount(&data);
     let histories = Histories::default();
     for round in 0..3_u64 {
-        server.boot();
+        rig.server.boot();
         let cut = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for client in 0..2 {
-                let (server, cut, histories) = (&server, &cut, &histories);
+                let (server, cut, histories) = (&rig.server, &cut, &histories);
                 scope.spawn(move || use_it(server, cut, histories, client));
             }
+            eventually("something was done", Duration::from_secs(60), || {
+                histories.lock().unwrap().values().any(|h| h.written && !h.purge_asked)
+            });
             // Not at the same point of what the clients do in each round.
-            std::thread::sleep(Duration::from_millis(4000 + 1370 * round));
+            std::thread::sleep(Duration::from_millis(2000 + 1370 * round));
             cut.store(true, Ordering::SeqCst);
-            device.switch("0 3600 1 drop_writes");
+            rig.device.switch("0 3600 1 drop_writes");
             std::thread::sleep(Duration::from_millis(300));
         });
-        server.kill();
-        kill_sandboxes();
-        eventually("nothing holds the file system", Duration::from_secs(20), || {
-            Command::new("umount").arg(&data).status().unwrap().success()
-        });
-        // A mount namespace that is still being taken down holds the file system too, and what it writes
-        // once the device takes writes again is what no power loss would leave.
-        eventually("no namespace holds the file system", Duration::from_secs(60), || device.is_free());
-        device.switch("3600 0");
-        device.mount(&data);
-        server.boot();
-        compare(&server, &mut histories.lock().unwrap());
-        server.signal("TERM");
+        assert!(rig.device.let_go(&mut rig.server, &data), "a namespace holds the file system");
+        rig.device.switch("3600 0");
+        rig.device.mount(&data);
+        rig.server.boot();
+        compare(&rig.server, &mut histories.lock().unwrap());
+        rig.server.signal("TERM");
     }
-    run("umount", &[data.to_str().unwrap()]);
 }
 
 /// Creates, writes and purges until the power goes.
@@ -161,10 +183,9 @@ fn use_it(server: &Server, cut: &AtomicBool, histories: &Histories, client: usiz
 }
 
 fn kill_sandboxes() {
-    for entry in std::fs::read_dir(format!("/sys/fs/cgroup/{INSTANCE}")).unwrap().flatten() {
-        if entry.path().is_dir() {
-            std::fs::write(entry.path().join("cgroup.kill"), "1").unwrap();
-        }
+    for entry in std::fs::read_dir(format!("/sys/fs/cgroup/{INSTANCE}")).into_iter().flatten().flatten() {
+        // One that has gone meanwhile has nobody to kill.
+        let _gone = std::fs::write(entry.path().join("cgroup.kill"), "1");
     }
 }
 
