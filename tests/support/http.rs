@@ -66,12 +66,13 @@ pub(crate) fn request(
 /// The same; `None` when nobody listens.
 pub(crate) fn try_request(
     port: u16,
+    host: &str,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Option<Answer> {
-    try_raw(port, &message("localhost", method, path, headers, body))
+    try_raw(port, &message(host, method, path, headers, body))
 }
 
 fn message(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod record;
+mod soak;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("record::backup_and_restore", record::backup),
     ("record::without_descriptors_it_refuses_and_recovers", record::descriptors),
     ("chaos::killed_at_any_moment_nothing_is_lost_doubled_or_left", chaos::killed),
+    ("soak::used_without_end_it_stays_as_large_as_it_was", soak::flat),
 ];
 
 fn adopted() {
