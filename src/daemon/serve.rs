@@ -194,7 +194,6 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         executable: "/proc/self/exe".into(),
         init: config.init.clone(),
         run_dir: config.run_dir.clone(),
-        workspaces_dir: storage.workspaces_dir(),
     };
     let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;

@@ -4,14 +4,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What the launcher is asked.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum LauncherRequest {
-    Launch(LaunchRequest),
-    Furnish(FurnishRequest),
-}
-
 /// Asks for a container without identity; the descriptors ride along in this order: the socket for the
 /// reply, the control socket of `sandbox-init` (listening), the netns, then what [`LaunchRequest::cgroup_v2`] says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,14 +17,6 @@ pub struct LaunchRequest {
     pub cgroup_v2: bool,
 }
 
-/// Gives a container whose `sandbox-init` waits a workspace and a host name; the descriptors are the
-/// socket for the reply and the pidfd of that `sandbox-init`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct FurnishRequest {
-    pub host_name: String,
-    pub workspace: PathBuf,
-}
-
 /// Which part of a launch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,8 +26,6 @@ pub enum LaunchStep {
     PlaceDescriptors,
     Create,
     Start,
-    Workspace,
-    HostName,
 }
 
 /// What the launcher answers.
@@ -56,7 +38,6 @@ pub enum LaunchReply {
         create_us: u32,
         start_us: u32,
     },
-    Furnished,
     Failed {
         step: LaunchStep,
         errno: Option<i32>,

@@ -15,4 +15,4 @@ pub use init::{
     Spawn, Stamp, Target, VERSION,
 };
 #[cfg(feature = "daemon")]
-pub use launch::{FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest};
+pub use launch::{LaunchReply, LaunchRequest, LaunchStep};

@@ -12,14 +12,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::connection::{Control, ControlError};
 use crate::model::LaunchId;
-use crate::protocol::{
-    Decoder, FrameError, FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, encode,
-};
+use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, encode};
 use crate::sys::cgroup::Entry;
+use crate::sys::furnish::{Furnisher, Furniture};
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::watch::Watched;
 use crate::sys::{process, socket};
@@ -30,6 +29,8 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 const DYING_PAUSE: Duration = Duration::from_millis(2);
 /// How long a launcher may take to start, in seconds.
 const READY_SECS_MAX: i64 = 20;
+/// Where the workspace goes in a sandbox: the home directory of its user.
+const HOME: &str = "/home/sandbox";
 
 /// Where the launcher finds things.
 #[derive(Debug, Clone)]
@@ -40,8 +41,6 @@ pub struct Config {
     pub init: PathBuf,
     /// One directory per running sandbox beneath it.
     pub run_dir: PathBuf,
-    /// The directory of all workspaces.
-    pub workspaces_dir: PathBuf,
 }
 
 /// Why a container could not be launched.
@@ -61,8 +60,8 @@ pub enum LaunchError {
     Silent,
     #[error("launch the container: {step:?}: {message}")]
     Container { step: LaunchStep, message: String },
-    #[error("understand the launcher: it gave an answer that does not belong to the question")]
-    Unexpected,
+    #[error("put the workspace and the host name in place")]
+    Furnish(#[source] io::Error),
     #[error("find the launched process")]
     Process(#[source] io::Error),
     #[error("reach sandbox-init")]
@@ -107,6 +106,7 @@ pub struct Identity {
 pub struct Runtime {
     config: Arc<Config>,
     launcher: Arc<Mutex<Launcher>>,
+    furnisher: Arc<Furnisher>,
 }
 
 #[derive(Debug)]
@@ -114,7 +114,7 @@ struct Launcher {
     child: Child,
     socket: Watched<OwnedFd>,
     /// What it can write, as it was found at its start.
-    writable: [Found; 2],
+    run_dir: Found,
 }
 
 /// Which directory is at a path: device and inode; `None` where there is none.
@@ -126,8 +126,9 @@ impl Runtime {
     /// # Errors
     /// The launcher cannot be started or set up; the text says why.
     pub fn start(config: Config) -> Result<Self, LaunchError> {
-        let launcher = Launcher::start(&config)?;
-        Ok(Self { config: Arc::new(config), launcher: Arc::new(Mutex::new(launcher)) })
+        let launcher = Arc::new(Mutex::new(Launcher::start(&config)?));
+        let furnisher = Arc::new(Furnisher::start().map_err(LaunchError::Furnish)?);
+        Ok(Self { config: Arc::new(config), launcher, furnisher })
     }
 
     /// Launches a container; its `sandbox-init` waits for an identity.
@@ -140,21 +141,18 @@ impl Runtime {
     pub async fn launch(&self, launch: Launch) -> Result<Launched, LaunchError> {
         let control = Control::open(&launch.directory).map_err(LaunchError::Init)?;
         let listener = control.listen().map_err(LaunchError::Init)?;
-        let request = LauncherRequest::Launch(LaunchRequest {
+        let request = LaunchRequest {
             id: launch.id.to_string(),
             bundle: launch.bundle,
             state_root: launch.directory.join("oci"),
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
-        });
+        };
         let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
             Entry::V2(directory) => descriptors.push(directory.as_fd()),
         }
-        let LaunchReply::Running { pid, create_us, start_us } = self.ask(&request, &descriptors).await?
-        else {
-            return Err(LaunchError::Unexpected);
-        };
+        let (pid, create_us, start_us) = self.ask(&request, &descriptors).await?;
         let process = PidFd::open(pid).map_err(LaunchError::Process)?;
         let start_ticks = pidfd::start_ticks(pid).map_err(LaunchError::Process)?;
         let [create, start] = [create_us, start_us].map(|us| Duration::from_micros(us.into()));
@@ -163,28 +161,34 @@ impl Runtime {
 
     /// Gives a launched container its workspace and host name.
     ///
+    /// In there nothing has run yet but `sandbox-init`, and the root file system is read-only and was looked at
+    /// before the launch, so the path leads where it says.
+    ///
     /// # Errors
-    /// See [`LaunchError`]. The container is of no use then.
+    /// [`LaunchError::Furnish`]. The container is of no use then.
     ///
     /// # Cancel safety
     /// Not cancel safe: it goes on.
     pub async fn furnish(&self, process: &PidFd, identity: &Identity) -> Result<(), LaunchError> {
-        let request = LauncherRequest::Furnish(FurnishRequest {
+        let furniture = Furniture {
+            directory: identity.workspace.clone(),
+            place: Path::new(HOME),
             host_name: identity.host_name.clone(),
-            workspace: identity.workspace.clone(),
-        });
-        match self.ask(&request, &[process.as_fd()]).await? {
-            LaunchReply::Furnished => Ok(()),
-            LaunchReply::Running { .. } | LaunchReply::Failed { .. } => Err(LaunchError::Unexpected),
-        }
+        };
+        let (sender, receiver) = oneshot::channel();
+        // Whoever asked may have gone.
+        let done = Box::new(move |result| drop::<Result<(), _>>(sender.send(result)));
+        self.furnisher.request(process.as_fd(), furniture, done);
+        let result = receiver.await.unwrap_or_else(|_closed| Err(io::ErrorKind::BrokenPipe.into()));
+        result.map_err(LaunchError::Furnish)
     }
 
     /// Sends a request with descriptors and waits for the answer of the worker that deals with it.
     async fn ask(
         &self,
-        request: &LauncherRequest,
+        request: &LaunchRequest,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<LaunchReply, LaunchError> {
+    ) -> Result<(i32, u32, u32), LaunchError> {
         match self.ask_once(request, descriptors).await {
             // It may have been killed with the request unread; where it was read, the second try says so.
             Err(LaunchError::NoAnswer) if self.replace_dead().await? => {
@@ -196,9 +200,9 @@ impl Runtime {
 
     async fn ask_once(
         &self,
-        request: &LauncherRequest,
+        request: &LaunchRequest,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<LaunchReply, LaunchError> {
+    ) -> Result<(i32, u32, u32), LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
         let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(descriptors.iter().copied()).collect();
         let frame = encode(request).map_err(LaunchError::Frame)?;
@@ -209,7 +213,7 @@ impl Runtime {
         let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
         match answer.await.unwrap_or(Err(LaunchError::Silent))? {
             LaunchReply::Failed { step, message, .. } => Err(LaunchError::Container { step, message }),
-            reply @ (LaunchReply::Running { .. } | LaunchReply::Furnished) => Ok(reply),
+            LaunchReply::Running { pid, create_us, start_us } => Ok((pid, create_us, start_us)),
         }
     }
 
@@ -238,7 +242,7 @@ impl Runtime {
     /// the host any more: what was put in the place of a directory is read-only to it.
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
         let mut launcher = self.launcher.lock().await;
-        if launcher.writable != writable(&self.config).map(found) {
+        if launcher.run_dir != found(&self.config.run_dir) {
             tracing::warn!("a directory that the launcher writes to was replaced; it is started again");
             *launcher = self.start_again().await?;
         }
@@ -262,19 +266,16 @@ impl Launcher {
         let (ours, theirs) = pair.map_err(|e| LaunchError::Spawn(e.into()))?;
         let mut command = process::command(&config.executable);
         command.arg("__launcher").arg("--init").arg(&config.init);
-        let writable = writable(config);
-        for directory in writable {
-            command.arg("--writable").arg(directory);
-        }
         // Before it looks: what is replaced meanwhile is noticed then.
-        let writable = writable.map(found);
+        let run_dir = found(&config.run_dir);
+        command.arg("--writable").arg(&config.run_dir);
         command.stdin(Stdio::from(theirs)).stderr(Stdio::inherit());
         let child = command.spawn().map_err(LaunchError::Spawn)?;
         drop(command);
         wait_until_ready(&ours)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| LaunchError::Spawn(e.into()))?;
         let socket = Watched::new(ours).map_err(LaunchError::Spawn)?;
-        Ok(Self { child, socket, writable })
+        Ok(Self { child, socket, run_dir })
     }
 
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -290,10 +291,6 @@ impl Drop for Launcher {
         let _ignored: io::Result<()> = self.child.kill();
         let _ignored: io::Result<std::process::ExitStatus> = self.child.wait();
     }
-}
-
-fn writable(config: &Config) -> [&Path; 2] {
-    [&config.run_dir, &config.workspaces_dir]
 }
 
 fn found(path: &Path) -> Found {

@@ -1,11 +1,9 @@
 //! The launcher: a process with one thread and no tokio, the only code that names libcontainer.
 //!
 //! It stays small, so that its forks are cheap. For each request it forks a worker, which answers and
-//! ends; a crash or a hang in there is that request's alone. One that launches joins the sandbox's cgroup and
-//! lets libcontainer create and start a container without identity; one that furnishes goes into such a
-//! container's namespaces and gives it its workspace and host name. The launcher lives in a mount namespace in which only
-//! the run directory and the workspaces can be written, so a path that libcontainer follows wrongly
-//! cannot change the host.
+//! ends; a crash or a hang in there is that request's alone. It joins the sandbox's cgroup and lets libcontainer
+//! create and start a container without identity. The launcher lives in a mount namespace in which only the run
+//! directory can be written, so a path that libcontainer follows wrongly cannot change the host.
 //!
 //! ```text
 //! daemon ──request + descriptors──► launcher ──fork──► worker ─► libcontainer ─► sandbox-init
@@ -29,17 +27,12 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
 use crate::bundle::seccomp;
-use crate::protocol::{
-    CONTROL_DESCRIPTOR, Decoder, FurnishRequest, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest,
-    encode,
-};
+use crate::protocol::{CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, encode};
 use crate::sys::clone::{self, Fork};
 use crate::sys::{mount, seccomp as filter, signal, socket};
 
 /// Where a worker puts the netns, so that the spec can name it: `/proc/self/fd/4`.
 pub const NETNS_DESCRIPTOR: i32 = 4;
-/// Where the workspace goes in a sandbox: the home directory of its user.
-const HOME: &str = "/home/sandbox";
 /// Descriptors below this number are given a meaning in a worker; everything else is kept above.
 const FIRST_FREE_DESCRIPTOR: i32 = 16;
 /// The longest request: a few paths.
@@ -122,31 +115,16 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
 fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     let mut decoder = Decoder::default();
     decoder.push(frame);
-    let Ok(Some(request)) = decoder.take::<LauncherRequest>() else { return };
+    let Ok(Some(request)) = decoder.take::<LaunchRequest>() else { return };
     // Out of the way of the numbers that the worker fills.
     let Ok(descriptors) = descriptors.into_iter().map(lift).collect::<io::Result<Vec<_>>>() else { return };
     let mut descriptors = descriptors.into_iter();
     let Some(reply) = descriptors.next() else { return };
-    match request {
-        LauncherRequest::Launch(request) => serve_launch(&request, &reply, descriptors, executor),
-        LauncherRequest::Furnish(request) => {
-            let Some(process) = descriptors.next() else { return };
-            in_worker(None, &reply, || furnish(&request, &process));
-        }
-    }
-}
-
-fn serve_launch(
-    request: &LaunchRequest,
-    reply: &OwnedFd,
-    mut descriptors: impl Iterator<Item = OwnedFd>,
-    executor: &InitExecutor,
-) {
     let (Some(control), Some(netns)) = (descriptors.next(), descriptors.next()) else { return };
     let cgroup: Vec<OwnedFd> = descriptors.collect();
     let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
     let tasks: &[OwnedFd] = if request.cgroup_v2 { &[] } else { &cgroup };
-    in_worker(directory, reply, || launch(request, control, netns, tasks, executor));
+    in_worker(directory, &reply, || launch(&request, control, netns, tasks, executor));
 }
 
 /// Does the work in a fork of this process, which answers and ends.
@@ -163,20 +141,6 @@ fn in_worker(
         }
         Err(error) => respond(reply, &failed(LaunchStep::Fork, &error)),
     }
-}
-
-/// Runs in the worker: puts the workspace in place and sets the host name.
-///
-/// The copy of the workspace's mount is taken here, where it is writable, before this process goes
-/// over. In there nothing has run yet but `sandbox-init`, and the root file system is read-only and was looked at
-/// before the launch, so the path leads where it says.
-fn furnish(request: &FurnishRequest, process: &OwnedFd) -> Result<LaunchReply, LaunchReply> {
-    let workspace = |e| failed(LaunchStep::Workspace, &e);
-    let tree = mount::detached(&request.workspace).map_err(workspace)?;
-    mount::enter(process.as_fd()).map_err(workspace)?;
-    mount::attach(tree, HOME.as_ref()).map_err(workspace)?;
-    mount::set_host_name(&request.host_name).map_err(|e| failed(LaunchStep::HostName, &e))?;
-    Ok(LaunchReply::Furnished)
 }
 
 /// Runs in the worker: joins the cgroup, creates and starts the container.

@@ -7,6 +7,7 @@
 //! Neither is recorded: they have no owner, and what they leave behind is found by its name, that of a launch
 //! which no record knows. So both can be made before anybody asks for them (see [`super::pool`]).
 
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,11 @@ use crate::network::Attachment;
 use crate::runtime::{Identity, Launch, Launched};
 use crate::sys::cgroup::{Cgroup, Settings};
 use crate::telemetry::{Trace, phase};
+
+/// A file in the run directory of a launch that is nobody's yet. It goes with the last step of a claim, once the
+/// record says that it runs; so it tells a daemon that finds both that the claim was not finished. Like what
+/// runs there, it need not survive more than a daemon.
+const UNCLAIMED: &str = "unclaimed";
 
 /// Where a launch will run.
 #[derive(Debug)]
@@ -83,6 +89,15 @@ impl Site {
             Undo::Cgroup(self.cgroup.clone()),
             Undo::RunDirectory(self.run_directory.clone()),
         ]
+    }
+
+    /// Says that what runs here is somebody's: the last step of a claim.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn note_claimed(&self) -> Result<(), Error> {
+        let mark = self.run_directory.join(UNCLAIMED);
+        std::fs::remove_file(&mark).map_err(|source| failed(&mark, source))
     }
 
     /// Gives it other limits than it was made with.
@@ -197,15 +212,25 @@ pub(super) fn settings(shared: &Shared, limits: &Limits) -> Settings {
     }
 }
 
+/// Whether what was launched as this is nobody's, whatever the record says.
+pub(super) fn is_unclaimed(run_dir: &Path, launch: LaunchId) -> bool {
+    run_dir.join(launch.to_string()).join(UNCLAIMED).exists()
+}
+
 fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::RunDirectory { path: path.display().to_string(), source };
+    let failed = |source| failed(path, source);
     let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
     match make() {
         // Somebody has removed everything: what all sandboxes share goes first.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             write_etc(&shared.etc_dir, shared.network.resolver())?;
-            make().map_err(failed)
+            make().map_err(failed)?;
         }
-        made => made.map_err(failed),
+        made => made.map_err(failed)?,
     }
+    std::fs::File::create(path.join(UNCLAIMED)).map(drop).map_err(failed)
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::RunDirectory { path: path.display().to_string(), source }
 }

@@ -17,6 +17,7 @@ use super::limits;
 use super::live::Live;
 use super::oom;
 use super::pause::Thawed;
+use super::process;
 use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
@@ -29,6 +30,8 @@ use crate::telemetry::{Trace, phase};
 pub(super) const MAILBOX: usize = 64;
 /// The pause before an `always_on` sandbox whose first process was lost is started again.
 const REVIVE_PAUSE: Duration = Duration::from_secs(1);
+/// How long it takes at most that an app which is put into a new, empty sandbox is looked for.
+const APP_PAUSE: Duration = Duration::from_millis(10);
 /// What is said of a sandbox that cannot be ended.
 const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it to try again";
 /// The longest of these pauses, which double.
@@ -264,18 +267,14 @@ impl Driver {
 
     /// Records and publishes that the sandbox runs, and starts watching its app.
     async fn begin(&self, provisioned: Provisioned, why: Why, git: Option<GitSource>) -> Result<(), Error> {
-        let Provisioned { live, mut record, workspace } = provisioned;
-        record.error_message = None;
+        let Provisioned { live, record, workspace } = provisioned;
+        let is_empty = workspace == Prepared::Made && record.spec.template.is_none() && git.is_none();
         let live = Arc::new(live);
-        let recorded = match fail_point("record-running") {
-            Ok(()) => phase("record-running", self.shared.put(record.clone(), Durability::Power)).await,
-            failed => failed,
-        };
-        if let Err(error) = recorded {
-            return Err(self.abandon(&live, workspace, error).await);
+        let is_new = self.entry.status() == Status::Creating;
+        if !is_new && let Err(error) = provision::record_running(&self.shared, record.clone()).await {
+            return Err(self.abandon(&live, error).await);
         }
         self.entry.activity.mark();
-        let is_new = self.entry.status() == Status::Creating;
         self.entry.publish(|published| {
             published.record = Arc::new(record);
             published.live = Some(Arc::clone(&live));
@@ -284,31 +283,24 @@ impl Driver {
             self.shared.tell(self.entry.id, What::Created);
         }
         self.shared.tell(self.entry.id, What::Running(why));
-        let watching = app::watch(Arc::clone(&self.shared), Arc::clone(&self.entry), live, git);
-        self.shared.tasks.spawn(watching);
+        let (shared, entry) = (Arc::clone(&self.shared), Arc::clone(&self.entry));
+        self.shared.tasks.spawn(async move {
+            // What a first command needs, while whoever sends it reads the answer.
+            process::prepare(&shared, &entry, &live).await;
+            if is_empty {
+                // There is no app yet, and that command goes first.
+                tokio::time::sleep(APP_PAUSE).await;
+            }
+            app::watch(shared, entry, live, git).await;
+        });
         Ok(())
     }
 
-    /// Ends a sandbox that runs but could not be recorded.
-    async fn abandon(&self, live: &Live, workspace: Prepared, cause: Error) -> Error {
+    /// Ends a sandbox that was woken and could not be recorded.
+    async fn abandon(&self, live: &Live, cause: Error) -> Error {
         // Whether or not it ended: what is left of it is told by the tear-down.
         let _ended: bool = live.end(Duration::ZERO).await;
-        let torn_down = provision::tear_down(&self.shared, live).await;
-        if self.entry.status() == Status::Creating {
-            let id = self.entry.id;
-            let shared = Arc::clone(&self.shared);
-            let removed = match workspace {
-                Prepared::Made => {
-                    blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await.err()
-                }
-                Prepared::Existing => None,
-            };
-            let deleted = self.shared.delete_record(id, Durability::Process).await.err();
-            for error in [removed, deleted].into_iter().flatten() {
-                tracing::error!(%id, error = %provision::chain(&error), "cannot take back a create");
-            }
-        }
-        match torn_down {
+        match provision::tear_down(&self.shared, live).await {
             Ok(()) => cause,
             Err(error) => {
                 Error::Leftovers { cause: Box::new(cause), cleanup: vec![provision::chain(&error)] }

@@ -1,10 +1,14 @@
 //! How a sandbox comes to run, each step with its undo.
 //!
 //! ```text
-//!   a blank (one of the pool's, or made now) ─┐
-//!                                             ├─► claim: limits, workspace, host name, environment ─► (running)
-//!   record ─► workspace ──────────────────────┘
+//!   a blank (one of the pool's, or made now) ─┐   ┌─ limits, workspace, host name, environment ─┐
+//!                                             ├─► │                                             ├─► claimed
+//!   record ─► workspace ──────────────────────┘   └─ the record says that it runs ──────────────┘
 //! ```
+//!
+//! What a claim does to the blank and what it costs to make the record durable are waited for together. That both are
+//! done is said by a file that goes (see [`super::blank`]): with it a record that says *running* is one of a create
+//! that was not finished.
 //!
 //! The record comes before everything that carries the sandbox's name; what does not carry it, a blank, is found by its
 //! own (see [`super::blank`]). So a daemon that finds what another left knows what to take back. Undo runs
@@ -35,7 +39,7 @@ use crate::telemetry::phase;
 
 /// The names of the fail points, in the order of the steps: at each, a test makes the step fail or
 /// ends the daemon.
-pub const STEPS: [&str; 8] = [
+pub const STEPS: [&str; 9] = [
     "provision-lease",
     "provision-record",
     "provision-workspace",
@@ -44,6 +48,7 @@ pub const STEPS: [&str; 8] = [
     "provision-bundle",
     "provision-launch",
     "provision-claim",
+    "provision-claimed",
 ];
 
 /// The further fail points of a sandbox's life.
@@ -65,13 +70,12 @@ pub(super) enum Occasion {
     Wake,
 }
 
-/// A sandbox that runs, and is not recorded as running yet.
+/// A sandbox that runs; a new one is recorded as such.
 #[derive(Debug)]
 pub(super) struct Provisioned {
     pub(super) live: Live,
     /// Says that it runs.
     pub(super) record: Record,
-    /// Whether the workspace is new: one that was there is never removed by a failure.
     pub(super) workspace: Prepared,
 }
 
@@ -143,21 +147,51 @@ async fn steps(
             return Err(error);
         }
     };
-    let claimed = found.blank.claim(shared, limits, identity(shared, record)).await;
+    let mut claimed = claim(shared, &mut found.blank, record, occasion).await;
     if let (Err(error), true) = (&claimed, found.was_ready) {
         // It may have died while it waited: that must not cost anybody a create.
         tracing::warn!(id = %record.spec.id, error = %chain(error), "a sandbox of the pool cannot be used");
         shared.metrics.count_pool("failed");
         discard(shared, found.blank.site).await;
         found = Found { blank: fresh(shared, limits).await?, was_ready: false };
-        undo.append(&mut found.blank.site.undo());
-        found.blank.claim(shared, limits, identity(shared, record)).await?;
-    } else {
-        undo.append(&mut found.blank.site.undo());
-        claimed?;
+        claimed = claim(shared, &mut found.blank, record, occasion).await;
     }
-    let (live, record) = live(record, found.blank)?;
-    Ok(Provisioned { live, record, workspace })
+    undo.append(&mut found.blank.site.undo());
+    let record = claimed?;
+    fail_point("provision-claimed")?;
+    found.blank.site.note_claimed()?;
+    Ok(Provisioned { live: live(&record, found.blank)?, record, workspace })
+}
+
+/// Makes a blank somebody's; the record of a new sandbox says so meanwhile. That of one that is woken says what
+/// is so until it runs.
+async fn claim(
+    shared: &Arc<Shared>,
+    blank: &mut Blank,
+    record: &Record,
+    occasion: Occasion,
+) -> Result<Record, Error> {
+    let running = running(record, blank);
+    let recorded = async {
+        match occasion {
+            Occasion::Create => record_running(shared, running.clone()).await,
+            Occasion::Wake => Ok(()),
+        }
+    };
+    let claimed = blank.claim(shared, &record.spec.limits, identity(shared, record));
+    let (recorded, claimed) = tokio::join!(recorded, claimed);
+    if recorded.is_ok() && claimed.is_err() && occasion == Occasion::Create {
+        // Before anything is taken away: what is found without the file is not known to be unfinished.
+        shared.put(record.clone(), Durability::Process).await?;
+    }
+    recorded.and(claimed)?;
+    Ok(running)
+}
+
+/// Writes that a sandbox runs.
+pub(super) async fn record_running(shared: &Arc<Shared>, record: Record) -> Result<(), Error> {
+    fail_point("record-running")?;
+    phase("record-running", shared.put(record, Durability::Power)).await
 }
 
 /// A blank, and whether it was there already.
@@ -227,19 +261,26 @@ fn identity(shared: &Shared, record: &Record) -> Identity {
     }
 }
 
-fn live(record: &Record, blank: Blank) -> Result<(Live, Record), Error> {
-    let Blank { site, launched, .. } = blank;
+/// The record once the sandbox runs as this blank.
+fn running(record: &Record, blank: &Blank) -> Record {
     let now = now_ms();
-    let mut record = record.clone();
-    record.status = Status::Running;
-    record.address_index = Some(site.address_index);
-    record.launch = Some(site.launch);
-    record.init_pid = Some(launched.pid);
-    record.init_start_ticks = Some(launched.start_ticks);
-    record.updated_at = now;
-    record.last_active_at = now;
-    record.stopped_at = None;
-    let live = Live {
+    Record {
+        status: Status::Running,
+        error_message: None,
+        address_index: Some(blank.site.address_index),
+        launch: Some(blank.site.launch),
+        init_pid: Some(blank.launched.pid),
+        init_start_ticks: Some(blank.launched.start_ticks),
+        updated_at: now,
+        last_active_at: now,
+        stopped_at: None,
+        ..record.clone()
+    }
+}
+
+fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
+    let Blank { site, launched, .. } = blank;
+    Ok(Live {
         control: launched.control,
         init_pid: launched.pid,
         init: Watched::new(launched.process)
@@ -254,11 +295,10 @@ fn live(record: &Record, blank: Blank) -> Result<(Live, Record), Error> {
         is_greeted: AtomicBool::new(true),
         link: LinkCell::default(),
         run_directory: site.run_directory,
-        started_at: now,
+        started_at: record.updated_at,
         started: Instant::now(),
         ended: CancellationToken::new(),
-    };
-    Ok((live, record))
+    })
 }
 
 /// Takes steps back after a failure.

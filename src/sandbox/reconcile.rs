@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
 use super::app;
+use super::blank;
 use super::driver::Command;
 use super::error::Error;
 use super::events::{What, Why};
@@ -39,10 +40,17 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// Adopts and removes.
 pub(super) async fn run(
     supervisor: &Supervisor,
-    records: Vec<Record>,
+    mut records: Vec<Record>,
     retired: Vec<Retired>,
 ) -> Result<(), Error> {
     let shared = &supervisor.shared;
+    let is_unclaimed = |launch| blank::is_unclaimed(&shared.config.run_dir, launch);
+    // A create is recorded as running while it is claimed: one that was not finished was being created.
+    for record in
+        records.iter_mut().filter(|r| r.status == Status::Running && r.launch.is_some_and(is_unclaimed))
+    {
+        record.status = Status::Creating;
+    }
     let adoptions = records.iter().map(|record| adopt(shared, record));
     let lives = futures_util::future::join_all(adoptions).await;
     let running: BTreeSet<String> = records

@@ -14,6 +14,8 @@ pub mod freezer;
 #[cfg(feature = "daemon")]
 pub mod fs;
 #[cfg(feature = "daemon")]
+pub mod furnish;
+#[cfg(feature = "daemon")]
 pub mod memory;
 #[cfg(feature = "daemon")]
 pub mod mount;

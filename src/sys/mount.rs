@@ -45,13 +45,14 @@ pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
 
 /// Takes a copy of the mount at a directory that is in no namespace yet: no set-user-id, no devices, private.
 ///
-/// `open_tree(path, OPEN_TREE_CLONE)`, `mount_setattr(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, MS_PRIVATE)`.
+/// `open_tree(fd, "", OPEN_TREE_CLONE)`, `mount_setattr(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, MS_PRIVATE)`.
 ///
 /// # Errors
 /// The kernel's.
-pub fn detached(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(CWD, path, flags)?;
+pub fn detached(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(directory, "", flags)?;
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
@@ -71,8 +72,8 @@ pub fn attach(tree: OwnedFd, path: &Path) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", CWD, path, flags)?)
 }
 
-/// `setns(pidfd, CLONE_NEWNS | CLONE_NEWUTS)`: the calling, single-threaded process goes into the mount and
-/// host name namespaces of another; its root and working directory are that namespace's root.
+/// `setns(pidfd, CLONE_NEWNS | CLONE_NEWUTS)`: the calling thread, which must not share its root and working
+/// directory, goes into the mount and host name namespaces of a process; both become that namespace's root.
 ///
 /// # Errors
 /// The kernel's.

@@ -60,6 +60,18 @@ pub(in crate::sandbox) async fn of(
     live.link.get_or_try_init(|| open(shared, entry, live)).await.cloned()
 }
 
+/// Takes the hold on a sandbox that has just been started before anybody needs it. Whoever does finds out
+/// why it cannot be had.
+pub(in crate::sandbox) async fn prepare(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) {
+    tokio::select! {
+        () = live.ended.cancelled() => {}
+        () = shared.ending.cancelled() => {}
+        opened = of(shared, entry, live) => if let Err(error) = opened {
+            tracing::debug!(id = %entry.id, error = %chain(&error), "a new sandbox cannot be spoken to yet");
+        }
+    }
+}
+
 async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Result<Arc<Link>, Error> {
     let Attached { channel, events, journal, kept } = live.control.attach().await.map_err(Error::Control)?;
     let directory = live.run_directory.join(DIRECTORY);
