@@ -32,7 +32,7 @@ COPY scripts/build-rootfs /tmp/build/scripts/build-rootfs
 COPY rootfs /tmp/build/rootfs
 # Built in place, since a copy from another stage would give every file to root.
 RUN apt-get update -qq \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables mmdebstrap ca-certificates \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables runsc mmdebstrap ca-certificates \
  && if [ -f /tmp/build/ca-bundle.crt ]; then set -- --ca-bundle /tmp/build/ca-bundle.crt; else set --; fi \
  && /tmp/build/scripts/build-rootfs --output /usr/share/sandboxd/rootfs "$@" \
  && apt-get purge -y -qq --auto-remove mmdebstrap \

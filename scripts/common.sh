@@ -18,6 +18,32 @@ need_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# install_from_backports PACKAGE: from the release's own archive, else from its backports, through a list of its own that
+# changes nothing else of the machine.
+install_from_backports() {
+  local install=(apt-get install -y -qq --no-install-recommends) codename lists
+  export DEBIAN_FRONTEND=noninteractive
+  codename="$(. /etc/os-release && echo "$VERSION_CODENAME")"
+  lists="$(mktemp -d)"
+  # The machine's own mirror, whichever that is.
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | sort -u | head -n 1 \
+    | while read -r mirror; do printf 'deb %s %s main\n' "$mirror" "$codename" "$mirror" "$codename-backports"; done > "$lists/sources.list"
+  mkdir -p "$lists/state/partial"
+  local private=(-o "Dir::Etc::sourcelist=$lists/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$lists/state")
+  apt-get "${private[@]}" update -qq >&2
+  "${install[@]}" "${private[@]}" -t "$codename-backports" "$1" >/dev/null
+  rm -rf "$lists"
+}
+
+# need_runsc: gVisor's program, new enough to pass descriptors into a sandbox; Debian 12 has that in its backports.
+need_runsc() {
+  passes_descriptors() { [[ "$(runsc run -h 2>&1 || true)" = *-pass-fd* ]]; }
+  ! passes_descriptors || return 0
+  need_packages runsc=runsc
+  passes_descriptors || { say "installing runsc from backports"; install_from_backports runsc; }
+  passes_descriptors || die "this runsc is too old: install Debian's runsc of 2024 or later"
+}
+
 need_rust() {
   command -v cargo >/dev/null || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
   need_packages cc=gcc

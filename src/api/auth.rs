@@ -2,10 +2,13 @@
 
 use std::io::{self, Read as _};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::ConstantTimeEq as _;
+
+use super::error::{ApiError, Style};
+use crate::model::Isolation;
 
 /// The bytes of chance in a key.
 const KEY_BYTES: usize = 32;
@@ -17,36 +20,72 @@ const OPEN: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
 /// The keys, as digests: what is compared says nothing about what was sent.
 #[derive(Debug)]
 pub struct Auth {
-    keys: Vec<(String, [u8; 32])>,
-    disabled: bool,
+    keys: Vec<Key>,
+    /// What anybody may do, when no key is needed.
+    anybody: Option<Pass>,
+}
+
+#[derive(Debug)]
+struct Key {
+    digest: [u8; 32],
+    pass: Pass,
+}
+
+/// What whoever has passed may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// The weakest isolation that a sandbox of theirs may have.
+    pub min_isolation: Isolation,
+}
+
+impl Pass {
+    /// The isolation of a sandbox for which one was asked or none.
+    ///
+    /// # Errors
+    /// It is weaker than it must be.
+    pub(super) fn isolation(self, style: Style, asked: Option<Isolation>) -> Result<Isolation, ApiError> {
+        let given = asked.unwrap_or(self.min_isolation);
+        if given >= self.min_isolation {
+            return Ok(given);
+        }
+        let text = format!(
+            "isolation {:?} is weaker than this key may use: {:?} is the least",
+            given.as_str(),
+            self.min_isolation.as_str()
+        );
+        Err(style.error(StatusCode::FORBIDDEN, "forbidden", text))
+    }
 }
 
 impl Auth {
-    /// Takes named keys.
-    pub fn new<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>, disabled: bool) -> Self {
-        let keys = keys.map(|(name, key)| (name.to_owned(), digest(key.as_bytes()))).collect();
-        Self { keys, disabled }
+    /// Takes keys and what each may do; `anybody`: no key is needed for that.
+    pub fn new(keys: &[(&str, Pass)], anybody: Option<Pass>) -> Self {
+        let keys = keys.iter().map(|&(key, pass)| Key { digest: digest(key.as_bytes()), pass }).collect();
+        Self { keys, anybody }
     }
 
-    /// Says whether a request may pass.
-    pub(super) fn admits(&self, path: &str, headers: &HeaderMap) -> bool {
-        if self.disabled || OPEN.contains(&path) {
-            return true;
+    /// Says whether a request may pass, and what it may do then.
+    pub(super) fn admits(&self, path: &str, headers: &HeaderMap) -> Option<Pass> {
+        if self.anybody.is_some() {
+            return self.anybody;
+        }
+        if OPEN.contains(&path) {
+            return Some(Pass { min_isolation: Isolation::default() });
         }
         if !headers.contains_key(header::AUTHORIZATION) && headers.contains_key(header::UPGRADE) {
-            return offered_key(headers).is_some_and(|key| self.knows(&key));
+            return offered_key(headers).and_then(|key| self.knows(&key));
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return false };
-        let Some((scheme, key)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else { return false };
-        scheme.eq_ignore_ascii_case("bearer") && self.knows(key.trim())
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let (scheme, key) = value.to_str().ok().and_then(|v| v.split_once(' '))?;
+        if scheme.eq_ignore_ascii_case("bearer") { self.knows(key.trim()) } else { None }
     }
 
-    /// Compares with every key, always with all of them and in constant time.
-    fn knows(&self, key: &str) -> bool {
+    /// Compares with every key, always with all of them and each in constant time.
+    fn knows(&self, key: &str) -> Option<Pass> {
         let sent = digest(key.as_bytes());
-        let found = self.keys.iter().fold(Choice::from(0), |found, (_, known)| found | sent.ct_eq(known));
-        found.into()
+        let known = self.keys.iter().map(|known| (known.pass, sent.ct_eq(&known.digest)));
+        known.fold(None, |found, (pass, is_it)| if bool::from(is_it) { Some(pass) } else { found })
     }
 }
 
@@ -78,15 +117,32 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
+    const WEAK: Pass = Pass { min_isolation: Isolation::Container };
+    const STRONG: Pass = Pass { min_isolation: Isolation::Gvisor };
+
+    fn auth(keys: &[(&str, Pass)]) -> Auth {
+        Auth::new(keys, None)
+    }
+
+    #[test]
+    fn a_key_brings_what_it_may_do() {
+        let auth = auth(&[("0123456789abcdef", WEAK), ("fedcba9876543210", STRONG)]);
+        assert_eq!(auth.knows("0123456789abcdef"), Some(WEAK));
+        assert_eq!(auth.knows("fedcba9876543210"), Some(STRONG));
+        assert_eq!(auth.knows(""), None);
+        let open = Auth::new(&[], Some(STRONG));
+        assert_eq!(open.admits("/sandboxes", &HeaderMap::new()), Some(STRONG));
+    }
+
     #[test]
     fn only_a_known_key_passes() {
-        let auth = Auth::new([("a", "0123456789abcdef"), ("b", "fedcba9876543210")].into_iter(), false);
+        let auth = auth(&[("0123456789abcdef", WEAK), ("fedcba9876543210", WEAK)]);
         let ask = |value: Option<&str>| {
             let mut headers = HeaderMap::new();
             if let Some(value) = value {
                 headers.insert(header::AUTHORIZATION, value.parse().unwrap());
             }
-            auth.admits("/sandboxes", &headers)
+            auth.admits("/sandboxes", &headers).is_some()
         };
         assert!(ask(Some("Bearer 0123456789abcdef")) && ask(Some("bearer fedcba9876543210")));
         for bad in [
@@ -99,19 +155,19 @@ mod tests {
         ] {
             assert!(!ask(bad), "{bad:?}");
         }
-        assert!(auth.admits("/healthz", &HeaderMap::new()));
+        assert!(auth.admits("/healthz", &HeaderMap::new()).is_some());
     }
 
     #[test]
     fn a_websocket_may_bring_its_key_among_the_protocols() {
-        let auth = Auth::new([("a", "0123456789abcdef")].into_iter(), false);
+        let auth = auth(&[("0123456789abcdef", WEAK)]);
         let ask = |upgrade: bool, protocol: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.parse().unwrap());
             if upgrade {
                 headers.insert(header::UPGRADE, "websocket".parse().unwrap());
             }
-            auth.admits("/v1/sandboxes/x/terminal", &headers)
+            auth.admits("/v1/sandboxes/x/terminal", &headers).is_some()
         };
         let right = "sandboxd.v1, bearer.MDEyMzQ1Njc4OWFiY2RlZg";
         assert!(ask(true, right) && !ask(false, right));
@@ -124,11 +180,11 @@ mod tests {
 
     #[test]
     fn two_credentials_are_refused() {
-        let auth = Auth::new([("a", "0123456789abcdef")].into_iter(), false);
+        let auth = auth(&[("0123456789abcdef", WEAK)]);
         let mut headers = HeaderMap::new();
         headers.append(header::AUTHORIZATION, "Bearer 0123456789abcdef".parse().unwrap());
         headers.append(header::AUTHORIZATION, "Bearer other".parse().unwrap());
-        assert!(!auth.admits("/sandboxes", &headers));
+        assert!(auth.admits("/sandboxes", &headers).is_none());
     }
 
     #[test]

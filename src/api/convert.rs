@@ -31,6 +31,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         app_id: parse(body.app_id).map_err(|e| bad("app_id")(&e))?,
         git: git.map_err(|e| bad("git")(&e))?,
         limits: limits(body.limits, body.memory_high, style)?,
+        isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
         ports_default: Vec::new(),
         one_per_project: false,
     })
@@ -59,6 +60,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         external: external.map_err(|e| bad("project")(&e))?,
         host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
         limits: limits(body.limits, None, style)?,
+        isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
         one_per_project: true,
         ..CreateRequest::default()
     })
@@ -126,6 +128,7 @@ pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(|ms| ms / 1000),
         stops_at: snapshot.stops_at.map(|ms| ms / 1000),
+        isolation: spec.isolation.as_str(),
     }
 }
 
@@ -173,6 +176,7 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
+        isolation: record.spec.isolation.as_str(),
     }
 }
 
@@ -344,6 +348,7 @@ mod tests {
             r#"{"limits":{"memory_max":"-1"}}"#,
             r#"{"limits":{"cpu_max":0}}"#,
             r#"{"external":{"user_id":"a\nb"}}"#,
+            r#"{"isolation":"none"}"#,
             r#"{"git":{"repo_url":"ext::sh -c id"}}"#,
         ] {
             assert!(check(bad).is_err(), "{bad}");

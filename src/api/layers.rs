@@ -56,12 +56,13 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
 }
 
 /// Lets only those pass who have a key and do not come from a page of somebody else's.
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    if !app.config.auth.admits(request.uri().path(), request.headers()) {
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let Some(pass) = app.config.auth.admits(request.uri().path(), request.headers()) else {
         let body = Json(serde_json::json!({ "error": "unauthorized" }));
         let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
         return (StatusCode::UNAUTHORIZED, challenge, body).into_response();
-    }
+    };
+    request.extensions_mut().insert(pass);
     if is_cross_site(&request) {
         let style = Style::of(request.uri().path());
         return style

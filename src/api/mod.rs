@@ -29,7 +29,7 @@ use axum::routing::{get, post};
 use crate::sandbox::Supervisor;
 use crate::telemetry::Metrics;
 
-pub use auth::{Auth, new_key};
+pub use auth::{Auth, Pass, new_key};
 pub use openapi::document as openapi_document;
 
 /// The most bytes of a JSON body.

@@ -166,7 +166,7 @@ async fn read(
 async fn obey(process: &Process, text: &str) -> Result<(), String> {
     let order: Order = serde_json::from_str(text).map_err(|e| format!("bad text frame: {e}"))?;
     if let Some(size) = order.resize {
-        process.resize(size.cols, size.rows).map_err(|e| e.message())?;
+        process.resize(size.cols, size.rows).await.map_err(|e| e.message())?;
     }
     if let Some(signal) = order.signal {
         let target = match order.target.as_deref() {

@@ -176,7 +176,7 @@ pub(super) async fn resize(
     named: Named,
     Body1(size): Body1<SizeBody>,
 ) -> Result<StatusCode, ApiError> {
-    find(&app, &named).await?.resize(size.cols, size.rows).map_err(core)?;
+    find(&app, &named).await?.resize(size.cols, size.rows).await.map_err(core)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,10 +1,11 @@
 //! The compatible routes of sandboxes.
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
+use super::auth::Pass;
 use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, OptionalBody, Query};
@@ -17,13 +18,15 @@ use crate::wire::{
 
 #[utoipa::path(post, path = "/sandbox", tag = "sandboxes", request_body = CreateBody, responses(
     (status = 201, description = "The sandbox can take an exec", body = Row),
-    (status = 400, body = CompatError), (status = 409, body = CompatError), (status = 413, body = CompatError),
+    (status = 400, body = CompatError), (status = 403, description = "The key demands a stronger isolation", body = CompatError), (status = 409, body = CompatError), (status = 413, body = CompatError),
     (status = 503, description = "Memory is short; see Retry-After", body = CompatError), (status = 507, body = CompatError)))]
 pub(super) async fn create(
     State(app): State<App>,
+    Extension(pass): Extension<Pass>,
     OptionalBody(body): OptionalBody<CreateBody>,
 ) -> Result<Response, ApiError> {
-    let request = convert::create_request(body)?;
+    let mut request = convert::create_request(body)?;
+    request.isolation = pass.isolation(Style::Compat, request.isolation).map(Some)?;
     let (Created::New(snapshot) | Created::Existing(snapshot)) =
         app.supervisor.create(request).await.map_err(core)?;
     Ok((StatusCode::CREATED, Json(convert::row(&app, &snapshot))).into_response())

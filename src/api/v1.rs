@@ -1,10 +1,11 @@
 //! The routes of `/v1/sandboxes`.
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
+use super::auth::Pass;
 use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
@@ -17,15 +18,23 @@ const PAGE_MAX: usize = 500;
 
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "v1", request_body = CreateV1Body, responses(
     (status = 201, description = "Made", body = Sandbox), (status = 200, description = "The project has one already", body = Sandbox),
-    (status = 400, body = V1Error), (status = 503, body = V1Error), (status = 507, body = V1Error)))]
+    (status = 400, body = V1Error), (status = 403, description = "The key demands a stronger isolation", body = V1Error),
+    (status = 409, description = "This server cannot give such an isolation; it says what is missing", body = V1Error),
+    (status = 503, body = V1Error), (status = 507, body = V1Error)))]
 pub(super) async fn create(
     State(app): State<App>,
+    Extension(pass): Extension<Pass>,
     Body1(body): Body1<CreateV1Body>,
 ) -> Result<Response, ApiError> {
-    let request = convert::create_v1_request(body)?;
+    let mut request = convert::create_v1_request(body)?;
+    request.isolation = pass.isolation(Style::V1, request.isolation).map(Some)?;
     let (status, snapshot) = match app.supervisor.create(request).await.map_err(core)? {
         Created::New(snapshot) => (StatusCode::CREATED, snapshot),
-        Created::Existing(snapshot) => (StatusCode::OK, snapshot),
+        Created::Existing(snapshot) => {
+            // It may be older than the demand, or another key's.
+            let _as_strong = pass.isolation(Style::V1, Some(snapshot.record.spec.isolation))?;
+            (StatusCode::OK, snapshot)
+        }
     };
     Ok((status, Json(convert::sandbox(&app, &snapshot))).into_response())
 }

@@ -3,6 +3,7 @@
 //! The template is `oci/config.json`, the seccomp profile `oci/seccomp.json`; `oci/README.md` says why
 //! each thing in them is there. The conversion is a pure function.
 
+mod gvisor;
 pub mod seccomp;
 mod spec;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+pub use gvisor::{Guest, gvisor};
 pub use spec::{Plan, Template, environment};
 
 /// Why there is no bundle.

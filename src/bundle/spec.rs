@@ -12,7 +12,7 @@ use crate::model::{Environment, PathKind};
 
 const TEMPLATE: &str = include_str!("../../oci/config.json");
 /// The home directory of the sandbox's user: the workspace.
-const HOME: &str = "/home/sandbox";
+pub(super) const HOME: &str = "/home/sandbox";
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// What every sandbox has in its environment; a client may set the same names otherwise.
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -139,7 +139,7 @@ fn binds(plan: &Plan<'_>) -> Vec<Mount> {
 }
 
 /// The builders fail only when a field without a default is not set.
-fn bind(source: &Path, destination: &str, options: &[&str]) -> Option<Mount> {
+pub(super) fn bind(source: &Path, destination: &str, options: &[&str]) -> Option<Mount> {
     let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
     MountBuilder::default().typ("bind").source(source).destination(destination).options(options).build().ok()
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::client::{CreateSandbox, ExternalIds};
-use crate::model::{ByteSize, SandboxId, TemplateName};
+use crate::model::{ByteSize, Isolation, SandboxId, TemplateName};
 
 use super::context::Context;
 use super::failure::Failure;
@@ -49,6 +49,9 @@ pub(super) struct Create {
     /// Never put it to sleep
     #[arg(long)]
     always_on: bool,
+    /// What stands between it and the host: `container` or `gvisor`
+    #[arg(long, value_name = "TIER")]
+    isolation: Option<Isolation>,
 }
 
 impl Create {
@@ -75,6 +78,7 @@ impl Create {
             visibility: self.private.then_some("private"),
             runtime_preset: self.preset.as_ref().map(ToString::to_string),
             idle_policy: self.always_on.then_some("always_on"),
+            isolation: self.isolation.map(Isolation::as_str),
             external: has_owner
                 .then(|| ExternalIds { user_id: self.user.clone(), project_id: self.project.clone() }),
         }
@@ -112,9 +116,9 @@ mod tests {
         assert_eq!(json(""), "{}");
         assert_eq!(
             json(
-                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python"
+                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python --isolation gvisor"
             ),
-            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","external":{"user_id":"u"}}"#
+            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","isolation":"gvisor","external":{"user_id":"u"}}"#
         );
         assert_eq!(
             json("--id 01arz3ndektsv4rrffq69g5fav --project p"),

@@ -13,11 +13,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::ByteSize;
+use crate::model::{ByteSize, Isolation};
 use crate::network::Pool;
 
 pub use settings::{SETTINGS, Setting};
 pub use source::{Sources, collect, default_file};
+
+/// The name of the key that the server makes itself.
+pub const OWN_KEY: &str = "api-key";
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -37,6 +40,9 @@ pub struct Config {
     pub preview_tls: bool,
     pub public_http_port: u16,
     pub api_tokens: Vec<(String, Secret)>,
+    pub min_isolation: Isolation,
+    /// By the names of keys.
+    pub token_min_isolation: Vec<(String, Isolation)>,
     pub api_auth_disabled: bool,
     pub memory_max: ByteSize,
     pub set_memory_high: bool,
@@ -70,6 +76,7 @@ pub struct Config {
     pub process_stall: Duration,
     pub ca_bundle: Option<PathBuf>,
     pub network_pool: Pool,
+    pub runsc: PathBuf,
     pub log_filter: String,
     pub log_json: Option<bool>,
     /// Settings of the former product that mean nothing here.
@@ -177,6 +184,18 @@ mod tests {
     fn settings_of_the_former_product_are_accepted() {
         let config = parse(&[("SANDBOXD_NETWORK", "x"), ("SANDBOXD_USERNS", "y")]).unwrap();
         assert_eq!(config.ignored, ["network", "userns"]);
+    }
+
+    #[test]
+    fn a_minimum_belongs_to_a_key() {
+        let tokens = ("SANDBOXD_API_TOKENS", "a=0123456789abcdef");
+        let minimum = |text| parse(&[tokens, ("SANDBOXD_TOKEN_MIN_ISOLATION", text)]);
+        let config = minimum("a=gvisor, api-key=container").unwrap();
+        assert_eq!(config.token_min_isolation[0], ("a".to_owned(), Isolation::Gvisor));
+        for bad in ["a", "a=strong", "b=gvisor"] {
+            assert_eq!(minimum(bad).unwrap_err().0.len(), 1, "{bad}");
+        }
+        assert!(parse(&[("SANDBOXD_MIN_ISOLATION", "none")]).is_err());
     }
 
     #[test]

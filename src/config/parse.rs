@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::settings::{SETTINGS, Setting, variable};
 use super::source::{Sources, Value};
-use super::{Config, ConfigError, Secret};
-use crate::model::ByteSize;
+use super::{Config, ConfigError, OWN_KEY, Secret};
+use crate::model::{ByteSize, Isolation};
 use crate::sys::memory;
 
 /// The default limit of a sandbox's memory, on a host that is large enough.
@@ -37,6 +37,8 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         preview_tls: p.flag("preview_tls"),
         public_http_port: p.optional("public_http_port").unwrap_or_else(|| preview_addr.port()),
         api_tokens: p.tokens(),
+        min_isolation: p.value("min_isolation"),
+        token_min_isolation: p.minimums(),
         api_auth_disabled: p.flag("api_auth_disabled"),
         memory_max: p.optional("memory_max").unwrap_or_else(default_memory),
         set_memory_high: p.flag("set_memory_high"),
@@ -71,6 +73,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         process_stall: p.duration("process_stall_seconds"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
+        runsc: p.text("runsc").into(),
         log_filter: p.text("log"),
         log_json: p.log_format(),
         ignored: sources.ignored.clone(),
@@ -212,6 +215,19 @@ impl Parser<'_> {
         tokens
     }
 
+    fn minimums(&mut self) -> Vec<(String, Isolation)> {
+        let mut minimums = Vec::new();
+        for entry in self.list("token_min_isolation") {
+            match entry.split_once('=').map(|(name, tier)| (name.to_owned(), tier.parse())) {
+                Some((name, Ok(tier))) => minimums.push((name, tier)),
+                Some((_, Err(_))) | None => {
+                    self.complain("token_min_isolation", "is name=container or name=gvisor, …");
+                }
+            }
+        }
+        minimums
+    }
+
     fn log_format(&mut self) -> Option<bool> {
         match self.text("log_format").as_str() {
             "auto" => None,
@@ -233,6 +249,10 @@ impl Parser<'_> {
                 "mem_emergency_pct",
                 "is at most mem_refuse_wakes_pct, and that at most mem_headroom_pct",
             );
+        }
+        let is_key = |name: &str| name == OWN_KEY || config.api_tokens.iter().any(|(known, _)| known == name);
+        if config.token_min_isolation.iter().any(|(name, _)| !is_key(name)) {
+            self.complain("token_min_isolation", "names a key that api_tokens does not have");
         }
         if self.given("runtime").is_some() {
             self.complain("runtime", "only the built-in runtime is supported; leave it empty");

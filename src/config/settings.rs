@@ -64,6 +64,16 @@ pub const SETTINGS: &[Setting] = &[
         is_secret: true,
     },
     setting(
+        "min_isolation",
+        "container",
+        "the weakest isolation that a new sandbox may have, which is also the default: container, or gvisor",
+    ),
+    setting(
+        "token_min_isolation",
+        "",
+        "the same for single keys, in its place: name=gvisor,…; the name of the server's own key is api-key",
+    ),
+    setting(
         "api_auth_disabled",
         "false",
         "true: the API needs no key. Anybody who reaches it rules the sandboxes",
@@ -152,6 +162,11 @@ pub const SETTINGS: &[Setting] = &[
         "network_pool",
         "10.213.0.0/16",
         "the addresses of sandboxes: a private IPv4 network from /12 to /22",
+    ),
+    setting(
+        "runsc",
+        "runsc",
+        "gVisor's program, for sandboxes with isolation \"gvisor\": a path, or a name that is looked for in PATH",
     ),
     setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),
     setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),

@@ -10,6 +10,7 @@ use super::serve::read_config;
 use crate::config::Config;
 use crate::model::Finding;
 use crate::network;
+use crate::runtime::Gvisor;
 use crate::sys::cgroup::{Hierarchy, Version};
 use crate::sys::probe;
 
@@ -27,6 +28,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     findings.extend(kernel());
     findings.extend(network::missing_features());
     findings.extend(files(&config));
+    findings.push(gvisor(&config));
     let mut missing = false;
     for finding in &findings {
         let mark = match (finding.found, finding.required) {
@@ -242,6 +244,20 @@ fn kernel() -> Vec<Finding> {
             false,
         ),
     ]
+}
+
+fn gvisor(config: &Config) -> Finding {
+    let version = Gvisor::new(config.runsc.clone()).version();
+    let found = version.is_ok();
+    Finding {
+        feature: "gVisor",
+        found,
+        // Its platform needs no hardware virtualisation, and so nothing of the host that is not there.
+        detail: version.map_or_else(|reason| reason, |version| format!("runsc {version}, platform systrap")),
+        consequence: "sandboxes with isolation \"gvisor\" are refused",
+        remedy: "install Debian's package runsc (bookworm-backports, trixie or later), or name it by SANDBOXD_RUNSC",
+        required: false,
+    }
 }
 
 fn files(config: &Config) -> Vec<Finding> {

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{Exit, complain};
 use super::key;
 use super::lock;
-use crate::api::{self, Auth};
+use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
-use crate::config::{Config, ConfigError, Sources};
+use crate::config::{Config, ConfigError, OWN_KEY, Sources};
 use crate::metadata::{self, Contents, Metadata};
 use crate::model::Limits;
 use crate::network::dns::{self, DnsSockets};
@@ -194,6 +194,7 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         executable: "/proc/self/exe".into(),
         init: config.init.clone(),
         run_dir: config.run_dir.clone(),
+        runsc: config.runsc.clone(),
     };
     let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
@@ -313,9 +314,14 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
             "AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)"
         );
     }
-    let own = std::iter::once(("api-key", key.text.as_str()));
-    let named = config.api_tokens.iter().map(|(name, secret)| (name.as_str(), secret.reveal()));
-    Ok(Auth::new(own.chain(named), config.api_auth_disabled))
+    let pass_of = |name: &str| {
+        let own = config.token_min_isolation.iter().find(|(key, _)| key == name);
+        Pass { min_isolation: own.map_or(config.min_isolation, |(_, minimum)| *minimum) }
+    };
+    let own = std::iter::once((key.text.as_str(), pass_of(OWN_KEY)));
+    let named = config.api_tokens.iter().map(|(name, secret)| (secret.reveal(), pass_of(name)));
+    let anybody = config.api_auth_disabled.then_some(Pass { min_isolation: config.min_isolation });
+    Ok(Auth::new(&own.chain(named).collect::<Vec<_>>(), anybody))
 }
 
 /// The hard limits that bind this process, and so everything that it starts.

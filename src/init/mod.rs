@@ -18,6 +18,7 @@ mod app;
 mod connection;
 mod log;
 mod processes;
+mod relay;
 mod server;
 
 pub use server::run;

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::event::PollFlags;
 
+use super::relay::Relay;
 use crate::protocol::{ExitStatus, Kept, Reply, Spawn, Target};
 use crate::sys::process::{self, Exit, Session, Stdio3};
 use crate::sys::pty;
@@ -27,6 +29,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// All processes that clients run.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
+    /// Whether no descriptor can be handed back.
+    is_relayed: bool,
     children: BTreeMap<u64, Child>,
     by_pid: HashMap<i32, u64>,
     journal: Option<[OwnedFd; 2]>,
@@ -43,6 +47,8 @@ struct Child {
     output: Vec<OwnedFd>,
     /// The other end of stdin.
     input: Option<OwnedFd>,
+    /// Its terminal, when that cannot be handed to the daemon.
+    terminal: Option<Relay>,
 }
 
 /// A tree that is being killed.
@@ -54,13 +60,18 @@ struct Killing {
 }
 
 impl Processes {
+    pub(super) fn new(is_relayed: bool) -> Self {
+        Self { is_relayed, ..Self::default() }
+    }
+
     /// What a daemon that attaches is told; it knows of every exit from then on.
     pub(super) fn attached(&mut self) -> (Reply, Vec<BorrowedFd<'_>>) {
         self.untold.clear();
         let kept = self.children.iter().map(|(&key, child)| Kept { key, pid: child.pid, exit: child.exit });
         let kept = kept.collect();
-        let descriptors: Vec<_> = self.journal.iter().flatten().map(|fd| fd.as_fd()).collect();
-        (Reply::Attached { journal: self.journal.is_some(), kept }, descriptors)
+        let journal = self.journal.iter().filter(|_| !self.is_relayed).flatten();
+        let descriptors: Vec<_> = journal.map(|fd| fd.as_fd()).collect();
+        (Reply::Attached { journal: !descriptors.is_empty(), kept }, descriptors)
     }
 
     pub(super) fn keep_journal(&mut self, descriptors: Vec<OwnedFd>) {
@@ -74,7 +85,7 @@ impl Processes {
             Ok(child) => {
                 let pid = child.pid;
                 self.by_pid.insert(pid, key);
-                let tty = spawn.tty.is_some();
+                let tty = spawn.tty.is_some() && !self.is_relayed;
                 let child = self.children.entry(key).or_insert(child);
                 let master = child.output.iter().filter(|_| tty).map(|fd| fd.as_fd()).collect();
                 (Reply::Started { key, pid, tty }, master)
@@ -87,26 +98,31 @@ impl Processes {
         if self.children.len() >= KEPT_MAX || self.children.contains_key(&spawn.key) {
             return Err(rustix::io::Errno::AGAIN.into());
         }
-        let (stdio, output, input, session) = match spawn.tty {
+        let mut given = given.into_iter();
+        let mut next = || given.next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+        let (stdio, output, input, session, terminal) = match spawn.tty {
             Some((columns, rows)) => {
                 let (master, slave) = pty::open(columns, rows)?;
                 let stdio = Stdio3 { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave };
-                (stdio, vec![master], None, Session::Terminal)
+                if self.is_relayed {
+                    let relay = Relay::new(master, next()?, next()?)?;
+                    (stdio, vec![next()?], Some(next()?), Session::Terminal, Some(relay))
+                } else {
+                    (stdio, vec![master], None, Session::Terminal, None)
+                }
             }
             None => {
-                let mut given = given.into_iter();
-                let mut next = || given.next().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
                 let stdio = Stdio3 { stdin: next()?, stdout: next()?, stderr: next()? };
-                (stdio, vec![next()?, next()?], given.next(), Session::Group)
+                (stdio, vec![next()?, next()?], given.next(), Session::Group, None)
             }
         };
         let pid = process::spawn_marked(&spawn.argv, &spawn.env, &spawn.cwd, stdio, session, spawn.key)?;
-        Ok(Child { pid, exit: None, output, input })
+        Ok(Child { pid, exit: None, output, input, terminal })
     }
 
     /// What is kept of a process; nothing for one that is not known.
     pub(super) fn take(&self, key: u64) -> (Reply, Vec<BorrowedFd<'_>>) {
-        let child = self.children.get(&key);
+        let child = self.children.get(&key).filter(|_| !self.is_relayed);
         let kept = child.into_iter().flat_map(|c| c.output.iter().chain(&c.input));
         let descriptors: Vec<_> = kept.map(|fd| fd.as_fd()).collect();
         (Reply::Taken { key, descriptors: descriptors.len() }, descriptors)
@@ -118,9 +134,32 @@ impl Processes {
         }
     }
 
+    pub(super) fn resize(&self, key: u64, columns: u16, rows: u16) {
+        if let Some(Child { pid, exit: None, terminal: Some(terminal), .. }) = self.children.get(&key) {
+            terminal.resize(*pid, columns, rows);
+        }
+    }
+
+    /// What has to be waited for on behalf of terminals, and for what; [`Processes::relay`] wants to know which
+    /// of them is ready.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.children.values().filter_map(|child| child.terminal.as_ref()).flat_map(Relay::waits)
+    }
+
+    /// Moves what goes through terminals.
+    pub(super) fn relay(&mut self, ready: &[bool]) {
+        let mut ready = ready.iter().copied();
+        for terminal in self.children.values_mut().filter_map(|child| child.terminal.as_mut()) {
+            terminal.turn(&mut ready);
+        }
+    }
+
     pub(super) fn forget(&mut self, key: u64) {
         if let Some(child) = self.children.remove(&key) {
             self.by_pid.remove(&child.pid);
+            if let Child { pid, exit: None, terminal: Some(terminal), .. } = child {
+                terminal.hang_up(pid);
+            }
         }
     }
 
@@ -171,6 +210,9 @@ impl Processes {
                 Exit::Code(code) => ExitStatus::Code(code),
                 Exit::Signal(signal) => ExitStatus::Signal(signal),
             });
+            if let Some(terminal) = &mut child.terminal {
+                terminal.finish();
+            }
             self.untold.push(key);
         }
         true

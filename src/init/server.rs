@@ -29,11 +29,13 @@ pub fn run() -> io::Result<()> {
     let signals = Signals::block(&[Signal::SIGCHLD])?;
     let listener = socket::inherited(CONTROL_DESCRIPTOR)?;
     rustix::io::ioctl_fionbio(&listener, true)?;
+    let is_relayed = socket::is_datagram(&listener)?;
     let mut server = Server {
         signals,
         listener,
+        is_relayed,
         connections: Vec::new(),
-        processes: Processes::default(),
+        processes: Processes::new(is_relayed),
         has_exits: false,
         app: Supervised::default(),
         identity: None,
@@ -47,6 +49,8 @@ pub fn run() -> io::Result<()> {
 struct Server {
     signals: Signals,
     listener: OwnedFd,
+    /// Whether connections arrive as descriptors, and no descriptor can be sent on them.
+    is_relayed: bool,
     connections: Vec<Connection>,
     processes: Processes,
     /// Whether a process of a client's has ended in this turn.
@@ -63,7 +67,10 @@ impl Server {
     fn turn(&mut self) -> io::Result<bool> {
         let ready = self.wait()?;
         // Before a connection comes or goes, or a pipe does: the flags are in the order of the wait.
-        self.app.pump(ready.get(2 + self.connections.len()..).unwrap_or_default());
+        let of_app = 2 + self.connections.len();
+        let of_terminals = of_app + self.app.pipes().count();
+        self.app.pump(ready.get(of_app..of_terminals).unwrap_or_default());
+        self.processes.relay(ready.get(of_terminals..).unwrap_or_default());
         while self.signals.take()?.is_some() {}
         if ready.get(1).copied().unwrap_or_default() {
             self.accept();
@@ -98,6 +105,7 @@ impl Server {
         ];
         polled.extend(self.connections.iter().map(|c| PollFd::from_borrowed_fd(c.as_fd(), PollFlags::IN)));
         polled.extend(self.app.pipes().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        polled.extend(self.processes.relayed().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         let deadline =
             [self.app.deadline(), self.processes.deadline(), self.ends_at].into_iter().flatten().min();
         let timeout =
@@ -130,13 +138,22 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+        while let Ok(sockets) = self.arrivals() {
             // Beyond the limit a connection is closed at once, which the daemon reports as overload.
-            if self.connections.len() < CONNECTIONS_MAX {
-                self.connections.push(Connection::new(socket));
-            }
+            let room = CONNECTIONS_MAX.saturating_sub(self.connections.len());
+            self.connections.extend(sockets.into_iter().take(room).map(Connection::new));
         }
+    }
+
+    /// Takes a connection that waits.
+    fn arrivals(&self) -> io::Result<Vec<OwnedFd>> {
+        if !self.is_relayed {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            return Ok(vec![rustix::net::accept_with(&self.listener, flags)?]);
+        }
+        let (_, sockets) = socket::receive(&self.listener, &mut [0; 8])?;
+        sockets.iter().try_for_each(|socket| rustix::io::ioctl_fionbio(socket, true))?;
+        Ok(sockets)
     }
 
     fn serve(&mut self, index: usize) -> io::Result<()> {
@@ -177,6 +194,10 @@ impl Server {
             }
             Request::CloseInput { key } => {
                 self.processes.close_input(key);
+                Ok(())
+            }
+            Request::Resize { key, columns, rows } => {
+                self.processes.resize(key, columns, rows);
                 Ok(())
             }
             Request::Signal { key, signal, target } => {

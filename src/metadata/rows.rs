@@ -17,7 +17,7 @@ const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
 :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
-:host_header, :launch, :cpu_max)";
+:host_header, :launch, :cpu_max, :isolation)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -92,6 +92,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
         ":launch": record.launch.map(|l| l.to_string()),
         ":cpu_max": spec.limits.cpu_max.map(CpuMax::milli),
+        ":isolation": spec.isolation.as_str(),
     })?;
     Ok(())
 }
@@ -163,6 +164,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         external: fields.external()?,
         app_id: fields.parse_optional("app_id")?,
         git: git.transpose()?,
+        isolation: fields.parse("isolation")?,
     };
     let status: String = fields.get("status")?;
     Ok(Record {

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::{
-    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, LaunchId, Limits, SandboxSpec, SleepPolicy,
-    Status, Visibility,
+    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, Isolation, LaunchId, Limits, SandboxSpec,
+    SleepPolicy, Status, Visibility,
 };
 
 fn record(index: Option<u32>) -> Record {
@@ -24,6 +24,7 @@ fn record(index: Option<u32>) -> Record {
         external: External::new(Some("u".into()), Some("p'; DROP TABLE sandboxes; --".into()), None).unwrap(),
         app_id: Some("app.1".parse().unwrap()),
         git: Some(GitSource::new("https://example.org/x.git".into(), Some("main".into())).unwrap()),
+        isolation: Isolation::Gvisor,
     };
     Record {
         spec,

@@ -6,6 +6,7 @@
 mod check;
 mod file;
 mod id;
+mod isolation;
 mod limits;
 pub mod manifest;
 mod record;
@@ -15,6 +16,7 @@ mod spec;
 pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
 pub use id::{IdError, LaunchId, SandboxId};
+pub use isolation::Isolation;
 pub use limits::{Ceiling, CpuMax, LimitError, Limits, LimitsChange};
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Limits, SandboxId};
+use super::{Isolation, Limits, SandboxId};
 
 /// The most bytes in an outside id.
 const EXTERNAL_BYTES_MAX: usize = 256;
@@ -34,6 +34,7 @@ pub struct SandboxSpec {
     pub external: External,
     pub app_id: Option<AppName>,
     pub git: Option<GitSource>,
+    pub isolation: Isolation,
 }
 
 /// Why a request to create a sandbox cannot be taken.

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this protocol; a daemon that adopts a sandbox checks it.
 pub const VERSION: u32 = 2;
-/// The descriptor number under which `sandbox-init` finds its listening control socket.
+/// The descriptor number under which `sandbox-init` finds its control socket: a listening one; or, where a
+/// sandbox can be given descriptors and cannot give any (see [`Spawn::relayed`]), one for datagrams, of which
+/// each brings a connection.
 pub const CONTROL_DESCRIPTOR: i32 = 3;
 
 /// What the daemon asks. One connection carries one request and its replies; but the one on which
@@ -25,12 +27,15 @@ pub enum Request {
     /// Starts a process. Without a terminal these descriptors ride along: stdin, stdout and stderr of the
     /// process; then what is kept for the next daemon: the other ends of stdout and stderr and, with
     /// `input`, of stdin. Answered by [`Reply::Started`] and, once it has ended, by [`Reply::Exited`]; or
-    /// by [`Reply::NotStarted`].
+    /// by [`Reply::NotStarted`]. With [`Spawn::relayed`] a process with a terminal has descriptors too: where
+    /// its input is read and its output written; then what is kept, the other ends of the output and the input.
     Spawn(Spawn),
     /// Asks for the kept descriptors of a process. Answered by [`Reply::Taken`].
     Take { key: u64 },
     /// Closes the kept end of a process's stdin.
     CloseInput { key: u64 },
+    /// Sets the size of a terminal that is relayed.
+    Resize { key: u64, columns: u16, rows: u16 },
     /// Signals; a process that has ended is no error.
     Signal { key: u64, signal: i32, target: Target },
     /// The daemon has everything of this process: what is kept of it may go.
@@ -99,6 +104,10 @@ pub struct Spawn {
     /// Columns and rows of its terminal.
     pub tty: Option<(u16, u16)>,
     pub input: bool,
+    /// No descriptor can be handed back: the terminal's master stays inside, and what goes through it is
+    /// moved by `sandbox-init`; what is kept is opened anew by its name on the host.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 /// Whom a signal is for.
@@ -133,13 +142,14 @@ impl Request {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::Journal => 2,
-            Self::Spawn(Spawn { tty: Some(_), .. }) => 0,
+            Self::Spawn(Spawn { tty: Some(_), relayed, .. }) => 4 * usize::from(*relayed),
             Self::Spawn(Spawn { input, .. }) => 5 + usize::from(*input),
             Self::Hello
             | Self::Claim { .. }
             | Self::Attach
             | Self::Take { .. }
             | Self::CloseInput { .. }
+            | Self::Resize { .. }
             | Self::Signal { .. }
             | Self::Forget { .. }
             | Self::Supervise { .. }

@@ -15,6 +15,17 @@ pub struct LaunchRequest {
     pub state_root: PathBuf,
     /// The rest of the descriptors is one cgroup v2 directory; otherwise `tasks` files of version 1.
     pub cgroup_v2: bool,
+    /// Launched by gVisor's program instead of libcontainer.
+    pub runsc: Option<Runsc>,
+}
+
+/// By what a sandbox of the gVisor tier is launched. One more descriptor rides along before those of the cgroup: the
+/// workspace, as a mount that is in no namespace yet.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Runsc {
+    pub program: PathBuf,
+    /// Where the bundle expects the workspace.
+    pub workspace: PathBuf,
 }
 
 /// Which part of a launch failed.

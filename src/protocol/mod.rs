@@ -15,4 +15,4 @@ pub use init::{
     Spawn, Stamp, Target, VERSION,
 };
 #[cfg(feature = "daemon")]
-pub use launch::{LaunchReply, LaunchRequest, LaunchStep};
+pub use launch::{LaunchReply, LaunchRequest, LaunchStep, Runsc};

@@ -12,13 +12,16 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::connection::{Control, ControlError, send_all};
+use super::connection::{Control, ControlError, Way, send_all};
+use super::named;
 use super::ring::Journal;
 use crate::protocol::{Decoder, ExitStatus, Kept, Reply, Request, Spawn, Target};
 use crate::sys::{pty, socket};
 
 /// How much is read at once.
 const READ_BYTES: usize = 2048;
+/// The name of the journal in a sandbox's run directory, where it has one.
+const JOURNAL_NAME: &str = "journal";
 
 /// A process that was started.
 #[derive(Debug)]
@@ -96,7 +99,13 @@ impl Control {
                 Journal::of(read, write)
             }
             _ => {
-                let journal = Journal::new().map_err(failed)?;
+                let journal = match self.way() {
+                    Way::Accepting => Journal::new(),
+                    Way::Given => {
+                        named::pipe(&self.path(JOURNAL_NAME)).map(|[read, write]| Journal::of(read, write))
+                    }
+                };
+                let journal = journal.map_err(failed)?;
                 let copies = journal.with_ends(|[read, write]| {
                     Ok::<_, io::Error>([read.try_clone_to_owned()?, write.try_clone_to_owned()?])
                 });
@@ -168,6 +177,14 @@ impl Channel {
     /// The connection has ended.
     pub async fn close_input(&self, key: u64) -> Result<(), ControlError> {
         self.ask(&Request::CloseInput { key }, &[]).await
+    }
+
+    /// Sets the size of a terminal that `sandbox-init` relays.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn resize(&self, key: u64, columns: u16, rows: u16) -> Result<(), ControlError> {
+        self.ask(&Request::Resize { key, columns, rows }, &[]).await
     }
 
     /// Has everything that is kept of a process thrown away.

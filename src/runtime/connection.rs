@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket of a `sandbox-init`.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,11 +51,22 @@ pub enum ControlError {
     Exec(i32),
 }
 
+/// How a connection comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// `sandbox-init` listens and accepts.
+    Accepting,
+    /// It can do neither, nor send a descriptor: a pair is made here, and it is given one end, in a datagram to
+    /// a socket that it has.
+    Given,
+}
+
 /// The way to one `sandbox-init`; cheap to clone. It holds no connection.
 #[derive(Debug, Clone)]
 pub struct Control {
     /// The run directory: the socket is reached through it, so that its path may be of any length.
     directory: Arc<OwnedFd>,
+    way: Way,
 }
 
 impl Control {
@@ -63,28 +74,33 @@ impl Control {
     ///
     /// # Errors
     /// There is no such directory.
-    pub fn open(directory: &Path) -> Result<Self, ControlError> {
+    pub fn open(directory: &Path, way: Way) -> Result<Self, ControlError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty());
         let directory = opened.map_err(|e| ControlError::Socket { action: "find", source: e.into() })?;
-        Ok(Self { directory: Arc::new(directory) })
+        Ok(Self { directory: Arc::new(directory), way })
     }
 
-    /// Makes the socket and listens on it, for a `sandbox-init` that is yet to be started.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Makes the socket and, where connections are accepted, listens on it, for a `sandbox-init` that is yet to be started.
     ///
     /// # Errors
     /// The kernel's.
     pub fn listen(&self) -> Result<OwnedFd, ControlError> {
         let make = || {
-            let listener = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC,
-                None,
-            )?;
-            rustix::net::bind(&listener, &SocketAddrUnix::new(self.path())?)?;
-            rustix::net::listen(&listener, BACKLOG)?;
-            Ok::<_, rustix::io::Errno>(listener)
+            let kind = match self.way {
+                Way::Accepting => SocketType::STREAM,
+                Way::Given => SocketType::DGRAM,
+            };
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(self.path(SOCKET_NAME))?)?;
+            if self.way == Way::Accepting {
+                rustix::net::listen(&socket, BACKLOG)?;
+            }
+            Ok::<_, rustix::io::Errno>(socket)
         };
         make().map_err(|e| ControlError::Socket { action: "listen on", source: e.into() })
     }
@@ -144,7 +160,11 @@ impl Control {
     pub(super) async fn stream(&self) -> Result<UnixStream, ControlError> {
         let connect = async {
             loop {
-                match UnixStream::connect(self.path()).await {
+                let connected = match self.way {
+                    Way::Accepting => UnixStream::connect(self.path(SOCKET_NAME)).await,
+                    Way::Given => self.give(),
+                };
+                match connected {
                     Ok(stream) => return Ok(stream),
                     // The backlog is full: a unix socket says so at once instead of waiting.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -157,8 +177,17 @@ impl Control {
         tokio::time::timeout(ANSWER_DEADLINE, connect).await.unwrap_or(Err(ControlError::Silent))
     }
 
-    fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", self.directory.as_raw_fd()))
+    /// Gives one end of a new pair; `WouldBlock` when many are waiting to be taken.
+    fn give(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let address = SocketAddrUnix::new(self.path(SOCKET_NAME))?;
+        socket::send_to(&address, &[0], &[theirs.as_fd()])?;
+        Ok(ours)
+    }
+
+    /// A file of the run directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()))
     }
 }
 

@@ -9,19 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, oneshot};
 
 use super::connection::{Control, ControlError};
-use crate::model::LaunchId;
-use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, encode};
+use super::engine::Engine;
+use super::gvisor::Gvisor;
+use crate::model::{Isolation, LaunchId};
+use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, Runsc, encode};
 use crate::sys::cgroup::Entry;
 use crate::sys::furnish::{Furnisher, Furniture};
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::watch::Watched;
-use crate::sys::{process, socket};
+use crate::sys::{mount, process, socket};
 
 /// How long a launch may take before it counts as hung.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,6 +44,8 @@ pub struct Config {
     pub init: PathBuf,
     /// One directory per running sandbox beneath it.
     pub run_dir: PathBuf,
+    /// gVisor's program: a path, or a name that is looked for in `PATH`.
+    pub runsc: PathBuf,
 }
 
 /// Why a container could not be launched.
@@ -64,6 +69,8 @@ pub enum LaunchError {
     Furnish(#[source] io::Error),
     #[error("find the launched process")]
     Process(#[source] io::Error),
+    #[error("{0}")]
+    Gvisor(String),
     #[error("reach sandbox-init")]
     Init(#[source] ControlError),
 }
@@ -78,6 +85,9 @@ pub struct Launch {
     pub bundle: PathBuf,
     pub netns: Arc<OwnedFd>,
     pub cgroup: Entry,
+    pub engine: Engine,
+    /// For an engine that does not begin nameless.
+    pub workspace: Option<PathBuf>,
 }
 
 /// A container that runs.
@@ -93,7 +103,7 @@ pub struct Launched {
 }
 
 /// Whom a launched container becomes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     pub host_name: String,
     pub workspace: PathBuf,
@@ -107,6 +117,7 @@ pub struct Runtime {
     config: Arc<Config>,
     launcher: Arc<Mutex<Launcher>>,
     furnisher: Arc<Furnisher>,
+    gvisor: Arc<Gvisor>,
 }
 
 #[derive(Debug)]
@@ -128,7 +139,29 @@ impl Runtime {
     pub fn start(config: Config) -> Result<Self, LaunchError> {
         let launcher = Arc::new(Mutex::new(Launcher::start(&config)?));
         let furnisher = Arc::new(Furnisher::start().map_err(LaunchError::Furnish)?);
-        Ok(Self { config: Arc::new(config), launcher, furnisher })
+        let gvisor = Arc::new(Gvisor::new(config.runsc.clone()));
+        Ok(Self { config: Arc::new(config), launcher, furnisher, gvisor })
+    }
+
+    /// Says whether this host can run sandboxes of a tier.
+    ///
+    /// # Errors
+    /// What is missing and how to get it, for clients.
+    pub fn probe(&self, engine: Engine) -> Result<(), String> {
+        self.program_of(engine).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Where the program is that becomes the first process of a sandbox.
+    pub fn init(&self) -> &Path {
+        &self.config.init
+    }
+
+    /// The program that launches a tier; `None`: the launcher itself does.
+    fn program_of(&self, engine: Engine) -> Result<Option<PathBuf>, LaunchError> {
+        match engine.isolation() {
+            Isolation::Container => Ok(None),
+            Isolation::Gvisor => self.gvisor.program().map(Some).map_err(LaunchError::Gvisor),
+        }
     }
 
     /// Launches a container; its `sandbox-init` waits for an identity.
@@ -139,15 +172,20 @@ impl Runtime {
     /// # Cancel safety
     /// Not cancel safe: a launch that has begun goes on.
     pub async fn launch(&self, launch: Launch) -> Result<Launched, LaunchError> {
-        let control = Control::open(&launch.directory).map_err(LaunchError::Init)?;
+        let control = Control::open(&launch.directory, launch.engine.way()).map_err(LaunchError::Init)?;
         let listener = control.listen().map_err(LaunchError::Init)?;
+        let workspace =
+            launch.workspace.as_deref().map(detached).transpose().map_err(LaunchError::Furnish)?;
+        let runsc = self.program_of(launch.engine)?;
         let request = LaunchRequest {
             id: launch.id.to_string(),
             bundle: launch.bundle,
             state_root: launch.directory.join("oci"),
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
+            runsc: runsc.map(|program| Runsc { program, workspace: Engine::workspace(&launch.directory) }),
         };
         let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
+        descriptors.extend(workspace.iter().map(|tree| tree.as_fd()));
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
             Entry::V2(directory) => descriptors.push(directory.as_fd()),
@@ -295,6 +333,12 @@ impl Drop for Launcher {
 
 fn found(path: &Path) -> Found {
     std::fs::metadata(path).ok().map(|seen| (seen.dev(), seen.ino()))
+}
+
+/// Takes the mount of a directory, to be put in place elsewhere.
+fn detached(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    mount::detached(rustix::fs::open(directory, flags, Mode::empty())?.as_fd())
 }
 
 fn wait_until_ready(socket_fd: &OwnedFd) -> Result<(), LaunchError> {

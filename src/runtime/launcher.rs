@@ -26,6 +26,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
+use super::runsc;
 use crate::bundle::seccomp;
 use crate::protocol::{CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, encode};
 use crate::sys::clone::{self, Fork};
@@ -121,10 +122,11 @@ fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     let mut descriptors = descriptors.into_iter();
     let Some(reply) = descriptors.next() else { return };
     let (Some(control), Some(netns)) = (descriptors.next(), descriptors.next()) else { return };
+    let workspace = if request.runsc.is_some() { descriptors.next() } else { None };
     let cgroup: Vec<OwnedFd> = descriptors.collect();
     let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
     let tasks: &[OwnedFd] = if request.cgroup_v2 { &[] } else { &cgroup };
-    in_worker(directory, &reply, || launch(&request, control, netns, tasks, executor));
+    in_worker(directory, &reply, || launch(&request, control, netns, (workspace, tasks), executor));
 }
 
 /// Does the work in a fork of this process, which answers and ends.
@@ -148,7 +150,7 @@ fn launch(
     request: &LaunchRequest,
     control: OwnedFd,
     netns: OwnedFd,
-    tasks: &[OwnedFd],
+    (workspace, tasks): (Option<OwnedFd>, &[OwnedFd]),
     executor: &InitExecutor,
 ) -> Result<LaunchReply, LaunchReply> {
     for file in tasks {
@@ -162,6 +164,9 @@ fn launch(
     place(netns, NETNS_DESCRIPTOR)?;
     // libcontainer waits for its intermediate process by itself.
     signal::keep_children().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
+    if let Some((runsc, workspace)) = request.runsc.as_ref().zip(workspace) {
+        return runsc::launch(request, runsc, workspace);
+    }
 
     let create = || {
         ContainerBuilder::new(request.id.clone(), SyscallType::default())

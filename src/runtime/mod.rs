@@ -3,15 +3,21 @@
 //! libcontainer is named in [`launcher`] only, which runs in a process of its own: its builder
 //! changes the calling process and runs ordinary Rust after a raw `clone3`, which a threaded process
 //! must not do. An exec never goes through it: `sandbox-init` forks inside the sandbox, so a command
-//! inherits every restriction by construction.
+//! inherits every restriction by construction. [`Engine`] says where the ways to run a sandbox differ.
 
 mod channel;
 mod connection;
+mod engine;
+mod gvisor;
 mod launch;
 pub mod launcher;
+pub mod named;
 mod ring;
+mod runsc;
 
 pub use channel::{Attached, Channel, Event, Events, Started};
-pub use connection::{Control, ControlError, Conversation, SOCKET_NAME};
+pub use connection::{Control, ControlError, Conversation, SOCKET_NAME, Way};
+pub use engine::Engine;
+pub use gvisor::Gvisor;
 pub use launch::{Config, Identity, Launch, LaunchError, Launched, Runtime};
 pub use ring::{Ended, Journal, MOVE_BYTES_MAX, Moved, Ring, Stream};

@@ -16,9 +16,9 @@ use super::error::Error;
 use super::provision::{Undo, fail_point, take_back};
 use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
-use crate::model::{CpuMax, LaunchId, Limits};
+use crate::model::{CpuMax, Isolation, LaunchId, Limits};
 use crate::network::Attachment;
-use crate::runtime::{Identity, Launch, Launched};
+use crate::runtime::{Engine, Identity, Launch, Launched};
 use crate::sys::cgroup::{Cgroup, Settings};
 use crate::telemetry::{Trace, phase};
 
@@ -44,6 +44,7 @@ pub(super) struct Blank {
     pub(super) site: Site,
     pub(super) launched: Launched,
     nofile: u64,
+    engine: Engine,
 }
 
 impl Site {
@@ -118,8 +119,22 @@ impl Blank {
     /// # Errors
     /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
     pub(super) async fn launch(shared: &Arc<Shared>, site: Site, nofile: u64) -> Result<Self, Error> {
-        match launch(shared, &site, nofile).await {
-            Ok(launched) => Ok(Self { site, launched, nofile }),
+        Self::launch_as(shared, site, nofile, Engine::of(Isolation::Container), None).await
+    }
+
+    /// The same for any engine; one that does not begin nameless is somebody's at once.
+    ///
+    /// # Errors
+    /// As [`Blank::launch`].
+    pub(super) async fn launch_as(
+        shared: &Arc<Shared>,
+        site: Site,
+        nofile: u64,
+        engine: Engine,
+        identity: Option<&Identity>,
+    ) -> Result<Self, Error> {
+        match launch(shared, &site, nofile, engine, identity).await {
+            Ok(launched) => Ok(Self { site, launched, nofile, engine }),
             Err(cause) => Err(take_back(shared, site.undo(), cause).await),
         }
     }
@@ -149,14 +164,24 @@ impl Blank {
     ) -> Result<(), Error> {
         fail_point("provision-claim")?;
         self.site.limit(shared, limits)?;
-        let furnished = shared.runtime.furnish(&self.launched.process, &identity);
-        phase("furnish", furnished).await.map_err(Error::Launch)?;
+        if self.engine.begins_nameless() {
+            let furnished = shared.runtime.furnish(&self.launched.process, &identity);
+            phase("furnish", furnished).await.map_err(Error::Launch)?;
+        }
         phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)
     }
 }
 
-async fn launch(shared: &Arc<Shared>, site: &Site, nofile: u64) -> Result<Launched, Error> {
-    let (looking, directory) = (Arc::clone(shared), site.run_directory.clone());
+async fn launch(
+    shared: &Arc<Shared>,
+    site: &Site,
+    nofile: u64,
+    engine: Engine,
+    identity: Option<&Identity>,
+) -> Result<Launched, Error> {
+    let looking = Arc::clone(shared);
+    let (directory, identity) = (site.run_directory.clone(), identity.cloned());
+    let workspace = identity.as_ref().map(|identity| identity.workspace.clone());
     let bundle = blocking(move || {
         fail_point("provision-bundle")?;
         looking.check_rootfs()?;
@@ -164,7 +189,10 @@ async fn launch(shared: &Arc<Shared>, site: &Site, nofile: u64) -> Result<Launch
         if !directory.exists() {
             make_run_directory(&looking, &directory)?;
         }
-        looking.bundle(nofile)
+        match identity {
+            Some(identity) => looking.gvisor_bundle(&directory, nofile, &identity),
+            None => looking.bundle(nofile),
+        }
     });
     let bundle = phase("rootfs", bundle).await?;
     fail_point("provision-launch")?;
@@ -175,6 +203,8 @@ async fn launch(shared: &Arc<Shared>, site: &Site, nofile: u64) -> Result<Launch
         bundle,
         netns: Arc::clone(&site.network.netns),
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
+        engine,
+        workspace,
     };
     let launched = phase("launch", shared.runtime.launch(launch)).await.map_err(Error::Launch)?;
     if let Some(trace) = Trace::current() {

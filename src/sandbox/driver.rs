@@ -23,6 +23,7 @@ use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
 use crate::model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
+use crate::runtime::Engine;
 use crate::storage::Prepared;
 use crate::telemetry::{Trace, phase};
 
@@ -492,6 +493,7 @@ impl Driver {
         let before = self.entry.record();
         let limits = before.spec.limits.with(&update.limits, &limits::ceiling());
         let limits = limits.map_err(|e| Error::Invalid(e.to_string()))?;
+        Engine::of(before.spec.isolation).admit(&limits).map_err(Error::Invalid)?;
         let live = self.entry.present().filter(|_| limits != before.spec.limits);
         if let Some(live) = &live {
             limits::apply(&self.shared, Arc::clone(live), &limits).await?;

@@ -31,7 +31,7 @@ use super::throttle::Throttle;
 use crate::bundle;
 use crate::metadata::Durability;
 use crate::model::{Limits, Record, SandboxId, Status};
-use crate::runtime::Identity;
+use crate::runtime::{Engine, Identity};
 use crate::storage::Prepared;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::watch::Watched;
@@ -134,6 +134,10 @@ async fn steps(
     undo: &mut Vec<Undo>,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
+    let engine = Engine::of(record.spec.isolation);
+    if !engine.begins_nameless() {
+        return named_steps(shared, record, occasion, undo, engine).await;
+    }
     let mut of_workspace = Vec::new();
     let (blank, workspace) =
         tokio::join!(blank(shared, limits), recorded_workspace(shared, record, occasion, &mut of_workspace));
@@ -157,10 +161,7 @@ async fn steps(
         claimed = claim(shared, &mut found.blank, record, occasion).await;
     }
     undo.append(&mut found.blank.site.undo());
-    let record = claimed?;
-    fail_point("provision-claimed")?;
-    found.blank.site.note_claimed()?;
-    Ok(Provisioned { live: live(&record, found.blank)?, record, workspace })
+    finish(found.blank, claimed?, workspace)
 }
 
 /// Makes a blank somebody's; the record of a new sandbox says so meanwhile. That of one that is woken says what
@@ -194,6 +195,32 @@ pub(super) async fn record_running(shared: &Arc<Shared>, record: Record) -> Resu
     phase("record-running", shared.put(record, Durability::Power)).await
 }
 
+/// The same for an engine that has to know whose it is when it is launched: the workspace comes first, and nothing is
+/// ready before it is asked for but the site.
+async fn named_steps(
+    shared: &Arc<Shared>,
+    record: &Record,
+    occasion: Occasion,
+    undo: &mut Vec<Undo>,
+    engine: Engine,
+) -> Result<Provisioned, Error> {
+    let limits = &record.spec.limits;
+    let workspace = recorded_workspace(shared, record, occasion, undo).await?;
+    let site = site(shared, limits).await?;
+    let identity = identity(shared, record);
+    let mut blank = Blank::launch_as(shared, site, limits.nofile, engine, Some(&identity)).await?;
+    let claimed = claim(shared, &mut blank, record, occasion).await;
+    undo.append(&mut blank.site.undo());
+    finish(blank, claimed?, workspace)
+}
+
+/// What is left to do once a blank is somebody's and the record says so.
+fn finish(blank: Blank, record: Record, workspace: Prepared) -> Result<Provisioned, Error> {
+    fail_point("provision-claimed")?;
+    blank.site.note_claimed()?;
+    Ok(Provisioned { live: live(&record, blank)?, record, workspace })
+}
+
 /// A blank, and whether it was there already.
 struct Found {
     blank: Blank,
@@ -209,11 +236,15 @@ async fn blank(shared: &Arc<Shared>, limits: &Limits) -> Result<Found, Error> {
 
 /// Makes a blank now.
 async fn fresh(shared: &Arc<Shared>, limits: &Limits) -> Result<Blank, Error> {
-    let site = match shared.pool.take_site() {
-        Some(site) => site,
-        None => Site::make(shared, limits).await?,
-    };
+    let site = site(shared, limits).await?;
     Blank::launch(shared, site, limits.nofile).await
+}
+
+async fn site(shared: &Arc<Shared>, limits: &Limits) -> Result<Site, Error> {
+    match shared.pool.take_site() {
+        Some(site) => Ok(site),
+        None => Site::make(shared, limits).await,
+    }
 }
 
 /// Removes a site; what runs at it is killed with its cgroup.

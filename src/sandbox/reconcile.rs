@@ -28,7 +28,7 @@ use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
 use crate::model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
-use crate::runtime::Control;
+use crate::runtime::{Control, Engine};
 use crate::sys::freezer::Freezer;
 use crate::sys::netns;
 use crate::sys::pidfd::PidFd;
@@ -145,7 +145,8 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
         let process = PidFd::open_exactly(pid, ticks)
             .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
         let run_directory = shared.config.run_dir.join(&launch);
-        let control = Control::open(&run_directory).map_err(Error::Control)?;
+        let control =
+            Control::open(&run_directory, Engine::of(record.spec.isolation).way()).map_err(Error::Control)?;
         let cgroup = shared.cgroups.leaf(&launch);
         let is_frozen = cgroup.freezer().map_err(Error::Cgroup)? == Freezer::Frozen;
         if !is_frozen {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::view::Snapshot;
 use crate::model::{
-    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, LimitsChange, SandboxId, Status,
-    TemplateName, Visibility,
+    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, Isolation, LimitsChange, SandboxId,
+    Status, TemplateName, Visibility,
 };
 
 /// What a client asks for when it creates a sandbox; everything is checked already.
@@ -27,6 +27,8 @@ pub struct CreateRequest {
     pub app_id: Option<AppName>,
     pub git: Option<GitSource>,
     pub limits: LimitsChange,
+    /// `None`: the weakest that the client may have.
+    pub isolation: Option<Isolation>,
     /// Answer the existing sandbox of the same project instead of making a second one.
     pub one_per_project: bool,
 }

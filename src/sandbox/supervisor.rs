@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use oci_spec::runtime::Spec;
 use tokio::sync::{Notify, OnceCell, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,13 +26,13 @@ use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
 use super::{expiry, oom, pool, reconcile, sweep, throttle};
-use crate::bundle::{self, Plan, Template};
+use crate::bundle::{self, Guest, Plan, Template};
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
     ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
 };
 use crate::network::Network;
-use crate::runtime::{Runtime, launcher};
+use crate::runtime::{Engine, Identity, Runtime, launcher};
 use crate::storage::{Storage, Watcher};
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
@@ -211,7 +212,10 @@ impl Supervisor {
         request.ports = self.ports_of(&request).await?;
         let (git, one_per_project) = (request.git.clone(), request.one_per_project);
         let record = self.new_record(request)?;
-        let id = record.spec.id;
+        let (id, engine) = (record.spec.id, Engine::of(record.spec.isolation));
+        engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
+        let runtime = shared.runtime.clone();
+        blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
         shared.check_workspace_owner(id, &record.spec.external)?;
         let (entry, mailbox) = shared.entry(record);
         if let Err(taken) = shared.registry.insert(Arc::clone(&entry), one_per_project) {
@@ -403,6 +407,7 @@ impl Supervisor {
             external: request.external,
             app_id: request.app_id,
             git: request.git,
+            isolation: request.isolation.unwrap_or_default(),
         };
         Ok(Record {
             spec,
@@ -564,19 +569,39 @@ impl Shared {
         if let Some(bundle) = bundles.get(&nofile).filter(|bundle| bundle.join("config.json").exists()) {
             return Ok(bundle.clone());
         }
-        let plan = Plan {
+        let bundle = self.config.run_dir.join("bundles").join(nofile.to_string());
+        let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
+        std::fs::create_dir_all(&bundle).map_err(failed)?;
+        bundle::write(&bundle, &self.plain_spec(nofile)).map_err(Error::Bundle)?;
+        bundles.insert(nofile, bundle.clone());
+        Ok(bundle)
+    }
+
+    /// Writes the bundle of one sandbox of the gVisor tier, which has to say whose it is.
+    pub(super) fn gvisor_bundle(
+        &self,
+        directory: &Path,
+        nofile: u64,
+        identity: &Identity,
+    ) -> Result<PathBuf, Error> {
+        let workspace = Engine::workspace(directory);
+        let failed = |source| Error::RunDirectory { path: workspace.display().to_string(), source };
+        std::fs::create_dir(&workspace).map_err(failed)?;
+        let guest =
+            Guest { host_name: &identity.host_name, workspace: &workspace, init: self.runtime.init() };
+        let spec = bundle::gvisor(self.plain_spec(nofile), &guest);
+        bundle::write(directory, &spec).map_err(Error::Bundle)?;
+        Ok(directory.to_owned())
+    }
+
+    fn plain_spec(&self, nofile: u64) -> Spec {
+        self.template.spec(&Plan {
             rootfs: &self.config.rootfs,
             netns: &launcher::netns_path(),
             etc: &self.etc_dir,
             ca_bundle: self.config.ca_bundle.as_deref(),
             nofile,
-        };
-        let bundle = self.config.run_dir.join("bundles").join(nofile.to_string());
-        let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
-        std::fs::create_dir_all(&bundle).map_err(failed)?;
-        bundle::write(&bundle, &self.template.spec(&plan)).map_err(Error::Bundle)?;
-        bundles.insert(nofile, bundle.clone());
-        Ok(bundle)
+        })
     }
 
     /// Takes down a phase that ends now.

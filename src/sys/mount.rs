@@ -72,6 +72,15 @@ pub fn attach(tree: OwnedFd, path: &Path) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", CWD, path, flags)?)
 }
 
+/// The same in a new mount namespace of the calling, single-threaded process.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach_apart(tree: OwnedFd, path: &Path) -> io::Result<()> {
+    unshare_mounts()?;
+    attach(tree, path)
+}
+
 /// `setns(pidfd, CLONE_NEWNS | CLONE_NEWUTS)`: the calling thread, which must not share its root and working
 /// directory, goes into the mount and host name namespaces of a process; both become that namespace's root.
 ///

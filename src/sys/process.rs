@@ -59,12 +59,15 @@ pub struct Stdio3 {
     pub stderr: OwnedFd,
 }
 
+/// Where host programs are looked for.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Prepares a host program: the only way to run one. Fixed environment, cwd `/`, no input, no output.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that fixes environment and stdio")]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    command.env("PATH", PATH).env("LC_ALL", "C");
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -83,7 +86,8 @@ pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3
 ///
 /// The mark is the soft `RLIMIT_LOCKS`, which the kernel has kept for each process and passed on to its
 /// children, but never looked at, since Linux 2.4.25 — man 2 getrlimit. It goes with a child that
-/// daemonises or begins a session, costs two system calls, and needs no process beside the child.
+/// daemonises or begins a session, costs two system calls, and needs no process beside the child. gVisor, which
+/// lets nobody set that one, has `RLIMIT_RSS` of the same kind.
 ///
 /// # Errors
 /// As [`spawn`].
@@ -96,10 +100,16 @@ pub fn spawn_marked(
     mark: u64,
 ) -> io::Result<i32> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let own = getrlimit(Resource::Locks);
-    setrlimit(Resource::Locks, Rlimit { current: Some(mark), maximum: own.maximum })?;
+    let set = |resource| {
+        let own = getrlimit(resource);
+        setrlimit(resource, Rlimit { current: Some(mark), maximum: own.maximum }).map(|()| (resource, own))
+    };
+    let (resource, own) = match set(Resource::Locks) {
+        Err(rustix::io::Errno::PERM) => set(Resource::Rss)?,
+        other => other?,
+    };
     let started = start(argv, env, cwd, stdio, session);
-    setrlimit(Resource::Locks, own)?;
+    setrlimit(resource, own)?;
     started
 }
 
@@ -184,7 +194,7 @@ pub fn signal_marked(mark: u64, signal: Signal) -> io::Result<usize> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if mark_of(pid) == Some(mark) && !is_zombie(pid) {
+        if is_marked(pid, mark) && !is_zombie(pid) {
             count += 1;
             ignore_gone(nix::sys::signal::kill(Pid::from_raw(pid), signal))?;
         }
@@ -192,12 +202,34 @@ pub fn signal_marked(mark: u64, signal: Signal) -> io::Result<usize> {
     Ok(count)
 }
 
-/// The mark of a process, from `/proc/<pid>/limits`; `None` for one that is gone or has none. Asking by
-/// prlimit(2) is refused in a sandbox, where it could also take the limits away from PID 1.
-fn mark_of(pid: i32) -> Option<u64> {
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let locks = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
-    locks.split_whitespace().next()?.parse().ok()
+/// Signals every process of a session, by field 6 of `/proc/<pid>/stat` — man 5 proc_pid_stat.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn signal_session(leader: i32, signal: Signal) -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name: state, parent, group, session.
+        let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3));
+        if session.and_then(|session| session.parse().ok()) == Some(leader) {
+            ignore_gone(nix::sys::signal::kill(Pid::from_raw(pid), signal))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process has a mark, from `/proc/<pid>/limits`; one that is gone has none. Asking by prlimit(2) is
+/// refused in a sandbox, where it could also take the limits away from PID 1.
+fn is_marked(pid: i32, mark: u64) -> bool {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let mark = mark.to_string();
+    let mut soft = ["Max file locks", "Max resident set"].into_iter().filter_map(|name| {
+        limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
+    });
+    soft.any(|soft| soft == mark)
 }
 
 /// Says whether a process only waits to be reaped: it can be signalled, to no effect.

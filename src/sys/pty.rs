@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -20,7 +20,15 @@ pub fn open(columns: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     let master = rustix::pty::openpt(flags)?;
     rustix::pty::unlockpt(&master)?;
     // By descriptor: no path of the sandbox's is followed.
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    let slave = match rustix::pty::ioctl_tiocgptpeer(&master, flags) {
+        // gVisor has names only; its devpts is its own, and nobody in there can mount over it.
+        Err(rustix::io::Errno::NOTTY) => {
+            let name = rustix::pty::ptsname(&master, Vec::new())?;
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            rustix::fs::open(name.as_c_str(), flags, Mode::empty())?
+        }
+        other => other?,
+    };
     resize(&master, columns, rows)?;
     Ok((master, slave))
 }

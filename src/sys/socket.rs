@@ -26,6 +26,27 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     Ok(rustix::net::sendmsg(socket, &slices, &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
+/// `sendmsg(socket(AF_UNIX, SOCK_DGRAM), address, bytes + SCM_RIGHTS, MSG_DONTWAIT)`: sends one datagram with descriptors.
+///
+/// # Errors
+/// The kernel's; `WouldBlock` when the receiver has many waiting, `ConnectionRefused` when it is gone.
+pub fn send_to(
+    address: &rustix::net::SocketAddrUnix,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM);
+    let socket = rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg_addr(&socket, address, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
+    Ok(())
+}
+
 /// `recvmsg(socket, MSG_CMSG_CLOEXEC)`: receives bytes and whatever descriptors ride with them; 0 bytes is the end.
 ///
 /// # Errors
@@ -42,6 +63,14 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
         }
     }
     Ok((message.bytes, descriptors))
+}
+
+/// `getsockopt(SO_TYPE)`: says whether a socket is one for datagrams.
+///
+/// # Errors
+/// The kernel's; it is no socket.
+pub fn is_datagram(socket: impl AsFd) -> io::Result<bool> {
+    Ok(rustix::net::sockopt::socket_type(socket)? == rustix::net::SocketType::DGRAM)
 }
 
 /// Takes over a descriptor that the process was started with.

@@ -30,6 +30,8 @@ pub struct CreateBody {
     pub runtime_preset: Option<String>,
     pub git: Option<GitBody>,
     pub preview: Option<PreviewBody>,
+    /// What stands between it and the host: `container` (default, unless the key demands more) or `gvisor`.
+    pub isolation: Option<String>,
 }
 
 /// How previews reach the app.
@@ -70,6 +72,8 @@ pub struct CreateV1Body {
     pub sleep: Option<SleepBody>,
     /// The server's own where they are left out.
     pub limits: Option<LimitsBody>,
+    /// What stands between it and the host: `container` (default, unless the key demands more) or `gvisor`.
+    pub isolation: Option<String>,
 }
 
 /// When a sandbox that nobody uses goes to sleep.

@@ -50,6 +50,8 @@ pub struct Row {
     /// Unix seconds; when it is stopped if nobody uses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stops_at: Option<i64>,
+    /// `container` or `gvisor`.
+    pub isolation: &'static str,
 }
 
 /// `GET /sandbox/{id}`.

@@ -28,6 +28,8 @@ pub struct Sandbox {
     /// When it is stopped if nobody uses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stops_at: Option<String>,
+    /// What stands between it and the host: `container` or `gvisor`.
+    pub isolation: &'static str,
 }
 
 /// When it sleeps, in seconds; its own policy, else the server's.

@@ -10,6 +10,7 @@ mod escapes;
 mod events;
 mod faults;
 mod files;
+mod gvisor;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Test> {
         faults::TESTS,
         disks::TESTS,
         clocks::TESTS,
+        gvisor::TESTS,
         crash::TESTS,
     ]
     .concat()

@@ -236,7 +236,7 @@ fn unread_body() {
     });
 }
 
-fn upgrades() {
+pub(super) fn upgrades() {
     let (server, id) = with_app(&[]);
     let host = preview_host(&id, 3000);
     // Server-sent events come as they are sent.

@@ -34,7 +34,7 @@ fn shell(command: &str) -> Value {
     json!({ "cmd": ["bash", "-c", command] })
 }
 
-fn followed() {
+pub(super) fn followed() {
     let server = Server::start(&[]);
     let before = HostSnapshot::take(&server);
     let id = server.create(Value::Null);
@@ -262,7 +262,7 @@ fn stalled_client() {
     assert!(rest.stdout.ends_with(b"over\n") && rest.exit.is_some() && rest.dropped.len() == 1);
 }
 
-fn input() {
+pub(super) fn input() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     let process = server.start_process(&id, json!({ "cmd": ["cat"], "stdin": true }));
@@ -302,7 +302,7 @@ fn input() {
     assert_eq!(server.output(&id, &process, 0).exit, Some(json!({ "exit_code": 0 })));
 }
 
-fn signals() {
+pub(super) fn signals() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     let send = |process: &str, signal: &str, target: &str| {
@@ -334,7 +334,7 @@ fn signals() {
     assert_eq!(server.exec(&id, "pgrep -f '[s]leep 4321'").1, 1);
 }
 
-fn tree() {
+pub(super) fn tree() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     // A child in a session of its own, a daemon without a parent, one that ignores everything it may,
@@ -395,7 +395,7 @@ fn tree() {
     assert_eq!(server.exec(&id, "ps -eo stat= | grep -c '^Z'").0, "0\n");
 }
 
-fn killed_daemon() {
+pub(super) fn killed_daemon() {
     let mut server = Server::start(&[]);
     let id = server.create(Value::Null);
     // About 4 MB, in pieces of all sizes, through a ring of 1 MB that nobody reads in between.
@@ -445,7 +445,7 @@ fn killed_daemon() {
     assert!(output.text().contains("33 99") && output.exit == Some(json!({ "exit_code": 4 })), "{output:?}");
 }
 
-fn ended_meanwhile() {
+pub(super) fn ended_meanwhile() {
     let mut server = Server::start(&[]);
     let id = server.create(Value::Null);
     let process = server.start_process(&id, shell("echo begun; sleep 1; seq 1 10000; kill -TERM $$"));

@@ -42,7 +42,7 @@ fn run(socket: &mut Terminal, line: &str) -> String {
     read_until(socket, "<42>")
 }
 
-fn is_terminal() {
+pub(super) fn is_terminal() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     let (mut socket, process) = open(&server, &id, "?cols=100&rows=30");
@@ -137,7 +137,7 @@ fn bytes() {
     assert_eq!(shown.matches("€äß→").count(), 300);
 }
 
-fn outlives() {
+pub(super) fn outlives() {
     let server = Server::start(&[]);
     let id = server.create(Value::Null);
     let (mut socket, process) = open(&server, &id, "");

@@ -1,5 +1,6 @@
 //! The real server on directories and cgroups of its own.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,6 +17,18 @@ pub(crate) const INSTANCE: &str = match option_env!("SANDBOXD_TEST_INSTANCE") {
 };
 pub(crate) const API: u16 = 19_090;
 pub(crate) const PREVIEWS: u16 = 18_080;
+
+thread_local! {
+    /// What every server is started with now.
+    static FURTHER: Cell<&'static [(&'static str, &'static str)]> = const { Cell::new(&[]) };
+}
+
+/// Runs a test whose servers all have further settings.
+pub(crate) fn with(settings: &'static [(&'static str, &'static str)], test: fn()) {
+    FURTHER.set(settings);
+    test();
+    FURTHER.set(&[]);
+}
 
 /// A server and its data; killed and removed with the value.
 pub(crate) struct Server {
@@ -39,7 +52,9 @@ impl Server {
     /// Makes the directories only.
     pub(crate) fn prepare(settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("sandboxd-test").tempdir().unwrap();
-        let settings = settings.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let owned = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+        let further = FURTHER.get();
+        let settings = further.iter().chain(settings).map(owned).collect();
         let log = directory.path().join("log");
         Self { directory, child: None, settings, log }
     }

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
 use super::pump::{self, Sources};
-use super::{Description, Process, ProcessId, Purpose, table};
+use super::{Description, Process, ProcessId, Purpose, relay, table};
 use crate::protocol::{Kept, Target};
-use crate::runtime::{Attached, Channel, ControlError, Event, Events, Journal, Ring};
+use crate::runtime::{Attached, Channel, ControlError, Event, Events, Journal, Ring, Way};
 use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::error::Error;
 use crate::sandbox::live::Live;
@@ -43,6 +43,7 @@ pub(in crate::sandbox) type LinkCell = OnceCell<Arc<Link>>;
 pub(in crate::sandbox) struct Link {
     open: Mutex<Option<Open>>,
     directory: PathBuf,
+    way: Way,
 }
 
 #[derive(Debug)]
@@ -79,7 +80,7 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
     made.map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })?;
     let (channel, journal) = (Arc::new(channel), Arc::new(journal));
     let opened = Open { channel, journal: Arc::clone(&journal) };
-    let link = Arc::new(Link { open: Mutex::new(Some(opened)), directory });
+    let link = Arc::new(Link { open: Mutex::new(Some(opened)), directory, way: live.control.way() });
     restore(shared, entry, &link, &journal, kept).await;
     shared.tasks.spawn(watch(
         Arc::clone(shared),
@@ -111,14 +112,29 @@ impl Link {
     pub(super) fn remove_ring(&self, id: ProcessId) {
         // With the sandbox its directory has gone already.
         let _ignored: io::Result<()> = std::fs::remove_file(self.ring_path(id));
+        if self.is_relayed() {
+            relay::remove(self, id);
+        }
+    }
+
+    /// Whether the sandbox cannot hand descriptors back.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.way == Way::Given
+    }
+
+    pub(super) async fn resize(&self, key: u64, columns: u16, rows: u16) -> Result<(), Error> {
+        self.channel()?.resize(key, columns, rows).await.map_err(Error::Control)
     }
 
     pub(super) async fn signal(&self, key: u64, signal: i32, target: Target) -> Result<(), Error> {
         self.channel()?.signal(key, signal, target).await.map_err(Error::Control)
     }
 
-    pub(super) async fn close_input(&self, key: u64) -> Result<(), Error> {
-        self.channel()?.close_input(key).await.map_err(Error::Control)
+    pub(super) async fn close_input(&self, id: ProcessId) -> Result<(), Error> {
+        if self.is_relayed() {
+            relay::remove_input(self, id);
+        }
+        self.channel()?.close_input(id.key()).await.map_err(Error::Control)
     }
 
     /// Lets `sandbox-init` throw away what it keeps; it has ended if it cannot be told.
@@ -261,7 +277,10 @@ fn restore_one(
         (None, None) => return Ok(false),
     };
     let (is_kept, exit) = (kept.is_some(), kept.as_ref().and_then(|(kept, _)| kept.exit));
-    let (sources, input) = streams(kept.map(|(_, fds)| fds).unwrap_or_default(), &description, journal)?;
+    let (sources, input) = match kept {
+        Some(_) if link.is_relayed() => relay::find(link, id, description.tty, journal)?,
+        kept => streams(kept.map(|(_, fds)| fds).unwrap_or_default(), &description, journal)?,
+    };
     let process = Process::new(id, description, ring, Arc::clone(link))?;
     process.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
     process.begin(entry, &sources, input);
@@ -335,7 +354,7 @@ impl Process {
     /// Notes that it runs now: where its input goes, and that the sandbox is in use.
     pub(super) fn begin(&self, entry: &Entry, sources: &Sources, input: Option<Arc<Watched<OwnedFd>>>) {
         self.activity.get_or_init(|| entry.activity.clone());
-        if self.description.tty {
+        if self.description.tty && !self.link.is_relayed() {
             *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = sources.stdout.clone();
         }
         if let Ok(mut place) = self.input.try_lock() {

@@ -18,6 +18,7 @@ mod follow;
 mod link;
 mod output;
 mod pump;
+mod relay;
 mod start;
 mod table;
 
@@ -109,6 +110,7 @@ pub struct Process {
     output: Output,
     /// Closed once its end has been asked for.
     input: tokio::sync::Mutex<Option<Arc<Watched<OwnedFd>>>>,
+    /// While it has one, where that can be reached here.
     terminal: Mutex<Option<Arc<Watched<OwnedFd>>>>,
     /// Keeps the sandbox awake.
     busy: Mutex<Option<Busy>>,
@@ -249,7 +251,7 @@ impl Process {
         }
         self.want();
         drop(self.input.lock().await.take());
-        self.link.close_input(self.id.key()).await
+        self.link.close_input(self.id).await
     }
 
     /// Signals it, its group, or whatever it has started.
@@ -271,7 +273,11 @@ impl Process {
     ///
     /// # Errors
     /// It has none.
-    pub fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
+    pub async fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
+        if self.link.is_relayed() && self.description.tty && !self.ended.is_cancelled() {
+            self.want();
+            return self.link.resize(self.id.key(), columns, rows).await;
+        }
         let terminal = self.terminal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(terminal) = terminal else {
             return Err(Error::Conflict("the process has no terminal, or has ended".to_owned()));

@@ -10,10 +10,10 @@ use std::time::Duration;
 use rustix::pipe::PipeFlags;
 
 use super::pump::Sources;
-use super::{Description, Follower, Process, ProcessId, Purpose, link};
+use super::{Description, Follower, Process, ProcessId, Purpose, link, relay};
 use crate::model::{Environment, SandboxId};
 use crate::protocol::Spawn;
-use crate::runtime::{ControlError, Journal, Ring, Started};
+use crate::runtime::{Channel, ControlError, Journal, Ring, Started};
 use crate::sandbox::activity::{monotonic_ms, now_ms};
 use crate::sandbox::driver::Command;
 use crate::sandbox::error::Error;
@@ -138,11 +138,11 @@ impl ProcessRequest {
 }
 
 /// The two sides of a process's streams.
-struct Streams {
+pub(super) struct Streams {
     /// What it gets, and what is kept of the others.
-    theirs: [OwnedFd; 3],
-    sources: Sources,
-    input: Option<Arc<Watched<OwnedFd>>>,
+    pub(super) theirs: Vec<OwnedFd>,
+    pub(super) sources: Sources,
+    pub(super) input: Option<Arc<Watched<OwnedFd>>>,
 }
 
 impl Supervisor {
@@ -319,9 +319,15 @@ async fn spawn(
         cwd: cwd.to_owned(),
         tty: request.tty,
         input: request.input && request.tty.is_none(),
+        relayed: link.is_relayed(),
     };
     let failed = |source| Error::ProcessOutput { action: "make the pipes of a process", source };
     let (channel, journal) = (link.channel()?, link.journal()?);
+    if spawn.relayed {
+        let Streams { theirs, sources, input } = relay::streams(link, id, &spawn, journal).map_err(failed)?;
+        let kept = [&sources.stdout, &sources.stderr, &input].into_iter().flatten();
+        return start_with(&channel, spawn, theirs, kept).await.map(|pid| (pid, sources, input));
+    }
     if request.tty.is_some() {
         let Started { pid, master } = channel.spawn(spawn, &[]).await.map_err(Error::Control)?;
         let master = master.ok_or(Error::Control(ControlError::Unexpected))?;
@@ -330,13 +336,24 @@ async fn spawn(
         return Ok((pid, Sources { stdout: Some(Arc::clone(&master)), stderr: None, journal }, Some(master)));
     }
     let Streams { theirs, sources, input } = streams(spawn.input, journal).map_err(failed)?;
-    let ours = [&sources.stdout, &sources.stderr, &input].into_iter().flatten().map(|w| w.get().as_fd());
+    let kept = [&sources.stdout, &sources.stderr, &input].into_iter().flatten();
+    start_with(&channel, spawn, theirs, kept).await.map(|pid| (pid, sources, input))
+}
+
+/// Starts a process with pipes; returns its pid inside the sandbox.
+async fn start_with(
+    channel: &Channel,
+    spawn: Spawn,
+    theirs: Vec<OwnedFd>,
+    kept: impl Iterator<Item = &Arc<Watched<OwnedFd>>>,
+) -> Result<i32, Error> {
+    let ours = kept.map(|watched| watched.get().as_fd());
     let descriptors: Vec<_> = theirs.iter().map(|fd| fd.as_fd()).chain(ours).collect();
     let started = channel.spawn(spawn, &descriptors).await;
     // Our copies of its ends must be closed, or the end of the output is never seen.
     drop(descriptors);
     drop(theirs);
-    Ok((started.map_err(Error::Control)?.pid, sources, input))
+    Ok(started.map_err(Error::Control)?.pid)
 }
 
 fn streams(has_input: bool, journal: Arc<Journal>) -> io::Result<Streams> {
@@ -355,7 +372,7 @@ fn streams(has_input: bool, journal: Arc<Journal>) -> io::Result<Streams> {
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
     let sources = Sources { stdout: watched(stdout)?, stderr: watched(stderr)?, journal };
-    Ok(Streams { theirs: [stdin, stdout_end, stderr_end], sources, input })
+    Ok(Streams { theirs: vec![stdin, stdout_end, stderr_end], sources, input })
 }
 
 /// `EAGAIN`: the limit of processes; `ENOMEM`: that of memory; `ENOSPC`: that of terminals.

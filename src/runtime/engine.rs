@@ -1,0 +1,86 @@
+//! The seam between the tiers: what the core has to know of each, and what each cannot do.
+//!
+//! Each tier of isolation has an engine. It gets the same bundle, runs the same `sandbox-init`, in the same cgroup and network, and is watched
+//! by one pidfd. Where two differ stands here, so that a third one is an arm of each `match` and a launch in the
+//! worker (see [`super::runsc`]).
+
+use std::path::{Path, PathBuf};
+
+use super::connection::Way;
+use crate::model::{ByteSize, Isolation, Limits};
+
+/// What gVisor's kernel takes of a sandbox's memory before anything runs in it, with as much again to work with.
+const GVISOR_MEMORY_MIN: ByteSize = ByteSize::mib(128);
+/// The threads of gVisor's kernel and of its file server, which count as the sandbox's, twice.
+const GVISOR_PIDS_MIN: u32 = 128;
+
+/// One of the ways to run a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Engine(Isolation);
+
+impl Engine {
+    pub const fn of(isolation: Isolation) -> Self {
+        Self(isolation)
+    }
+
+    pub const fn isolation(self) -> Isolation {
+        self.0
+    }
+
+    /// How its `sandbox-init` is reached.
+    pub const fn way(self) -> Way {
+        match self.0 {
+            Isolation::Container => Way::Accepting,
+            Isolation::Gvisor => Way::Given,
+        }
+    }
+
+    /// Whether it can be launched before it is anybody's, and be given its workspace and host name later. What is
+    /// mounted into gVisor is fixed when it starts.
+    pub const fn begins_nameless(self) -> bool {
+        match self.0 {
+            Isolation::Container => true,
+            Isolation::Gvisor => false,
+        }
+    }
+
+    /// Where, in a launch's run directory, the workspace is mounted for one that does not begin nameless; in
+    /// the worker's mount namespace only.
+    pub fn workspace(run_directory: &Path) -> PathBuf {
+        run_directory.join("workspace")
+    }
+
+    /// Says why it cannot keep such limits.
+    ///
+    /// # Errors
+    /// The reason, for clients.
+    pub fn admit(self, limits: &Limits) -> Result<(), String> {
+        match self.0 {
+            Isolation::Container => Ok(()),
+            Isolation::Gvisor if limits.memory_max < GVISOR_MEMORY_MIN => Err(format!(
+                "isolation \"gvisor\" needs a limits.memory_max of {GVISOR_MEMORY_MIN} or more: its kernel's own memory counts"
+            )),
+            Isolation::Gvisor if limits.pids_max < GVISOR_PIDS_MIN => Err(format!(
+                "isolation \"gvisor\" needs a limits.pids_max of {GVISOR_PIDS_MIN} or more: its kernel's own threads count"
+            )),
+            Isolation::Gvisor => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tier_cannot_keep_is_refused_with_its_reason() {
+        let ample = Limits::with_memory(GVISOR_MEMORY_MIN);
+        let narrow = Limits { pids_max: GVISOR_PIDS_MIN - 1, ..ample.clone() };
+        let small = Limits::with_memory(ByteSize::mib(127));
+        let gvisor = Engine::of(Isolation::Gvisor);
+        assert_eq!(gvisor.admit(&ample), Ok(()));
+        assert!(gvisor.admit(&narrow).is_err_and(|reason| reason.contains("pids_max of 128")));
+        assert!(gvisor.admit(&small).is_err_and(|reason| reason.contains("memory_max of 128M")));
+        assert_eq!(Engine::of(Isolation::Container).admit(&small), Ok(()));
+    }
+}

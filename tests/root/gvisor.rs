@@ -1,0 +1,198 @@
+//! The gVisor tier, with the real `runsc`: the same API, and another kernel.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Test, previews, processes, terminal};
+use crate::support::eventually;
+use crate::support::host::HostSnapshot;
+use crate::support::http;
+use crate::support::server::{API, INSTANCE, Server, with};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("gvisor::a_sandbox_has_its_own_kernel_and_leaves_no_trace", own_kernel),
+    ("gvisor::a_process_is_followed_to_its_end", || everywhere(processes::followed)),
+    ("gvisor::input_and_its_end", || everywhere(processes::input)),
+    ("gvisor::signals_reach_process_group_and_tree", || everywhere(processes::signals)),
+    ("gvisor::a_kill_takes_daemonised_children_too", || everywhere(processes::tree)),
+    ("gvisor::a_killed_daemon_loses_no_byte", || everywhere(processes::killed_daemon)),
+    ("gvisor::what_ends_while_no_daemon_lives_is_known", || everywhere(processes::ended_meanwhile)),
+    ("gvisor::a_terminal_is_one", || everywhere(terminal::is_terminal)),
+    ("gvisor::a_shell_outlives_its_connection", || everywhere(terminal::outlives)),
+    ("gvisor::upgrades_and_streams_pass", || everywhere(previews::upgrades)),
+    ("gvisor::apps_and_files_are_as_ever", apps_and_files),
+    ("gvisor::it_is_frozen_stopped_woken_and_adopted", sleeps),
+    ("gvisor::memory_that_runs_out_ends_that_sandbox_alone", memory),
+    ("gvisor::what_it_cannot_do_is_refused_with_a_reason", refused),
+    ("gvisor::a_key_can_demand_it", demanded),
+];
+
+/// Runs a test that knows nothing of tiers with every sandbox in this one.
+fn everywhere(test: fn()) {
+    with(&[("SANDBOXD_MIN_ISOLATION", "gvisor")], test);
+    assert_eq!(kernels(), 0, "a kernel is left");
+}
+
+fn create(server: &Server, mut body: Value) -> String {
+    body["isolation"] = json!("gvisor");
+    server.create(body)
+}
+
+/// How many processes of gVisor's are in this instance's cgroups.
+fn kernels() -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let ours = all.filter(|entry| {
+        let read = |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        read("cmdline").contains("runsc") && read("cgroup").contains(&format!("/{INSTANCE}/"))
+    });
+    ours.count()
+}
+
+fn own_kernel() {
+    let server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    let id = create(&server, json!({ "env": { "COLOUR": "blue" } }));
+    assert!(kernels() >= 2);
+    for path in [format!("/sandbox/{id}"), format!("/v1/sandboxes/{id}")] {
+        let shown = server.api("GET", &path, Value::Null).json();
+        assert_eq!(shown.get("row").unwrap_or(&shown)["isolation"], "gvisor", "{shown}");
+    }
+    assert!(server.sh(&id, "dmesg").contains("gVisor"));
+    assert!(server.sh(&id, "python3 --version").starts_with("Python 3"));
+    assert_eq!(
+        server.sh(&id, "echo $COLOUR; pwd; id -un; hostname"),
+        format!("blue\n/home/sandbox/workspace\nsandbox\ns-{}\n", id.to_lowercase())
+    );
+    assert_eq!(server.exec(&id, "echo out; echo err >&2; exit 7"), ("out\nerr\n".to_owned(), 7));
+    // The root cannot be written, PID 1's program neither removed nor moved nor used, and nothing is granted.
+    for forbidden in [
+        "touch /usr/x",
+        "rm -f /run/sandbox-init",
+        "mv /run/sandbox-init /run/x",
+        "echo > /run/sandbox-init",
+        "cat /proc/1/mem",
+        "cat < /proc/1/fd/3",
+    ] {
+        assert_ne!(server.exec(&id, forbidden).1, 0, "{forbidden}");
+    }
+    let granted = server.sh(&id, "grep -E '^Cap(Inh|Prm|Eff|Bnd)' /proc/self/status");
+    assert!(granted.lines().all(|line| line.ends_with("0000000000000000")), "{granted}");
+    server.purge(&id);
+    eventually("nothing is left", Duration::from_secs(10), || {
+        HostSnapshot::take(&server) == before && kernels() == 0
+    });
+}
+
+fn apps_and_files() {
+    let server = Server::start(&[]);
+    let id = create(&server, json!({ "ports": [3000], "template": "python-http" }));
+    // Listens on localhost only, inside.
+    eventually("the app answers", Duration::from_secs(30), || {
+        server.preview(&id, 3000, "GET", "/", &[], b"").text().contains("visitor")
+    });
+    assert_eq!(server.put(&id, "from-outside", b"one\n").status, 200);
+    assert_eq!(server.sh(&id, "cd app; cat from-outside; echo two > from-inside"), "one\n");
+    let read = server.api("GET", &format!("/v1/sandboxes/{id}/files/content?path=from-inside"), Value::Null);
+    assert_eq!(read.text(), "two\n");
+    // Changed from outside while it is known inside.
+    assert_eq!(server.put(&id, "from-inside", b"three\n").status, 200);
+    assert_eq!(server.sh(&id, "cat app/from-inside"), "three\n");
+    let logs = server.api("GET", &format!("/v1/sandboxes/{id}/processes/web/logs"), Value::Null);
+    assert_eq!(logs.status, 200);
+    let stats = server.api("GET", &format!("/v1/sandboxes/{id}/stats"), Value::Null).json();
+    assert!(
+        stats["memory"]["current"].as_u64().unwrap() > 0 && stats["pids"]["current"].as_u64().unwrap() > 2
+    );
+}
+
+fn sleeps() {
+    let mut server = Server::start(&[]);
+    let id = create(&server, json!({}));
+    let count = "i=0; while :; do i=$((i+1)); echo $i > tick; sleep 0.01; done";
+    server.start_process(&id, json!({ "cmd": ["bash", "-c", count], "detach": true }));
+    let ticks = || std::fs::read_to_string(workspace(&server, &id).join("tick")).unwrap_or_default();
+    eventually("it counts", Duration::from_secs(10), || !ticks().is_empty());
+    assert_eq!(
+        server.api("POST", &format!("/v1/sandboxes/{id}/pause"), Value::Null).json()["status"],
+        "paused"
+    );
+    let frozen = ticks();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(ticks(), frozen, "it is not frozen");
+    // What is frozen is adopted as it is, and thawed by its next use.
+    server.kill();
+    server.boot();
+    assert_eq!(server.status(&id), "paused");
+    assert_eq!(server.sh(&id, "echo awake"), "awake\n");
+    let ticks = || std::fs::read_to_string(workspace(&server, &id).join("tick")).unwrap_or_default();
+    eventually("it counts again", Duration::from_secs(10), || ticks() != frozen && !ticks().is_empty());
+    server.sh(&id, "echo kept > file");
+    assert_eq!(
+        server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).json()["status"],
+        "stopped"
+    );
+    eventually("no kernel runs", Duration::from_secs(10), || kernels() == 0);
+    assert_eq!(server.sh(&id, "cat file; dmesg | grep -c gVisor"), "kept\n1\n");
+}
+
+fn workspace(server: &Server, id: &str) -> std::path::PathBuf {
+    server.data().join("workspaces").join(id).join("workspace")
+}
+
+fn memory() {
+    let server = Server::start(&[]);
+    let neighbour = create(&server, json!({}));
+    let id = create(&server, json!({ "limits": { "memory_max": "192M" } }));
+    server.sh(&id, "echo kept > file");
+    let hog = json!({ "cmd": ["python3", "-c", "b=[]\nwhile True: b.append(bytearray(b'x'*1048576))"] });
+    let process = server.start_process(&id, hog);
+    eventually("it has ended", Duration::from_secs(60), || {
+        let answer = server.api("GET", &format!("/v1/sandboxes/{id}/processes/{process}"), Value::Null);
+        answer.status == 404 || answer.json()["status"] != "running"
+    });
+    // The whole sandbox went, its kernel being what held the memory; its neighbour and its files did not.
+    assert_eq!(server.sh(&neighbour, "echo well"), "well\n");
+    assert_eq!(server.sh(&id, "cat file"), "kept\n");
+}
+
+fn refused() {
+    let server = Server::start(&[("SANDBOXD_RUNSC", "/no/such/runsc")]);
+    let ask = |body: Value| server.api("POST", "/sandbox", body);
+    let answer = ask(json!({ "isolation": "gvisor" }));
+    assert_eq!(answer.status, 409);
+    assert!(answer.text().contains("install Debian's package runsc"), "{}", answer.text());
+    assert_eq!(ask(json!({ "isolation": "microvm" })).status, 400);
+    for limits in [json!({ "memory_max": "64M" }), json!({ "pids_max": 64 })] {
+        let answer = ask(json!({ "isolation": "gvisor", "limits": limits }));
+        assert_eq!(answer.status, 400);
+        assert!(answer.text().contains("or more"), "{}", answer.text());
+    }
+    assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]));
+    assert_eq!(ask(json!({})).status, 201);
+    let (_, text) = server.run("check");
+    assert!(text.contains("gVisor"), "{text}");
+}
+
+fn demanded() {
+    let settings = [
+        ("SANDBOXD_API_TOKENS", "strict=0123456789abcdef"),
+        ("SANDBOXD_TOKEN_MIN_ISOLATION", "strict=gvisor"),
+    ];
+    let server = Server::start(&settings);
+    let ask = |path: &str, body: Value| {
+        let headers = [("Authorization", "Bearer 0123456789abcdef")];
+        http::request(API, "localhost", "POST", path, &headers, body.to_string().as_bytes())
+    };
+    let answer = ask("/sandbox", json!({ "isolation": "container" }));
+    assert_eq!(answer.status, 403);
+    assert!(answer.text().contains("weaker than this key may use"), "{}", answer.text());
+    let made = ask("/sandbox", json!({}));
+    assert_eq!((made.status, &made.json()["isolation"]), (201, &json!("gvisor")), "{}", made.text());
+    // The other key is as free as ever, and its sandbox of a project is not given to this one.
+    let project = json!({ "project": { "id": "p", "user_id": "u" } });
+    let made = server.api("POST", "/v1/sandboxes", project.clone());
+    assert_eq!((made.status, &made.json()["isolation"]), (201, &json!("container")));
+    let answer = ask("/v1/sandboxes", project);
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (403, &json!("forbidden")));
+}
