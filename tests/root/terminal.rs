@@ -52,15 +52,20 @@ pub(super) fn is_terminal() {
         assert!(shown.contains(wanted), "{wanted}: {shown}");
     }
     // A new size is told to what runs before it.
-    type_in(&mut socket, "bash -c 'trap \"stty size\" WINCH; echo re\"\"ady; while :; do sleep 0.1; done'\n");
+    // The shell says that stty has gone: while that runs, an interrupt is for it alone.
+    type_in(
+        &mut socket,
+        "bash -c 'trap \"stty size; echo si$((6*7))zed\" WINCH; echo re\"\"ady; while :; do sleep 0.1; done'\n",
+    );
     read_until(&mut socket, "ready");
     socket.send(Message::text(r#"{"resize":{"cols":77,"rows":22}}"#)).unwrap();
-    read_until(&mut socket, "22 77");
+    let resized = read_until(&mut socket, "si42zed");
+    assert!(resized.contains("22 77"), "{resized}");
     // Job control: interrupt, suspend, list, continue.
     type_in(&mut socket, "\x03");
     read_until(&mut socket, "<42>");
     type_in(&mut socket, "sleep 987\n");
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("it runs", Duration::from_secs(10), || server.exec(&id, "pgrep -cf '^sleep 987'").0 == "1\n");
     type_in(&mut socket, "\x1a");
     let stopped = read_until(&mut socket, "<42>");
     assert!(stopped.contains("Stopped"), "{stopped}");
