@@ -73,5 +73,10 @@ fn main() -> ExitCode {
         of_flakey
             .map(|t| if has_flakey { t } else { t.with_kind("needs dm-flakey").with_ignored_flag(true) }),
     );
+    let has_tools = std::env::var_os("SANDBOXD_TEST_TOOLS").is_some();
+    let of_tools = root::of_tools().into_iter().map(trial);
+    trials.extend(of_tools.map(|t| {
+        if has_tools { t } else { t.with_kind("needs SANDBOXD_TEST_TOOLS").with_ignored_flag(true) }
+    }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -23,6 +23,7 @@ mod probe;
 mod processes;
 mod sleep;
 mod terminal;
+mod tools;
 
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
@@ -65,4 +66,9 @@ pub(crate) fn of_cgroup_v2() -> Vec<Test> {
 /// Tests that need device-mapper's flakey target; elsewhere they are shown as ignored.
 pub(crate) fn of_dm_flakey() -> Vec<Test> {
     power::TESTS.to_vec()
+}
+
+/// Tests of programs that `scripts/build-tools` fetches; elsewhere they are shown as ignored.
+pub(crate) fn of_tools() -> Vec<Test> {
+    tools::TESTS.to_vec()
 }
