@@ -2,10 +2,12 @@
 
 use super::App;
 use super::error::{ApiError, Style};
-use crate::model::{CpuMax, Environment, External, GitSource, LimitsChange, SandboxSpec, SpecError, Status};
+use crate::model::{
+    CpuMax, Environment, External, GitSource, IoMax, LimitsChange, SandboxSpec, SpecError, Status,
+};
 use crate::sandbox::{
-    CreateRequest, Event, LiveView, MemoryUsage, PreviewStatus, ProcessKind, SleepRequest, Snapshot, Stats,
-    UpdateRequest, What,
+    CreateRequest, Event, LiveView, MemoryUsage, PressureUsage, PreviewStatus, ProcessKind, SleepRequest,
+    Snapshot, Stats, UpdateRequest, What,
 };
 use crate::wire;
 
@@ -86,9 +88,24 @@ fn limits(
     Ok(LimitsChange {
         memory_max: parse(body.memory_max).map_err(|e| bad("limits.memory_max")(&e))?,
         memory_high: parse(body.memory_high.or(memory_high)).map_err(|e| bad("memory_high")(&e))?,
+        swap_max: parse(body.swap_max).map_err(|e| bad("limits.swap_max")(&e))?,
+        oom_group: body.oom_group,
         cpu_max: cpu_max.map_err(|e| style.invalid(e.to_string()))?,
+        cpu_weight: body.cpu_weight,
+        io_max: body.io_max.map(|io| io_max(io.unwrap_or_default(), style)).transpose()?,
+        io_weight: body.io_weight,
         pids_max: body.pids_max,
         nofile: body.nofile,
+    })
+}
+
+fn io_max(body: wire::IoMaxBody, style: Style) -> Result<IoMax, ApiError> {
+    let bad = |field: &'static str| move |e: &dyn std::fmt::Display| style.invalid(format!("{field}: {e}"));
+    Ok(IoMax {
+        read_bps: parse(body.read_bps).map_err(|e| bad("limits.io_max.read_bps")(&e))?,
+        write_bps: parse(body.write_bps).map_err(|e| bad("limits.io_max.write_bps")(&e))?,
+        read_iops: body.read_iops,
+        write_iops: body.write_iops,
     })
 }
 
@@ -165,18 +182,33 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
             after: snapshot.sleep.after().as_secs(),
             then_stop_after: snapshot.sleep.then_stop_after().map(|d| d.as_secs()),
         },
-        limits: wire::Limits {
-            memory_max: record.spec.limits.memory_max.to_string(),
-            memory_high: record.spec.limits.memory_high.to_string(),
-            cpu_max: record.spec.limits.cpu_max.map(CpuMax::processors),
-            pids_max: record.spec.limits.pids_max,
-            nofile: record.spec.limits.nofile,
-            not_enforced: snapshot.not_enforced.clone(),
-        },
+        limits: shown_limits(snapshot),
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
         isolation: record.spec.isolation.as_str(),
+    }
+}
+
+fn shown_limits(snapshot: &Snapshot) -> wire::Limits {
+    let limits = &snapshot.record.spec.limits;
+    wire::Limits {
+        memory_max: limits.memory_max.to_string(),
+        memory_high: limits.memory_high.to_string(),
+        swap_max: limits.swap_max.to_string(),
+        oom_group: limits.oom_group,
+        cpu_max: limits.cpu_max.map(CpuMax::processors),
+        cpu_weight: limits.cpu_weight,
+        io_max: wire::IoMax {
+            read_bps: limits.io_max.read_bps.map(|size| size.to_string()),
+            write_bps: limits.io_max.write_bps.map(|size| size.to_string()),
+            read_iops: limits.io_max.read_iops,
+            write_iops: limits.io_max.write_iops,
+        },
+        io_weight: limits.io_weight,
+        pids_max: limits.pids_max,
+        nofile: limits.nofile,
+        not_enforced: snapshot.not_enforced.clone(),
     }
 }
 
@@ -193,16 +225,32 @@ pub(super) fn stats(stats: &Stats) -> wire::Stats {
                 .cpu_max_milli
                 .and_then(|milli| u32::try_from(milli).ok())
                 .map(|milli| f64::from(milli) / 1000.0),
+            throttled_seconds: usage.cpu_held.map(|held| held.as_secs_f64()),
         },
         pids: wire::PidsStats {
             current: usage.pids.unwrap_or(0),
             max: usage.pids_max.unwrap_or_else(|| limits.pids_max.into()),
+            refused: usage.pids_refused,
         },
+        io: usage.io.map(|io| wire::IoStats {
+            read_bytes: io.read_bytes,
+            write_bytes: io.written_bytes,
+            reads: io.reads,
+            writes: io.writes,
+        }),
+        pressure: pressure(&usage.pressure),
         idle_for_s: snapshot.idle_for.map(|d| d.as_secs()),
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
         throttled: snapshot.live.as_ref().is_some_and(|live| live.is_throttled),
     }
+}
+
+fn pressure(usage: &PressureUsage) -> Option<wire::PressureStats> {
+    let one = |(some, full)| wire::Pressure { some, full };
+    let PressureUsage { cpu, memory, io } = *usage;
+    let stats = wire::PressureStats { cpu: cpu.map(one), memory: memory.map(one), io: io.map(one) };
+    (cpu.is_some() || memory.is_some() || io.is_some()).then_some(stats)
 }
 
 fn memory(usage: &MemoryUsage, max: u64) -> wire::MemoryStats {
@@ -212,6 +260,7 @@ fn memory(usage: &MemoryUsage, max: u64) -> wire::MemoryStats {
         max: usage.max.unwrap_or(max),
         high: usage.high,
         swap: usage.swap,
+        swap_max: usage.swap_max,
         events: wire::MemoryEvents {
             high: usage.high_events,
             max: usage.max_events,

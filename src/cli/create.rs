@@ -7,11 +7,13 @@ use crate::model::{ByteSize, Isolation, SandboxId, TemplateName};
 
 use super::context::Context;
 use super::failure::Failure;
+use super::limits::{Limit, object, parse_limit};
 
 const EXAMPLES: &str = "\
 Examples:
   sandboxctl create
   sandboxctl create --port 3000 --memory 512M --env GREETING=hello
+  sandboxctl create --limit memory_max=1G --limit cpu_max=0.5
   sandboxctl create --user u1 --project p1 --private --always-on
   id=$(sandboxctl create) && sandboxctl exec $id -- true && sandboxctl purge $id";
 
@@ -37,6 +39,9 @@ pub(super) struct Create {
     /// How much memory it may use, for example 512M or 2G
     #[arg(short, long, value_name = "SIZE")]
     memory: Option<ByteSize>,
+    /// Another limit, as `sandboxctl limits` shows them; repeat for more
+    #[arg(short, long = "limit", value_name = "NAME=VALUE", value_parser = parse_limit)]
+    limits: Vec<Limit>,
     /// Whose it is, in your own terms
     #[arg(long, value_name = "USER")]
     user: Option<String>,
@@ -75,6 +80,7 @@ impl Create {
             env: self.env.iter().cloned().collect(),
             template: self.template.as_ref().map(ToString::to_string),
             memory_high: self.memory.map(|size| size.to_string()),
+            limits: object(&self.limits),
             visibility: self.private.then_some("private"),
             runtime_preset: self.preset.as_ref().map(ToString::to_string),
             idle_policy: self.always_on.then_some("always_on"),

@@ -16,6 +16,7 @@ mod exec;
 mod failure;
 mod key;
 mod kill;
+mod limits;
 mod logs;
 mod ls;
 mod open;

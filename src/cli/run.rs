@@ -12,8 +12,8 @@ use crate::client::{Client, Endpoint, Timeouts};
 use super::context::Context;
 use super::failure::{ExitStatus, Failure};
 use super::{
-    attach, completions, cp, create, events, exec, key, kill, logs, ls, open, output, pause, presets, ps,
-    purge, resume, rm, shell, show, start, stats, stop,
+    attach, completions, cp, create, events, exec, key, kill, limits, logs, ls, open, output, pause, presets,
+    ps, purge, resume, rm, shell, show, start, stats, stop,
 };
 
 const URL: &str = "http://127.0.0.1:9090";
@@ -66,6 +66,7 @@ enum Command {
     Events(events::Events),
     Stop(stop::Stop),
     Start(start::Start),
+    Limits(limits::Limits),
     Pause(pause::Pause),
     Resume(resume::Resume),
     Rm(rm::Rm),
@@ -130,6 +131,7 @@ async fn dispatch(command: &Command, context: &Context) -> Result<u8, Failure> {
         Command::Events(command) => command.run(context).await.map(done),
         Command::Stop(command) => command.run(context).await.map(done),
         Command::Start(command) => command.run(context).await.map(done),
+        Command::Limits(command) => command.run(context).await.map(done),
         Command::Pause(command) => command.run(context).await.map(done),
         Command::Resume(command) => command.run(context).await.map(done),
         Command::Rm(command) => command.run(context).await.map(done),

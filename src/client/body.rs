@@ -20,6 +20,9 @@ pub struct CreateSandbox {
     /// A size such as `512M`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high: Option<String>,
+    /// As the API takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<serde_json::Map<String, serde_json::Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_policy: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

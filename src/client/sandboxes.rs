@@ -56,6 +56,17 @@ impl Client {
         self.json(self.call(Method::POST, format!("/sandbox/{}/purge", segment(id)))).await
     }
 
+    /// `PATCH /v1/sandboxes/{id}`: other limits, in force at once.
+    pub async fn limit(
+        &self,
+        id: &str,
+        limits: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Answer<SandboxV1>, ClientError> {
+        let body = serde_json::json!({ "limits": limits });
+        let call = self.call(Method::PATCH, format!("/v1/sandboxes/{}", segment(id)));
+        self.json(call.with_json(&body)?).await
+    }
+
     /// `POST /v1/sandboxes/{id}/pause`: frozen, with its memory kept.
     pub async fn pause(&self, id: &str) -> Result<Answer<SandboxV1>, ClientError> {
         self.json(self.call(Method::POST, format!("/v1/sandboxes/{}/pause", segment(id)))).await

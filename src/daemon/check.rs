@@ -12,6 +12,7 @@ use crate::model::Finding;
 use crate::network;
 use crate::runtime::Gvisor;
 use crate::sys::cgroup::{Hierarchy, Version};
+use crate::sys::controls::Disk;
 use crate::sys::probe;
 
 /// How long a running server may take to answer.
@@ -138,38 +139,90 @@ fn control_groups(config: &Config) -> Vec<Finding> {
         (Err(error), None) => error.to_string(),
         (Ok(_), None) => String::new(),
     };
-    let v2 = version == Some(Version::V2);
-    let has_cpu_max = detected.as_ref().is_ok_and(Hierarchy::has_cpu_max);
+    let mut findings = vec![Finding {
+        feature: "control groups",
+        found: version.is_some() && refused.is_none(),
+        detail: refused.map_or(detail, |error| chain(&error)),
+        consequence: "memory and processes cannot be limited: the server does not start",
+        remedy: "mount cgroup2 on /sys/fs/cgroup; in a container use --privileged",
+        required: true,
+    }];
+    if let Ok(detected) = &detected {
+        findings.extend(limits(detected, Disk::of(&config.data_dir)));
+    }
+    findings
+}
+
+/// The limits that are not there everywhere.
+fn limits(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Finding> {
+    let has = cgroups.controls();
+    let v2 = cgroups.version() == Version::V2;
+    let finding = |feature, found, there: &str, lacks: &str, consequence, remedy| Finding {
+        feature,
+        found,
+        detail: if found { there } else { lacks }.to_owned(),
+        consequence,
+        remedy,
+        required: false,
+    };
+    let only_v2 = "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone";
     vec![
-        Finding {
-            feature: "control groups",
-            found: version.is_some() && refused.is_none(),
-            detail: refused.map_or(detail, |error| chain(&error)),
-            consequence: "memory and processes cannot be limited: the server does not start",
-            remedy: "mount cgroup2 on /sys/fs/cgroup; in a container use --privileged",
-            required: true,
-        },
-        Finding {
-            feature: "memory.high",
-            found: v2,
-            detail: if v2 {
-                "enforced by version 2"
-            } else {
-                "version 1 has none; memory.soft_limit_in_bytes is set instead"
-            }
-            .to_owned(),
-            consequence: "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
-            remedy: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone",
-            required: false,
-        },
-        Finding {
-            feature: "cpu.max",
-            found: has_cpu_max,
-            detail: if has_cpu_max { "the cpu controller is there" } else { "no cpu controller" }.to_owned(),
-            consequence: "limits.cpu_max is accepted and not enforced: a sandbox may use every processor that is free",
-            remedy: "mount the cpu controller, or delegate it to this container",
-            required: false,
-        },
+        finding(
+            "memory.high",
+            has.memory_high,
+            "enforced by version 2",
+            "version 1 has none; memory.soft_limit_in_bytes is set instead",
+            "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
+            only_v2,
+        ),
+        finding(
+            "memory.swap.max",
+            has.swap_max,
+            if v2 { "enforced by version 2" } else { "memory.memsw.limit_in_bytes limits both together" },
+            "swap is not counted",
+            "limits.swap_max is not enforced: where there is swap, a sandbox may use up all of it",
+            "boot with swapaccount=1",
+        ),
+        finding(
+            "memory.oom.group",
+            has.oom_group,
+            "enforced by version 2",
+            "version 1 has none",
+            "limits.oom_group is not enforced: the kernel always kills a single process",
+            only_v2,
+        ),
+        finding(
+            "cpu.max",
+            has.cpu_max,
+            "the cpu controller is there",
+            "no cpu controller",
+            "limits.cpu_max is not enforced: a sandbox may use every processor that is free",
+            "mount the cpu controller, or delegate it to this container",
+        ),
+        finding(
+            "cpu.weight",
+            has.cpu_weight,
+            if v2 { "the cpu controller is there" } else { "version 1 has cpu.shares" },
+            "no cpu controller",
+            "limits.cpu_weight is not enforced: processors are shared by processes, so that who has many gets most",
+            "mount the cpu controller, or delegate it to this container",
+        ),
+        finding(
+            "io.max",
+            has.io_max && disk.is_some(),
+            if v2 { "the io controller is there" } else { "version 1 throttles what is not cached" },
+            if has.io_max { "the workspaces lie on no single disk" } else { "no io controller" },
+            "limits.io_max is not enforced: a sandbox may use all the speed of the disk",
+            "put the data directory on a disk's own file system; mount or delegate the io controller",
+        ),
+        finding(
+            "io.weight",
+            has.io_weight,
+            "the io controller is there; it counts where the disk's scheduler is BFQ or its cost model is on",
+            "neither the cost model nor BFQ",
+            "limits.io_weight is not enforced: the disk is shared by requests",
+            "a kernel with CONFIG_BLK_CGROUP_IOCOST, or the scheduler bfq for the disk",
+        ),
     ]
 }
 

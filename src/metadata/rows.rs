@@ -9,15 +9,16 @@ use rusqlite::{Connection, Row, named_params};
 
 use super::{Contents, MetadataError, Retired, Retirement};
 use crate::model::{
-    AppName, ByteSize, CpuMax, Environment, External, GitSource, Limits, Record, SandboxId, SandboxSpec,
-    SleepPolicy, Status, TemplateName,
+    AppName, ByteSize, CpuMax, Environment, External, GitSource, IoMax, Limits, Record, SandboxId,
+    SandboxSpec, SleepPolicy, Status, TemplateName,
 };
 
 const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
 :visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
 :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
-:host_header, :launch, :cpu_max, :isolation)";
+:host_header, :launch, :cpu_max, :isolation, :swap_max, :oom_group, :cpu_weight, :io_weight, :io_read_bps, \
+:io_write_bps, :io_read_iops, :io_write_iops)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -93,6 +94,14 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":launch": record.launch.map(|l| l.to_string()),
         ":cpu_max": spec.limits.cpu_max.map(CpuMax::milli),
         ":isolation": spec.isolation.as_str(),
+        ":swap_max": size(spec.limits.swap_max),
+        ":oom_group": spec.limits.oom_group,
+        ":cpu_weight": spec.limits.cpu_weight,
+        ":io_weight": spec.limits.io_weight,
+        ":io_read_bps": spec.limits.io_max.read_bps.map(size),
+        ":io_write_bps": spec.limits.io_max.write_bps.map(size),
+        ":io_read_iops": spec.limits.io_max.read_iops.and_then(|n| i64::try_from(n).ok()),
+        ":io_write_iops": spec.limits.io_max.write_iops.and_then(|n| i64::try_from(n).ok()),
     })?;
     Ok(())
 }
@@ -141,7 +150,6 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
     let fields = Fields { row, id: &id };
     let ports: Vec<u16> = fields.json("ports")?;
     let env: BTreeMap<String, String> = fields.json("env")?;
-    let size = |name| fields.number::<u64>(name).map(ByteSize::bytes);
     let git = fields.get::<Option<String>>("git_repo_url")?.map(|url| -> Result<_, MetadataError> {
         GitSource::new(url, fields.get("git_branch")?).map_err(|e| fields.bad("git_repo_url", &e))
     });
@@ -154,13 +162,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         idle_policy: fields.parse("idle_policy")?,
         host_header: fields.parse("host_header")?,
         sleep: fields.sleep()?,
-        limits: Limits {
-            memory_max: size("memory_max")?,
-            memory_high: size("memory_high")?,
-            cpu_max: fields.get::<Option<u32>>("cpu_max")?.map(CpuMax::from_milli),
-            pids_max: fields.number("pids_max")?,
-            nofile: fields.number("nofile")?,
-        },
+        limits: fields.limits()?,
         external: fields.external()?,
         app_id: fields.parse_optional("app_id")?,
         git: git.transpose()?,
@@ -218,6 +220,32 @@ impl Fields<'_> {
 
     fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, MetadataError> {
         serde_json::from_str(&self.get::<String>(name)?).map_err(|e| self.bad(name, &e))
+    }
+
+    fn limits(&self) -> Result<Limits, MetadataError> {
+        let size = |name| self.number(name).map(ByteSize::bytes);
+        let optional = |name| {
+            let number: Option<i64> = self.get(name)?;
+            number.map(|n| u64::try_from(n).map_err(|_e| self.bad(name, &n))).transpose()
+        };
+        let memory_max = size("memory_max")?;
+        Ok(Limits {
+            memory_max,
+            memory_high: size("memory_high")?,
+            swap_max: optional("swap_max")?.map_or(memory_max, ByteSize::bytes),
+            oom_group: self.get("oom_group")?,
+            cpu_max: self.get::<Option<u32>>("cpu_max")?.map(CpuMax::from_milli),
+            cpu_weight: self.number("cpu_weight")?,
+            io_max: IoMax {
+                read_bps: optional("io_read_bps")?.map(ByteSize::bytes),
+                write_bps: optional("io_write_bps")?.map(ByteSize::bytes),
+                read_iops: optional("io_read_iops")?,
+                write_iops: optional("io_write_iops")?,
+            },
+            io_weight: self.number("io_weight")?,
+            pids_max: self.number("pids_max")?,
+            nofile: self.number("nofile")?,
+        })
     }
 
     fn sleep(&self) -> Result<Option<SleepPolicy>, MetadataError> {

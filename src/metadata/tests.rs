@@ -6,8 +6,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::{
-    ByteSize, Environment, GitSource, HostHeader, IdlePolicy, Isolation, LaunchId, Limits, SandboxSpec,
-    SleepPolicy, Status, Visibility,
+    ByteSize, CpuMax, Environment, GitSource, HostHeader, IdlePolicy, IoMax, Isolation, LaunchId, Limits,
+    SandboxSpec, SleepPolicy, Status, Visibility,
 };
 
 fn record(index: Option<u32>) -> Record {
@@ -20,7 +20,20 @@ fn record(index: Option<u32>) -> Record {
         idle_policy: IdlePolicy::AlwaysOn,
         host_header: HostHeader::Upstream,
         sleep: Some(SleepPolicy::new(60, index.map(u64::from)).unwrap()),
-        limits: Limits::with_memory(ByteSize::mib(512)),
+        limits: Limits {
+            swap_max: ByteSize::bytes(0),
+            oom_group: true,
+            cpu_max: Some(CpuMax::from_milli(500)),
+            cpu_weight: 7,
+            io_max: IoMax {
+                read_bps: Some(ByteSize::mib(1)),
+                write_bps: Some(ByteSize::mib(2)),
+                read_iops: Some(3),
+                write_iops: None,
+            },
+            io_weight: 9,
+            ..Limits::with_memory(ByteSize::mib(512))
+        },
         external: External::new(Some("u".into()), Some("p'; DROP TABLE sandboxes; --".into()), None).unwrap(),
         app_id: Some("app.1".parse().unwrap()),
         git: Some(GitSource::new("https://example.org/x.git".into(), Some("main".into())).unwrap()),

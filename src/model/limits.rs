@@ -19,6 +19,17 @@ const NOFILE_MIN: u64 = 64;
 /// A hundredth of a processor: the kernel's least quota is 1 ms of its period of 100 ms.
 const CPU_MILLI_MIN: u32 = 10;
 const CPU_MILLI_MAX: u32 = 1_024_000;
+/// What the kernel takes for `cpu.weight` and `io.weight`, and what it gives whoever asks for none.
+const WEIGHT_MIN: u32 = 1;
+const WEIGHT_MAX: u32 = 10_000;
+const WEIGHT: u32 = 100;
+/// Less does not let an interpreter start within a minute.
+const BPS_MIN: ByteSize = ByteSize::bytes(64 * 1024);
+const IOPS_MIN: u64 = 10;
+/// More than any machine has; smaller than what the kernel's files hold.
+const SWAP_MAX: ByteSize = ByteSize::bytes(1 << 50);
+const BPS_MAX: ByteSize = ByteSize::bytes(1 << 50);
+const IOPS_MAX: u64 = u32::MAX as u64;
 
 /// The limits that the kernel enforces on a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +38,18 @@ pub struct Limits {
     pub memory_max: ByteSize,
     /// Past it the sandbox is slowed down and its memory reclaimed (`memory.high`).
     pub memory_high: ByteSize,
+    /// How much of its memory may be moved out to swap (`memory.swap.max`).
+    pub swap_max: ByteSize,
+    /// Whether running out of memory ends the sandbox as a whole (`memory.oom.group`), instead of one process.
+    pub oom_group: bool,
     /// How much of the processors it may use (`cpu.max`); `None`: whatever is free.
     pub cpu_max: Option<CpuMax>,
+    /// Its share of the processors where they are short (`cpu.weight`).
+    pub cpu_weight: u32,
+    /// How fast it may use the workspaces' disk (`io.max`).
+    pub io_max: IoMax,
+    /// Its share of that disk where it is short (`io.weight`).
+    pub io_weight: u32,
     /// The most processes and threads (`pids.max`).
     pub pids_max: u32,
     /// `RLIMIT_NOFILE`, hard and soft.
@@ -39,14 +60,30 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuMax(u32);
 
+/// The most that a sandbox may ask of the disk in a second; `None`: whatever is free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoMax {
+    pub read_bps: Option<ByteSize>,
+    pub write_bps: Option<ByteSize>,
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
+}
+
 /// What a client asks for; what is absent stays as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LimitsChange {
     pub memory_max: Option<ByteSize>,
     /// Absent, with another `memory_max`: a share of that.
     pub memory_high: Option<ByteSize>,
+    /// Absent, with another `memory_max`: the same.
+    pub swap_max: Option<ByteSize>,
+    pub oom_group: Option<bool>,
     /// `Some(None)`: no limit.
     pub cpu_max: Option<Option<CpuMax>>,
+    pub cpu_weight: Option<u32>,
+    /// All four at once.
+    pub io_max: Option<IoMax>,
+    pub io_weight: Option<u32>,
     pub pids_max: Option<u32>,
     pub nofile: Option<u64>,
 }
@@ -72,7 +109,19 @@ pub struct LimitError {
 impl Limits {
     /// Returns the defaults with the given hard limit of memory.
     pub fn with_memory(memory_max: ByteSize) -> Self {
-        Self { memory_max, memory_high: share(memory_max), cpu_max: None, pids_max: PIDS, nofile: NOFILE }
+        Self {
+            memory_max,
+            memory_high: share(memory_max),
+            // Whoever is frozen can be moved out whole, and nobody uses up what was meant for others.
+            swap_max: memory_max,
+            oom_group: false,
+            cpu_max: None,
+            cpu_weight: WEIGHT,
+            io_max: IoMax::default(),
+            io_weight: WEIGHT,
+            pids_max: PIDS,
+            nofile: NOFILE,
+        }
     }
 
     /// Returns these limits as a client wants them.
@@ -85,6 +134,7 @@ impl Limits {
             within("memory_max", max, MEMORY_MIN, ceiling.memory)?;
             all.memory_max = max;
             all.memory_high = share(max);
+            all.swap_max = max;
         }
         if let Some(high) = change.memory_high {
             within("memory_high", high, MEMORY_MIN, all.memory_max)?;
@@ -98,8 +148,38 @@ impl Limits {
             within("nofile", nofile, NOFILE_MIN, ceiling.nofile)?;
             all.nofile = nofile;
         }
+        if let Some(swap) = change.swap_max {
+            within("swap_max", swap, ByteSize::bytes(0), SWAP_MAX)?;
+            all.swap_max = swap;
+        }
+        for (name, given, weight) in [
+            ("cpu_weight", change.cpu_weight, &mut all.cpu_weight),
+            ("io_weight", change.io_weight, &mut all.io_weight),
+        ] {
+            if let Some(given) = given {
+                within(name, given, WEIGHT_MIN, WEIGHT_MAX)?;
+                *weight = given;
+            }
+        }
+        if let Some(io) = change.io_max {
+            io.check()?;
+            all.io_max = io;
+        }
+        all.oom_group = change.oom_group.unwrap_or(all.oom_group);
         all.cpu_max = change.cpu_max.unwrap_or(all.cpu_max);
         Ok(all)
+    }
+}
+
+impl IoMax {
+    fn check(&self) -> Result<(), LimitError> {
+        for (name, bps) in [("io_max.read_bps", self.read_bps), ("io_max.write_bps", self.write_bps)] {
+            bps.map_or(Ok(()), |bps| within(name, bps, BPS_MIN, BPS_MAX))?;
+        }
+        for (name, iops) in [("io_max.read_iops", self.read_iops), ("io_max.write_iops", self.write_iops)] {
+            iops.map_or(Ok(()), |iops| within(name, iops, IOPS_MIN, IOPS_MAX))?;
+        }
+        Ok(())
     }
 }
 
@@ -192,8 +272,24 @@ mod tests {
         ] {
             assert_eq!(CpuMax::from_processors(cpus).is_ok(), ok, "{cpus}");
         }
+        for (weight, ok) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
+            check(LimitsChange { cpu_weight: Some(weight), ..none }, ok);
+            check(LimitsChange { io_weight: Some(weight), ..none }, ok);
+        }
+        for (kib, ok) in [(0, false), (63, false), (64, true), (1 << 40, true), ((1 << 40) + 1, false)] {
+            let bps = Some(ByteSize::bytes(kib << 10));
+            check(LimitsChange { io_max: Some(IoMax { read_bps: bps, ..IoMax::default() }), ..none }, ok);
+            check(LimitsChange { io_max: Some(IoMax { write_bps: bps, ..IoMax::default() }), ..none }, ok);
+        }
+        for (iops, ok) in [(0, false), (9, false), (10, true), (1 << 32, false)] {
+            let iops = Some(iops);
+            check(LimitsChange { io_max: Some(IoMax { read_iops: iops, ..IoMax::default() }), ..none }, ok);
+            check(LimitsChange { io_max: Some(IoMax { write_iops: iops, ..IoMax::default() }), ..none }, ok);
+        }
+        check(LimitsChange { swap_max: Some(ByteSize::bytes(0)), ..none }, true);
+        check(LimitsChange { swap_max: Some(ByteSize::bytes((1 << 50) + 1)), ..none }, false);
         let lowered =
             base.with(&LimitsChange { memory_max: Some(ByteSize::mib(100)), ..none }, &ceiling).unwrap();
-        assert_eq!(lowered.memory_high, ByteSize::mib(90));
+        assert_eq!((lowered.memory_high, lowered.swap_max), (ByteSize::mib(90), ByteSize::mib(100)));
     }
 }

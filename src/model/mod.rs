@@ -17,7 +17,7 @@ pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
 pub use id::{IdError, LaunchId, SandboxId};
 pub use isolation::Isolation;
-pub use limits::{Ceiling, CpuMax, LimitError, Limits, LimitsChange};
+pub use limits::{Ceiling, CpuMax, IoMax, LimitError, Limits, LimitsChange};
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};
 pub use spec::{

@@ -13,13 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
+use super::limits::settings;
 use super::provision::{Undo, fail_point, take_back};
 use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
-use crate::model::{CpuMax, Isolation, LaunchId, Limits};
+use crate::model::{Isolation, LaunchId, Limits};
 use crate::network::Attachment;
 use crate::runtime::{Engine, Identity, Launch, Launched};
-use crate::sys::cgroup::{Cgroup, Settings};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::controls::Settings;
 use crate::telemetry::{Trace, phase};
 
 /// A file in the run directory of a launch that is nobody's yet. It goes with the last step of a claim, once the
@@ -105,7 +107,7 @@ impl Site {
     fn limit(&mut self, shared: &Shared, limits: &Limits) -> Result<(), Error> {
         let settings = settings(shared, limits);
         if settings != self.settings {
-            self.cgroup.limit(&settings).map_err(Error::Cgroup)?;
+            self.cgroup.limit(&self.settings, &settings).map_err(Error::Cgroup)?;
             self.settings = settings;
         }
         Ok(())
@@ -230,16 +232,6 @@ async fn attach(shared: &Arc<Shared>, index: u32) -> Result<Attachment, Error> {
         shared.network.attach(index).map_err(Error::Network)
     })
     .await
-}
-
-/// What is written for such limits.
-pub(super) fn settings(shared: &Shared, limits: &Limits) -> Settings {
-    Settings {
-        memory_max: limits.memory_max.as_u64(),
-        memory_high: shared.config.set_memory_high.then(|| limits.memory_high.as_u64()),
-        cpu_max_milli: limits.cpu_max.map(CpuMax::milli),
-        pids_max: limits.pids_max.into(),
-    }
 }
 
 /// Whether what was launched as this is nobody's, whatever the record says.

@@ -496,16 +496,16 @@ impl Driver {
         Engine::of(before.spec.isolation).admit(&limits).map_err(Error::Invalid)?;
         let live = self.entry.present().filter(|_| limits != before.spec.limits);
         if let Some(live) = &live {
-            limits::apply(&self.shared, Arc::clone(live), &limits).await?;
+            limits::apply(&self.shared, Arc::clone(live), &before.spec.limits, &limits).await?;
         }
         let change = |record: &mut Record| {
             record.spec.idle_policy = update.idle_policy.unwrap_or(record.spec.idle_policy);
             record.spec.sleep = update.sleep.unwrap_or(record.spec.sleep);
-            record.spec.limits = limits;
+            record.spec.limits = limits.clone();
         };
         let recorded = self.amend(change).await;
         if let (Err(_), Some(live)) = (&recorded, live) {
-            limits::apply(&self.shared, live, &before.spec.limits).await?;
+            limits::apply(&self.shared, live, &limits, &before.spec.limits).await?;
         }
         recorded
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::blank::settings;
 use super::error::Error;
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
-use crate::model::{ByteSize, Ceiling, Limits};
+use crate::model::{ByteSize, Ceiling, CpuMax, Limits};
 use crate::sys::cgroup::{CgroupError, Hierarchy};
+use crate::sys::controls::{Disk, IoLimit, Settings};
 use crate::sys::memory;
 
 /// The most that this host can give one sandbox.
@@ -20,31 +20,72 @@ pub(super) fn ceiling() -> Ceiling {
     Ceiling { memory: ByteSize::bytes(memory), nofile: nofile.unwrap_or(u64::MAX) }
 }
 
-/// Names the limits that these control groups do not have.
-pub(super) fn not_enforced(cgroups: &Hierarchy) -> Vec<&'static str> {
-    let all = [("memory_high", cgroups.has_memory_high()), ("cpu_max", cgroups.has_cpu_max())];
+/// Names the limits that this host does not have: its control groups, and the disk of the workspaces.
+pub(super) fn not_enforced(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<&'static str> {
+    let has = cgroups.controls();
+    let all = [
+        ("memory_high", has.memory_high),
+        ("swap_max", has.swap_max),
+        ("oom_group", has.oom_group),
+        ("cpu_max", has.cpu_max),
+        ("cpu_weight", has.cpu_weight),
+        ("io_max", has.io_max && disk.is_some()),
+        ("io_weight", has.io_weight),
+    ];
     all.into_iter().filter(|(_, has)| !has).map(|(name, _)| name).collect()
 }
 
-/// Writes other limits for what runs. What is above its new limit of memory and cannot be given back would be
+/// What is written for such limits.
+pub(super) fn settings(shared: &Shared, limits: &Limits) -> Settings {
+    let io = limits.io_max;
+    Settings {
+        memory_max: limits.memory_max.as_u64(),
+        memory_high: shared.config.set_memory_high.then(|| limits.memory_high.as_u64()),
+        swap_max: limits.swap_max.as_u64(),
+        oom_group: limits.oom_group,
+        cpu_max_milli: limits.cpu_max.map(CpuMax::milli),
+        cpu_weight: limits.cpu_weight,
+        pids_max: limits.pids_max.into(),
+        io_weight: limits.io_weight,
+        io: shared.disk.map(|disk| IoLimit {
+            disk,
+            read_bps: io.read_bps.map(ByteSize::as_u64),
+            write_bps: io.write_bps.map(ByteSize::as_u64),
+            read_iops: io.read_iops,
+            write_iops: io.write_iops,
+        }),
+    }
+}
+
+/// Writes other limits for what runs, all or none. What is above its new limit of memory and cannot be given back would be
 /// killed for it: that is refused instead.
-pub(super) async fn apply(shared: &Arc<Shared>, live: Arc<Live>, limits: &Limits) -> Result<(), Error> {
-    let settings = settings(shared, limits);
-    let max = limits.memory_max;
+pub(super) async fn apply(
+    shared: &Arc<Shared>,
+    live: Arc<Live>,
+    from: &Limits,
+    to: &Limits,
+) -> Result<(), Error> {
+    let max = to.memory_max;
+    let (from, to) = (settings(shared, from), settings(shared, to));
     let too_much = move || {
         Error::Conflict(format!(
             "the sandbox uses more memory than {max} and cannot give it back; stop it first"
         ))
     };
     blocking(move || {
-        if live.cgroup.memory_unreclaimable().is_some_and(|used| used > settings.memory_max) {
+        if live.cgroup.memory_unreclaimable().is_some_and(|used| used > to.memory_max) {
             return Err(too_much());
         }
-        live.cgroup.limit(&settings).map_err(|error| match &error {
-            CgroupError::Access { source, .. } if Errno::from_io_error(source) == Some(Errno::BUSY) => {
-                too_much()
+        live.cgroup.limit(&from, &to).map_err(|error| {
+            if let Err(error) = live.cgroup.limit(&to, &from) {
+                tracing::warn!(%error, "cannot put limits back");
             }
-            _ => Error::Cgroup(error),
+            match &error {
+                CgroupError::Access { source, .. } if Errno::from_io_error(source) == Some(Errno::BUSY) => {
+                    too_much()
+                }
+                _ => Error::Cgroup(error),
+            }
         })
     })
     .await

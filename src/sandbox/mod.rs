@@ -61,6 +61,6 @@ pub use provision::{POINTS, STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use supervisor::{Config, Parts, Supervisor};
 pub use view::{
-    AppView, Counts, LiveView, MemoryUsage, Preview, PreviewStatus, ProcessKind, ProcessView, Snapshot,
-    Stats, Usage,
+    AppView, Counts, LiveView, MemoryUsage, PressureUsage, Preview, PreviewStatus, ProcessKind, ProcessView,
+    Snapshot, Stats, Usage,
 };

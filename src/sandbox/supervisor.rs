@@ -35,6 +35,7 @@ use crate::network::Network;
 use crate::runtime::{Engine, Identity, Runtime, launcher};
 use crate::storage::{Storage, Watcher};
 use crate::sys::cgroup::Hierarchy;
+use crate::sys::controls::Disk;
 use crate::sys::netns::SocketMaker;
 use crate::telemetry::{Metrics, Trace};
 
@@ -123,6 +124,8 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     /// The directories with `config.json`, by the limit on open files that each asks for.
     bundles: Mutex<HashMap<u64, PathBuf>>,
+    /// What holds the workspaces, if it is one disk.
+    pub(super) disk: Option<Disk>,
     /// Which limits the host cannot enforce.
     not_enforced: Vec<&'static str>,
     /// Workspaces that are kept without a sandbox, and whose they are.
@@ -154,13 +157,15 @@ impl Supervisor {
     pub async fn start(config: Config, parts: Parts, contents: Contents) -> Result<Self, Error> {
         let etc_dir = config.run_dir.join("etc");
         reconcile::write_etc(&etc_dir, parts.network.resolver())?;
+        let disk = Disk::of(&parts.storage.workspaces_dir());
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
             leases: Leases::new(parts.network.capacity()),
             admission: Admission::new(config.admission),
             pool: Pool::new(config.pool),
             bundles: Mutex::default(),
-            not_enforced: not_enforced(&parts.cgroups),
+            disk,
+            not_enforced: not_enforced(&parts.cgroups, disk),
             config,
             etc_dir,
             storage: parts.storage,

@@ -99,7 +99,7 @@ fn step(state: State, high: u64, sample: Sample, now: Instant) -> (State, Action
 /// Looks at every running sandbox until the daemon ends.
 pub(super) async fn watch(supervisor: Supervisor) {
     let shared = &supervisor.shared;
-    if !shared.config.set_memory_high || !shared.cgroups.has_memory_high() {
+    if !shared.config.set_memory_high || !shared.cgroups.controls().memory_high {
         return;
     }
     while pause(shared, INTERVAL).await {
@@ -146,7 +146,7 @@ fn look(entry: &Arc<Entry>) {
 
 /// Puts `memory.high` back on a sandbox that is adopted: the daemon before may have taken it off.
 pub(super) fn restore(shared: &Shared, entry: &Entry, cgroup: &Cgroup) {
-    if !shared.config.set_memory_high || !shared.cgroups.has_memory_high() {
+    if !shared.config.set_memory_high || !shared.cgroups.controls().memory_high {
         return;
     }
     let high = entry.record().spec.limits.memory_high.as_u64();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Record, SleepPolicy};
-use crate::sys::figures::Figures;
+use crate::sys::figures::{Figures, IoFigures, Pressures};
 
 /// A sandbox as it is at one moment.
 #[derive(Debug, Clone)]
@@ -113,8 +113,31 @@ pub struct Usage {
     pub cpu: Option<Duration>,
     /// In thousandths of a processor.
     pub cpu_max_milli: Option<u64>,
+    /// For how long it had to wait there.
+    pub cpu_held: Option<Duration>,
     pub pids: Option<u64>,
     pub pids_max: Option<u64>,
+    pub pids_refused: Option<u64>,
+    pub io: Option<IoUsage>,
+    pub pressure: PressureUsage,
+}
+
+/// What was asked of disks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IoUsage {
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// How much of the last ten seconds some, or all, of its processes waited for something: percent. Absent where the
+/// kernel does not count it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PressureUsage {
+    pub cpu: Option<(f64, f64)>,
+    pub memory: Option<(f64, f64)>,
+    pub io: Option<(f64, f64)>,
 }
 
 /// Bytes, and how often something happened.
@@ -126,6 +149,7 @@ pub struct MemoryUsage {
     pub max: Option<u64>,
     pub high: Option<u64>,
     pub swap: Option<u64>,
+    pub swap_max: Option<u64>,
     /// Slowed down at `high`.
     pub high_events: Option<u64>,
     pub max_events: Option<u64>,
@@ -135,7 +159,8 @@ pub struct MemoryUsage {
 
 impl From<Figures> for Usage {
     fn from(figures: Figures) -> Self {
-        let Figures { memory, cpu, cpu_max_milli, pids, pids_max } = figures;
+        let Figures { memory, cpu, cpu_max_milli, cpu_held, pids, pids_max, pids_refused, io, pressure } =
+            figures;
         let events = memory.events;
         Self {
             memory: MemoryUsage {
@@ -144,6 +169,7 @@ impl From<Figures> for Usage {
                 max: memory.max,
                 high: memory.high,
                 swap: memory.swap,
+                swap_max: memory.swap_max,
                 high_events: events.high,
                 max_events: events.max,
                 oom_events: events.oom,
@@ -151,9 +177,28 @@ impl From<Figures> for Usage {
             },
             cpu,
             cpu_max_milli,
+            cpu_held,
             pids,
             pids_max,
+            pids_refused,
+            io: io.map(IoUsage::from),
+            pressure: pressure.into(),
         }
+    }
+}
+
+impl From<IoFigures> for IoUsage {
+    fn from(figures: IoFigures) -> Self {
+        let IoFigures { read_bytes, written_bytes, reads, writes } = figures;
+        Self { read_bytes, written_bytes, reads, writes }
+    }
+}
+
+impl From<Pressures> for PressureUsage {
+    fn from(pressures: Pressures) -> Self {
+        let [cpu, memory, io] =
+            [pressures.cpu, pressures.memory, pressures.io].map(|p| p.map(|p| (p.some, p.full)));
+        Self { cpu, memory, io }
     }
 }
 

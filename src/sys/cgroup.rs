@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::controls::Settings;
+
 /// The controllers of version 1 that we use where they are mounted; the first two are required.
-const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "freezer", "cpu", "cpuacct"];
+const V1_CONTROLLERS: [&str; 6] = ["memory", "pids", "freezer", "cpu", "cpuacct", "blkio"];
 /// The controllers of version 2 that are enabled; the first two are required.
 const V2_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 /// The leaf into which the daemon moves its own processes where they stand in the way.
 const DAEMON_LEAF: &str = "daemon";
-/// The period in which the quota of processors is counted: the kernel's own.
-const CPU_PERIOD_US: u64 = 100_000;
 /// How long processes that were killed may take to leave their cgroup.
 const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -58,17 +58,6 @@ pub struct Hierarchy {
     version: Version,
     /// (controller, directory); version 2 has one entry, named `unified`.
     parents: Vec<(String, PathBuf)>,
-}
-
-/// What a cgroup may use; bytes and counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    pub memory_max: u64,
-    /// `None`: not throttled before the hard limit.
-    pub memory_high: Option<u64>,
-    /// In thousandths of a processor; `None`: whatever is free.
-    pub cpu_max_milli: Option<u32>,
-    pub pids_max: u64,
 }
 
 /// One cgroup of ours, in every hierarchy.
@@ -167,23 +156,10 @@ impl Hierarchy {
         })
     }
 
-    /// Whether members can be slowed down before they are at the hard limit.
-    pub fn has_memory_high(&self) -> bool {
-        self.version == Version::V2
-    }
-
-    /// Whether the use of processors can be limited.
-    pub fn has_cpu_max(&self) -> bool {
-        let is_v2 = self.version == Version::V2;
-        let Some((_, ours)) = self.parents.iter().find(|(name, _)| is_v2 || name == "cpu") else {
-            return false;
-        };
-        if ours.exists() {
-            return ours.join(if is_v2 { "cpu.max" } else { "cpu.cfs_quota_us" }).exists();
-        }
-        // Nothing of ours has been made yet: whether the controller can be had has to do.
-        let controllers = ours.parent().map(|root| fs::read_to_string(root.join("cgroup.controllers")));
-        !is_v2 || controllers.is_some_and(|text| text.is_ok_and(|t| t.split_whitespace().any(|c| c == "cpu")))
+    /// Our directory, in the hierarchy of a controller.
+    pub(super) fn ours(&self, controller: &str) -> Option<&Path> {
+        let same = |(name, _): &&(String, PathBuf)| self.version == Version::V2 || name == controller;
+        self.parents.iter().find(same).map(|(_, ours)| ours.as_path())
     }
 
     /// Makes a cgroup and writes its limits.
@@ -193,7 +169,7 @@ impl Hierarchy {
     pub fn create(&self, leaf: &str, settings: &Settings) -> Result<Cgroup, CgroupError> {
         let cgroup = self.leaf(leaf);
         let made = cgroup.directories.iter().try_for_each(|(_, d)| make_directory(d));
-        match made.and_then(|()| cgroup.limit(settings)) {
+        match made.and_then(|()| cgroup.limit_new(settings)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
                 for (_, directory) in &cgroup.directories {
@@ -271,41 +247,6 @@ impl Hierarchy {
 }
 
 impl Cgroup {
-    /// Writes limits, of a running cgroup too.
-    ///
-    /// Version 1 has no `memory.high`; its `memory.soft_limit_in_bytes` is the nearest thing: it is
-    /// reclaimed first when the host is short, but is not slowed down.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn limit(&self, settings: &Settings) -> Result<(), CgroupError> {
-        let memory = self.directory("memory");
-        let pids = self.directory("pids");
-        if self.version == Version::V2 {
-            self.set_memory_high(settings.memory_high)?;
-            write(&memory.join("memory.max"), &settings.memory_max.to_string())?;
-        } else {
-            let soft = settings.memory_high.map_or_else(|| "-1".to_owned(), |h| h.to_string());
-            write(&memory.join("memory.soft_limit_in_bytes"), &soft)?;
-            write(&memory.join("memory.limit_in_bytes"), &settings.memory_max.to_string())?;
-        }
-        self.limit_cpu(settings.cpu_max_milli)?;
-        write(&pids.join("pids.max"), &settings.pids_max.to_string())
-    }
-
-    /// Writes `cpu.max`, or the quota of version 1. Without the controller nothing can be limited, which
-    /// [`Hierarchy::has_cpu_max`] tells.
-    fn limit_cpu(&self, milli: Option<u32>) -> Result<(), CgroupError> {
-        let file = self.directory("cpu").join(if self.is_v2() { "cpu.max" } else { "cpu.cfs_quota_us" });
-        let Ok(present) = fs::read_to_string(&file) else { return Ok(()) };
-        // A hundred microseconds of the kernel's usual period of 100 ms are a thousandth.
-        let quota = milli.map(|milli| (u64::from(milli) * CPU_PERIOD_US / 1000).to_string());
-        let unlimited = if self.is_v2() { "max" } else { "-1" };
-        let quota = quota.unwrap_or_else(|| unlimited.to_owned());
-        let is_there = present.split_ascii_whitespace().next() == Some(quota.as_str());
-        if is_there { Ok(()) } else { write(&file, &quota) }
-    }
-
     /// Opens what a new process needs to be a member.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 pub mod cgroup;
 pub mod clone;
 #[cfg(feature = "daemon")]
+pub mod controls;
+#[cfg(feature = "daemon")]
 pub mod figures;
 #[cfg(feature = "daemon")]
 pub mod freezer;

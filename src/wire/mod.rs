@@ -23,13 +23,13 @@ pub use process::{
     TerminalQuery,
 };
 pub use request::{
-    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, KeepaliveBody, LimitsBody,
-    ListQuery, ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
+    ClaimBody, CreateBody, CreateV1Body, ExecBody, ExternalBody, GitBody, IoMaxBody, KeepaliveBody,
+    LimitsBody, ListQuery, ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
 };
 pub use row::{
     Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
 };
 pub use v1::{
-    CpuStats, Limits, MemoryEvents, MemoryStats, PidsStats, Preview, Process, Sandbox, SandboxList, Sleep,
-    Stats,
+    CpuStats, IoMax, IoStats, Limits, MemoryEvents, MemoryStats, PidsStats, Pressure, PressureStats, Preview,
+    Process, Sandbox, SandboxList, Sleep, Stats,
 };

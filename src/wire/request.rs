@@ -113,14 +113,41 @@ pub struct LimitsBody {
     /// Past it the sandbox is slowed down; nine tenths of `memory_max` when that is given without it.
     #[schema(example = "384M")]
     pub memory_high: Option<String>,
+    /// How much may be moved out to swap; as much as `memory_max` when that is given without it.
+    #[schema(example = "512M")]
+    pub swap_max: Option<String>,
+    /// Being out of memory ends the sandbox as a whole, which starts anew at its next use, instead of one process.
+    pub oom_group: Option<bool>,
     /// A number of processors, 0.01 at least; `null`: whatever is free.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<f64>, example = 0.5)]
     pub cpu_max: Option<Option<f64>>,
+    /// Its share of the processors where they are short, 1 to 10000; 100 is usual.
+    pub cpu_weight: Option<u32>,
+    /// `null`: no limits.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<IoMaxBody>)]
+    pub io_max: Option<Option<IoMaxBody>>,
+    /// Its share of the disk where it is short, 1 to 10000; 100 is usual.
+    pub io_weight: Option<u32>,
     /// Processes and threads, 16 to 32768.
     pub pids_max: Option<u32>,
     /// Open files of one process, 64 at least.
     pub nofile: Option<u64>,
+}
+
+/// The most a sandbox may ask of the workspaces' disk in a second; what is left out is not limited.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IoMaxBody {
+    /// Bytes, 64K at least.
+    #[schema(example = "20M")]
+    pub read_bps: Option<String>,
+    #[schema(example = "10M")]
+    pub write_bps: Option<String>,
+    /// Requests, 10 at least.
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
 }
 
 /// Tells a field that is `null` from one that is left out.

@@ -45,12 +45,26 @@ pub struct Sleep {
 pub struct Limits {
     pub memory_max: String,
     pub memory_high: String,
+    pub swap_max: String,
+    pub oom_group: bool,
     /// In processors; `null`: whatever is free.
     pub cpu_max: Option<f64>,
+    pub cpu_weight: u32,
+    pub io_max: IoMax,
+    pub io_weight: u32,
     pub pids_max: u32,
     pub nofile: u64,
     /// Those of them that this host cannot enforce; `sandboxd check` says why.
     pub not_enforced: Vec<&'static str>,
+}
+
+/// The most it may ask of the workspaces' disk in a second; `null`: whatever is free.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IoMax {
+    pub read_bps: Option<String>,
+    pub write_bps: Option<String>,
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
 }
 
 /// What a sandbox uses. A figure that the host's kernel does not have is left out.
@@ -60,6 +74,10 @@ pub struct Stats {
     pub memory: MemoryStats,
     pub cpu: CpuStats,
     pub pids: PidsStats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<IoStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<PressureStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_for_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +101,8 @@ pub struct MemoryStats {
     /// Moved out of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_max: Option<u64>,
     pub events: MemoryEvents,
 }
 
@@ -108,12 +128,46 @@ pub struct CpuStats {
     /// In processors, as the kernel has it; left out where there is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
+    /// How long it had to wait at `max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttled_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PidsStats {
     pub current: u64,
     pub max: u64,
+    /// How often a process could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+}
+
+/// What it has asked of disks since it was started. On cgroup v1 what is cached does not count.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IoStats {
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// Time that its processes had to wait, in percent of the last ten seconds; left out where the kernel does not count it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PressureStats {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Pressure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Pressure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Pressure>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Pressure {
+    /// One of them waited.
+    pub some: f64,
+    /// All of them did.
+    pub full: f64,
 }
 
 /// The app's main port.

@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("limits::memory_holds_at_its_edge_and_changes_live", memory),
     ("limits::processes_hold_at_their_edge_and_change_live", processes),
     ("limits::processors_hold_and_change_live", processors),
+    ("limits::weights_share_the_processors", weights),
+    ("limits::the_disk_holds_and_changes_live", disk),
     ("limits::open_files_hold_from_the_next_start", open_files),
     ("limits::a_hog_leaves_its_neighbours_quick", hogs),
 ];
@@ -28,7 +30,11 @@ fn stats(server: &Server, id: &str) -> Value {
 
 fn checked_and_read_back() {
     let mut server = Server::start(&[]);
-    let wanted = json!({ "memory_max": "200M", "memory_high": "150M", "cpu_max": 0.5, "pids_max": 100, "nofile": 500 });
+    let wanted = json!({
+        "memory_max": "200M", "memory_high": "150M", "swap_max": "50M", "oom_group": true, "cpu_max": 0.5, "cpu_weight": 200,
+        "io_max": { "read_bps": "1G", "write_bps": null, "read_iops": null, "write_iops": 100_000 }, "io_weight": 50,
+        "pids_max": 100, "nofile": 500,
+    });
     let id = server.create(json!({ "limits": wanted }));
     let shown = server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json()["limits"].clone();
     for (name, value) in wanted.as_object().unwrap() {
@@ -44,6 +50,15 @@ fn checked_and_read_back() {
     let lacks: Vec<_> =
         shown["not_enforced"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
     assert!(lacks.contains(&"cpu_max") || has["cpu"]["max"] == 0.5, "{has}");
+    assert!(lacks.contains(&"swap_max") || has["memory"]["swap_max"] == 50 << 20, "{has}");
+    // What the host lacks is named by `check` too.
+    let (_, checked) = server.run("check");
+    for (limit, feature) in
+        [("memory_high", "memory.high"), ("oom_group", "memory.oom.group"), ("io_weight", "io.weight")]
+    {
+        let line = checked.lines().find(|line| line.contains(feature)).unwrap();
+        assert_eq!(lacks.contains(&limit), line.starts_with("weaker"), "{line}");
+    }
     for bad in [
         json!({ "memory_max": "31M" }),
         json!({ "memory_max": "9999T" }),
@@ -59,7 +74,11 @@ fn checked_and_read_back() {
         json!({ "pids_max": 4_294_967_296_u64 }),
         json!({ "nofile": 0 }),
         json!({ "nofile": 18_446_744_073_709_551_615_u64 }),
-        json!({ "swap_max": "1G" }),
+        json!({ "swap_max": "1" , "hugetlb_max": "1G" }),
+        json!({ "cpu_weight": 0 }),
+        json!({ "io_weight": 10_001 }),
+        json!({ "io_max": { "read_bps": "1K" } }),
+        json!({ "io_max": { "bps": "1M" } }),
     ] {
         assert_eq!(patch(&server, &id, bad.clone()).status, 400, "{bad}");
         let create = server.api("POST", "/sandbox", json!({ "limits": bad }));
@@ -135,6 +154,92 @@ fn processors() {
     assert_eq!(patch(&server, &id, json!({ "cpu_max": null })).status, 200);
     assert_eq!(stats(&server, &id)["cpu"]["max"], Value::Null);
     assert!(share() > 1.5 * less);
+}
+
+/// Two sandboxes that want all processors: how much each gets is by weight, not by how many ask.
+fn weights() {
+    let server = Server::start(&[]);
+    let [light, heavy] =
+        [100, 1000].map(|weight| server.create(json!({ "limits": { "cpu_weight": weight } })));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for (id, processes) in [(&light, cores * 4), (&heavy, cores)] {
+        let spin = format!(
+            "for i in $(seq {processes}); do (setsid sh -c 'while :; do :; done' > /dev/null 2>&1 < /dev/null &); done"
+        );
+        server.sh(id, &spin);
+    }
+    let used = |id: &str| stats(&server, id)["cpu"]["usage_seconds"].as_f64().unwrap();
+    let ratio = || {
+        let before = (used(&light), used(&heavy));
+        eventually("processors were used", Duration::from_secs(60), || used(&light) - before.0 > 0.5);
+        (used(&heavy) - before.1) / (used(&light) - before.0)
+    };
+    let shared = ratio();
+    assert!(shared > 3.0, "{shared} to 1, of 10 to 1");
+    assert_eq!(patch(&server, &heavy, json!({ "cpu_weight": 100 })).status, 200);
+    let equal = ratio();
+    // A busy machine deals out by the moment; that weights count is what is shown.
+    assert!(equal < 2.0 && equal < shared / 2.0, "{equal} to 1, of 1 to 1; {shared} before");
+}
+
+/// A file system on a disk of its own where the tests' directories lie on none.
+struct DiskOf(Option<String>);
+
+impl DiskOf {
+    fn mount(server: &Server) -> Self {
+        let on = server.directory.path().to_str().unwrap().to_owned();
+        let run = |program: &str, arguments: &[&str]| {
+            let output = std::process::Command::new(program).args(arguments).output().unwrap();
+            assert!(
+                output.status.success(),
+                "{program} {arguments:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        if !["tmpfs", "overlayfs"].contains(&run("stat", &["-f", "-c", "%T", &on]).as_str()) {
+            return Self(None);
+        }
+        let (file, data) = (format!("{on}/disk"), format!("{on}/data"));
+        std::fs::File::create(&file).unwrap().set_len(256 << 20).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        run("mkfs.ext4", &["-q", &file]);
+        run("mount", &["-o", "loop", &file, &data]);
+        Self(Some(data))
+    }
+}
+
+impl Drop for DiskOf {
+    fn drop(&mut self) {
+        if let Some(data) = &self.0 {
+            let _left = std::process::Command::new("umount").args(["--lazy", data]).status();
+        }
+    }
+}
+
+fn disk() {
+    let mut server = Server::prepare(&[]);
+    let _disk = DiskOf::mount(&server);
+    server.boot();
+    let id = server.create(json!({ "limits": { "io_max": { "write_bps": "1M", "read_iops": 20 } } }));
+    let timed = |command: &str| -> Duration {
+        let begun = Instant::now();
+        server.sh(&id, command);
+        begun.elapsed()
+    };
+    // Past the cache, so that version 1 can hold it too.
+    let writes = || timed("dd if=/dev/zero of=x bs=64k count=32 oflag=direct conv=notrunc status=none");
+    let reads = || timed("dd if=x of=/dev/null bs=4k count=40 iflag=direct status=none");
+    let (slow_write, slow_read) = (writes(), reads());
+    // 2 MiB and 40 requests; the kernel lets some go ahead at once.
+    assert!(slow_write > Duration::from_millis(1500), "{slow_write:?}");
+    assert!(slow_read > Duration::from_millis(1500), "{slow_read:?}");
+    let io = stats(&server, &id)["io"].clone();
+    assert!(io["write_bytes"].as_u64() >= Some(2 << 20) && io["reads"].as_u64() >= Some(40), "{io}");
+    assert_eq!(patch(&server, &id, json!({ "io_max": null })).status, 200);
+    let (quick_write, quick_read) = (writes(), reads());
+    assert!(quick_write < slow_write / 2 && quick_read < slow_read / 2, "{quick_write:?} {quick_read:?}");
+    drop(server);
 }
 
 fn open_files() {
