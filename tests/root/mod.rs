@@ -22,6 +22,7 @@ mod previews;
 mod probe;
 mod processes;
 mod sleep;
+mod streams;
 mod terminal;
 mod tools;
 
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Test> {
         network::TESTS,
         previews::TESTS,
         sleep::TESTS,
+        streams::TESTS,
         events::TESTS,
         pool::TESTS,
         processes::TESTS,
