@@ -69,17 +69,34 @@ impl Server {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.settings.iter().any(|(n, _)| n == name)
+    }
+
     pub(crate) fn unset(&mut self, name: &str) {
         self.settings.retain(|(n, _)| n != name);
     }
 
     /// Starts the process and waits until it is ready.
     pub(crate) fn boot(&mut self) {
-        self.child = Some(self.command("serve").stderr(self.log()).spawn().unwrap());
-        let this = &*self;
+        self.boot_as("serve");
+    }
+
+    /// The same beneath the supervisor, whose process is the one that is known then.
+    pub(crate) fn boot_supervised(&mut self) {
+        self.boot_as("supervise");
+    }
+
+    fn boot_as(&mut self, subcommand: &str) {
+        self.child = Some(self.command(subcommand).stderr(self.log()).spawn().unwrap());
+        self.wait_until_ready();
+    }
+
+    pub(crate) fn wait_until_ready(&self) {
+        let this = self;
         eventually("the server is ready", Duration::from_secs(20), || {
             std::net::TcpStream::connect(("127.0.0.1", API)).is_ok()
-                && http::request(API, "localhost", "GET", "/readyz", &[], b"").status == 200
+                && http::try_request(API, "GET", "/readyz", &[], b"").is_some_and(|a| a.status == 200)
                 || {
                     assert!(this.is_alive(), "the server ended:\n{}", this.log_text());
                     false

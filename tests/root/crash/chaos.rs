@@ -1,11 +1,9 @@
-//! The daemon and its launcher are killed at every named point and at random moments under load, and
+//! The daemon and everything that it depends on are killed at every named point and at random moments under load, and
 //! afterwards host, record and what clients were told are compared: nothing lost, doubled, or left.
 //!
 //! `SANDBOXD_TEST_KILLS` says how many random kills there are beside the named ones; `scripts/soak` sets it high.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +11,7 @@ use std::time::Duration;
 use sandboxd::model::SandboxId;
 use serde_json::{Value, json};
 
+use super::{children, has_word, kill, kill_if_there, launcher_of, pid_of};
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
@@ -73,6 +72,10 @@ impl Client<'_> {
         note(false);
         let body = json!({ "cmd": ["sh", "-c", format!("echo {number} >> log")] });
         let answer = self.ask("POST", &format!("/sandbox/{id}/exec"), &body);
+        if answer.is_none() {
+            // Nobody is there; it must not be asked ten thousand times a second.
+            std::thread::sleep(Duration::from_millis(5));
+        }
         note(answer.as_ref().is_some_and(|(status, body)| *status == 200 && body["exit_code"] == 0));
         answer
     }
@@ -177,25 +180,6 @@ pub(super) fn compare(server: &Server, history: &History, what: &str, ahead: Ahe
     });
 }
 
-/// The launcher's process.
-pub(super) fn launcher(server: &Server) -> Option<String> {
-    let children = |pid: &str| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        tasks
-            .map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default())
-            .collect::<String>()
-    };
-    let is_launcher = |pid: &&str| {
-        let line = std::fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
-        line.windows(10).any(|w| w == b"__launcher")
-    };
-    children(&server.pid().to_string()).split_whitespace().find(is_launcher).map(str::to_owned)
-}
-
-pub(super) fn kill_by_id(pid: &str) {
-    let _gone = Command::new("kill").args(["-9", pid]).stderr(std::process::Stdio::null()).status().unwrap();
-}
-
 pub(super) fn killed() {
     let random: usize = std::env::var("SANDBOXD_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let mut server = Server::start(&[]);
@@ -220,10 +204,10 @@ pub(super) fn killed() {
             let wait = 500 + (round as u64 * 137) % 400;
             if moment.is_none() && round.is_multiple_of(2) {
                 std::thread::sleep(Duration::from_millis(wait / 2));
-                launcher(server).iter().for_each(|pid| kill_by_id(pid));
+                launcher_of(&server.pid().to_string()).iter().for_each(|pid| kill_if_there(pid));
             }
             std::thread::sleep(Duration::from_millis(wait));
-            kill_by_id(&server.pid().to_string());
+            kill(&server.pid().to_string());
             ends.store(true, Ordering::Relaxed);
             working.join().unwrap();
         });
@@ -234,20 +218,129 @@ pub(super) fn killed() {
         for id in &ids {
             assert_eq!(server.sh(id, "echo well"), "well\n", "{what}");
         }
-        // What came and was not purged goes now, so that the rounds stay alike.
-        let rows = server.api("GET", "/sandboxes", Value::Null).json();
-        for id in rows
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(|row| row["id"].as_str())
-            .filter(|id| !ids.iter().any(|i| i == id))
-        {
-            history.doomed.lock().unwrap().insert(id.to_owned());
-            server.purge(id);
+        purge_others(&server, &history, &ids);
+    }
+    assert_was_used(&history);
+}
+
+/// What came and was not purged goes now, so that the rounds stay alike.
+fn purge_others(server: &Server, history: &History, ids: &[String]) {
+    let rows = server.api("GET", "/sandboxes", Value::Null).json();
+    let all = rows.as_array().unwrap().iter().filter_map(|row| row["id"].as_str());
+    for id in all.filter(|id| !ids.iter().any(|i| i == id)) {
+        history.doomed.lock().unwrap().insert(id.to_owned());
+        server.purge(id);
+    }
+}
+
+fn assert_was_used(history: &History) {
+    let written = history.written.lock().unwrap();
+    let acknowledged: usize = written.values().map(|lines| lines.acknowledged.len()).sum();
+    assert!(acknowledged > 30, "only {acknowledged} commands were run");
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    /// The child of the supervisor, which starts it again.
+    Daemon,
+    Launcher,
+    /// What the launcher forks for each launch.
+    LaunchWorker,
+    /// The first process of a sandbox.
+    Init,
+    Web,
+    AppWorker,
+}
+
+impl Victim {
+    const ALL: [Self; 6] =
+        [Self::Launcher, Self::Init, Self::LaunchWorker, Self::Web, Self::Daemon, Self::AppWorker];
+
+    /// The processes, once there are any: a worker of the launcher lives for milliseconds.
+    fn find(self, server: &Server, id: &str) -> Vec<String> {
+        let daemon = || children(&server.pid().to_string()).into_iter().find(|pid| has_word(pid, "serve"));
+        let launcher = || daemon().and_then(|daemon| launcher_of(&daemon));
+        let of_app = |word: &str| {
+            let all = descendants(&pid_of(server, id));
+            all.into_iter().filter(|pid| has_word(pid, word)).collect()
+        };
+        match self {
+            Self::Daemon => daemon().into_iter().collect(),
+            Self::Launcher => launcher().into_iter().collect(),
+            Self::LaunchWorker => launcher().iter().flat_map(|launcher| children(launcher)).collect(),
+            Self::Init => Some(pid_of(server, id)).filter(|pid| pid != "null").into_iter().collect(),
+            Self::Web => of_app("app.py"),
+            Self::AppWorker => of_app("--of-the-app"),
         }
     }
-    let acknowledged: usize =
-        history.written.lock().unwrap().values().map(|lines| lines.acknowledged.len()).sum();
-    assert!(acknowledged > 30, "only {acknowledged} commands were run");
+
+    fn kill(self, server: &Server, id: &str) {
+        let mut found = Vec::new();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while found.is_empty() {
+            assert!(std::time::Instant::now() < end, "there is no {self:?}");
+            found = self.find(server, id);
+        }
+        found.iter().for_each(|pid| kill_if_there(pid));
+    }
+}
+
+fn descendants(pid: &str) -> Vec<String> {
+    let mut all = children(pid);
+    let further: Vec<_> = all.iter().flat_map(|child| descendants(child)).collect();
+    all.extend(further);
+    all
+}
+
+/// What the daemon is doing when it is killed is what the other test looks at; here it lives on, or its supervisor
+/// starts it again, while whatever it depends on is killed under it.
+pub(super) fn anybody() {
+    let random: usize = std::env::var("SANDBOXD_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let mut server = Server::prepare(&[]);
+    server.boot_supervised();
+    let history = History::default();
+    let app = crate::root::sleep::with_app(&server);
+    let manifest = "version: 1\nweb: {command: python3 app.py}\nworkers: [{name: w, command: 'python3 -c \"import time; time.sleep(1000)\" --of-the-app'}]\n";
+    assert_eq!(server.put(&app, "sandbox.yaml", manifest.as_bytes()).status, 200);
+    let ids = [server.create(Value::Null), app.clone(), server.create(Value::Null)];
+    history.created.lock().unwrap().extend(ids.iter().cloned());
+    let points = sandboxd::sandbox::POINTS.into_iter().chain(["provision-launch", "provision-claim"]);
+    let moments = points.map(Some).chain(std::iter::repeat_n(None, random));
+    for (round, (moment, victim)) in moments.zip(Victim::ALL.into_iter().cycle()).enumerate() {
+        let what = format!("round {round}, {victim:?} at {}", moment.unwrap_or("random"));
+        if moment.is_some() || server.has("FAILPOINTS") {
+            server.signal("HUP");
+            server.unset("FAILPOINTS");
+            if let Some(point) = moment {
+                // It takes its time there, once, and goes on.
+                server.set("FAILPOINTS", &format!("{point}=2*off->1*sleep(700)->off"));
+            }
+            server.boot_supervised();
+        }
+        let ends = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (server, ids, ends, history) = (&server, &ids, &ends, &history);
+            let working = scope.spawn(move || load(server, history, ids, ends));
+            std::thread::sleep(Duration::from_millis(250 + (round as u64 * 137) % 400));
+            victim.kill(server, &ids[1]);
+            std::thread::sleep(Duration::from_millis(300));
+            ends.store(true, Ordering::Relaxed);
+            working.join().unwrap();
+        });
+        server.wait_until_ready();
+        compare(&server, &history, &what);
+        for id in &ids {
+            assert_eq!(server.sh(id, "echo well"), "well\n", "{what}");
+        }
+        eventually(&format!("{what}: the app is whole"), Duration::from_secs(20), || {
+            let view = server.api("GET", &format!("/v1/sandboxes/{app}"), Value::Null).json();
+            let processes = view["processes"].as_array().unwrap();
+            processes.len() == 2
+                && processes.iter().all(|process| process["running"] == true)
+                && server.preview(&app, 3000, "GET", "/", &[], b"").status == 200
+        });
+        purge_others(&server, &history, &ids);
+    }
+    assert_was_used(&history);
 }

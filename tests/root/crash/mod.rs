@@ -1,9 +1,11 @@
-//! The daemon dies at any moment.
+//! The daemon dies at any moment, and so do its launcher, the launcher's workers, and what runs in sandboxes.
 
 mod chaos;
 mod record;
 mod soak;
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use super::Test;
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
+use crate::support::http::Answer;
 use crate::support::server::Server;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -27,9 +30,56 @@ pub(crate) const TESTS: &[Test] = &[
     ("record::a_damaged_record_is_replaced_by_its_copy", record::damaged),
     ("record::backup_and_restore", record::backup),
     ("record::without_descriptors_it_refuses_and_recovers", record::descriptors),
+    ("chaos::whoever_is_killed_nothing_is_lost_doubled_or_left", chaos::anybody),
     ("chaos::killed_at_any_moment_nothing_is_lost_doubled_or_left", chaos::killed),
     ("soak::used_without_end_it_stays_as_large_as_it_was", soak::flat),
 ];
+
+/// Kills a process that is there, at once.
+fn kill(pid: &str) {
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success(), "{pid}");
+}
+
+/// The same for one that may have ended by itself.
+fn kill_if_there(pid: &str) {
+    let _gone = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status().unwrap();
+}
+
+/// The first process of a sandbox.
+fn pid_of(server: &Server, id: &str) -> String {
+    server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string()
+}
+
+/// The processes that a process's threads have started.
+fn children(pid: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// Whether a process was started with a word among its arguments.
+fn has_word(pid: &str, word: &str) -> bool {
+    let line = std::fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
+    line.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+/// The launcher of a daemon.
+fn launcher_of(daemon: &str) -> Option<String> {
+    children(daemon).into_iter().find(|pid| has_word(pid, "__launcher"))
+}
+
+/// The daemon is killed while it deals with a request, at the fail point that is set, and started again without.
+fn dies_during(server: &mut Server, request: impl Fn(&Server) -> Answer + Sync) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| request(server));
+        // The point is reached and does not return: that is where the daemon dies.
+        std::thread::sleep(Duration::from_millis(600));
+        kill(&server.pid().to_string());
+    });
+    server.kill();
+    server.unset("FAILPOINTS");
+    server.boot();
+}
 
 fn adopted() {
     let mut server = Server::start(&[]);
@@ -61,20 +111,10 @@ fn at_each_step() {
         let mut server = Server::start(&[]);
         let before = HostSnapshot::take(&server);
         server.signal("TERM");
-        // The step is reached and does not return: that is where the daemon dies.
         server.set("FAILPOINTS", &format!("{step}=sleep(60000)"));
         server.boot();
-        std::thread::scope(|scope| {
-            // Its answer never comes.
-            scope.spawn(|| server.api("POST", "/sandbox", json!({})));
-            std::thread::sleep(Duration::from_millis(400));
-            let killed =
-                std::process::Command::new("kill").args(["-9", &server.pid().to_string()]).status().unwrap();
-            assert!(killed.success());
-        });
-        server.kill();
-        server.unset("FAILPOINTS");
-        server.boot();
+        // Its answer never comes.
+        dies_during(&mut server, |server| server.api("POST", "/sandbox", json!({})));
         eventually(&format!("{step} leaves nothing"), Duration::from_secs(5), || {
             HostSnapshot::take(&server) == before
         });
@@ -95,20 +135,7 @@ fn kept_survives() {
         server.signal("TERM");
         server.set("FAILPOINTS", &format!("{step}={action}"));
         server.boot();
-        std::thread::scope(|scope| {
-            scope.spawn(|| server.api("POST", "/sandbox", json!({ "id": id })));
-            std::thread::sleep(Duration::from_millis(500));
-            assert!(
-                std::process::Command::new("kill")
-                    .args(["-9", &server.pid().to_string()])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        });
-        server.kill();
-        server.unset("FAILPOINTS");
-        server.boot();
+        dies_during(&mut server, |server| server.api("POST", "/sandbox", json!({ "id": id })));
         server.create(json!({ "id": id }));
         assert_eq!(server.sh(&id, "cat file"), "precious\n", "{step}={action}");
     }
@@ -123,20 +150,7 @@ fn purge_goes_on() {
         server.boot();
         let id = server.create(json!({}));
         server.sh(&id, "echo secret > file");
-        std::thread::scope(|scope| {
-            scope.spawn(|| server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null));
-            std::thread::sleep(Duration::from_millis(600));
-            assert!(
-                std::process::Command::new("kill")
-                    .args(["-9", &server.pid().to_string()])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        });
-        server.kill();
-        server.unset("FAILPOINTS");
-        server.boot();
+        dies_during(&mut server, |server| server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null));
         // Before the record was written nothing had been promised; after it, the purge is finished.
         if step == "delete-record" {
             server.purge(&id);
@@ -150,29 +164,17 @@ fn purge_goes_on() {
 fn launcher() {
     let server = Server::start(&[]);
     server.create(json!({}));
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap();
-    let launcher = children.split_whitespace().next().unwrap_or_default().to_owned();
-    let children = if launcher.is_empty() { launcher_by_name() } else { launcher };
-    assert!(std::process::Command::new("kill").args(["-9", &children]).status().unwrap().success());
+    kill(&launcher_of(&server.pid().to_string()).unwrap());
     let id = server.create(json!({}));
     assert_eq!(server.sh(&id, "echo again"), "again\n");
-}
-
-/// The launcher is a child of whichever thread started it.
-fn launcher_by_name() -> String {
-    let output = std::process::Command::new("pgrep").args(["-n", "-f", "__launcher"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 fn lost_init() {
     let server = Server::start(&[]);
     let before = HostSnapshot::take(&server);
     let (id, always) = (server.create(json!({})), server.create(json!({ "idle_policy": "always_on" })));
-    let pid = |id: &str| {
-        server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string()
-    };
     for id in [&id, &always] {
-        assert!(std::process::Command::new("kill").args(["-9", &pid(id)]).status().unwrap().success());
+        kill(&pid_of(&server, id));
     }
     eventually("it is noticed within a second", Duration::from_secs(1), || server.status(&id) == "stopped");
     eventually("an always-on sandbox is started again", Duration::from_secs(10), || {

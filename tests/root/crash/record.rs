@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::{kill, pid_of};
 use crate::support::eventually;
 use crate::support::server::{INSTANCE, Server};
 
@@ -14,14 +15,6 @@ fn leftovers(server: &Server) -> u64 {
     text.lines()
         .find_map(|l| l.strip_prefix("sandboxd_leftovers_removed_total "))
         .map_or(0, |n| n.parse().unwrap())
-}
-
-fn pid_of(server: &Server, id: &str) -> String {
-    server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string()
-}
-
-fn kill(pid: &str) {
-    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
 }
 
 pub(super) fn unknown() {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use sandboxd::model::SandboxId;
 use serde_json::{Value, json};
 
-use super::chaos::{Ahead, Client, History, compare, kill_by_id, launcher};
+use super::chaos::{Ahead, Client, History, compare};
+use super::{kill_if_there, launcher_of};
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
@@ -402,7 +403,7 @@ fn kill_some(server: &mut Server, stage: &Stage, plan: &Plan, interval: u32, ids
         server.api("GET", &format!("/sandbox/{victim}"), Value::Null).json()["live_state"]["pid"].as_u64();
     if let Some(pid) = pid {
         stage.disturb(|| {
-            kill_by_id(&pid.to_string());
+            kill_if_there(&pid.to_string());
             // Somebody may have woken it already.
             eventually("its end is noticed", Duration::from_secs(10), || {
                 let state = server.api("GET", &format!("/sandbox/{victim}"), Value::Null).json();
@@ -411,7 +412,7 @@ fn kill_some(server: &mut Server, stage: &Stage, plan: &Plan, interval: u32, ids
         });
     }
     std::thread::sleep(rest);
-    stage.disturb(|| launcher(server).iter().for_each(|pid| kill_by_id(pid)));
+    stage.disturb(|| launcher_of(&server.pid().to_string()).iter().for_each(|pid| kill_if_there(pid)));
     if interval < plan.intervals / 3 {
         std::thread::sleep(rest);
         stage.disturb(|| {
@@ -464,7 +465,7 @@ impl Sample {
             descriptors: count(links.len()),
             outputs: count(links.iter().filter(|link| Path::new(link).starts_with(&run)).count()),
             threads: status(&pid, "Threads"),
-            launcher_rss_kib: launcher(server).map_or(0, |pid| status(&pid, "VmRSS")),
+            launcher_rss_kib: launcher_of(&server.pid().to_string()).map_or(0, |pid| status(&pid, "VmRSS")),
             mounts: count(mounts.lines().count()),
             netns: count(links.iter().filter(|link| link.starts_with("net:")).count()),
             cables: count(host.links.len()),
