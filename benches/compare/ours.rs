@@ -36,6 +36,8 @@ pub(crate) struct Ours {
     client: Arc<Client>,
     /// Sleeps and wakes; made by the set-up.
     app: Option<String>,
+    /// Runs, and has the same app without a manifest.
+    bare: Option<String>,
     idle: Vec<String>,
     /// Moved in and out, where that can be compared.
     files: Option<Rc<Yard>>,
@@ -56,6 +58,7 @@ impl Ours {
             runtime,
             client,
             app: None,
+            bare: None,
             idle: Vec::new(),
             files,
             process_names: vec!["sandbox"],
@@ -67,13 +70,25 @@ impl Ours {
     }
 
     fn exec(&self, id: &str, command: &str) -> Result<(), Trouble> {
+        self.output(id, command).map(drop)
+    }
+
+    /// The app's own start, in a sandbox that runs.
+    fn app_alone(&self, id: &str) -> Result<Duration, Trouble> {
+        let text = self.output(id, "env -C app python3 alone.py")?;
+        let milliseconds = text.trim().parse::<f64>();
+        let milliseconds = milliseconds.map_err(|e| Trouble::because("read how long the app took", &e))?;
+        Ok(Duration::from_secs_f64(milliseconds / 1000.0))
+    }
+
+    fn output(&self, id: &str, command: &str) -> Result<String, Trouble> {
         let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let answer = self.runtime.block_on(self.client.exec(id, &command, LIMIT));
         let output = answer.map_err(|e| Trouble::because("exec", &e))?.value;
         if output.exit_code != 0 {
             return Err(Trouble::new(format!("exec {command:?} ended with {}", output.exit_code)));
         }
-        Ok(())
+        Ok(output.stdout)
     }
 
     fn purge(&self, id: &str) -> Result<(), Trouble> {
@@ -102,10 +117,18 @@ impl Contender for Ours {
     fn set_up(&mut self) -> Result<(), Trouble> {
         let id = self.create()?;
         self.app = Some(id.clone());
-        for (path, content) in [("server.py", web::SERVER), ("sandbox.yaml", web::MANIFEST)] {
-            let put = self.client.put_file(&id, path, Bytes::from_static(content.as_bytes()));
+        let bare = self.create()?;
+        self.bare = Some(bare.clone());
+        for (sandbox, path, content) in [
+            (&id, "server.py", web::SERVER),
+            (&id, "sandbox.yaml", web::MANIFEST),
+            (&bare, "server.py", web::SERVER),
+            (&bare, "alone.py", web::ALONE),
+        ] {
+            let put = self.client.put_file(sandbox, path, Bytes::from_static(content.as_bytes()));
             self.runtime.block_on(put).map_err(|e| Trouble::because("put a file", &e))?;
         }
+        self.app_alone(&bare)?;
         // Once through everything: caches are warm as the rivals' are.
         self.stop(&id)?;
         self.wake(&id)?;
@@ -129,6 +152,8 @@ impl Contender for Ours {
         recorder.time(Operation::Purge, || self.purge(&id))?;
         recorder.pause();
         recorder.add(Operation::Wake, self.wake(&app)?);
+        let bare = self.bare.as_deref().ok_or_else(|| Trouble::new("use an app that was not set up"))?;
+        recorder.add(Operation::AppStart, self.app_alone(bare)?);
         recorder.time(Operation::Freeze, || self.freeze(&app))?;
         recorder.pause();
         // The request itself thaws it.
@@ -198,8 +223,8 @@ impl Contender for Ours {
 
     fn tear_down(&mut self) {
         self.stop_idle();
-        if let Some(app) = self.app.take() {
-            self.purge(&app).ok();
+        for sandbox in [self.app.take(), self.bare.take()].into_iter().flatten() {
+            self.purge(&sandbox).ok();
         }
     }
 }

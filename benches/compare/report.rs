@@ -76,6 +76,7 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         let p50 = |contender| of(contender, operation, |s| s.p50);
         most(name, limit, "×", p50(OURS).zip(p50(rival)).map(|(ours, theirs)| ours / theirs))
     };
+    let p50_of = |operation| of(OURS, operation, |s| s.p50);
     vec![
         time("create → first exec output, p50", Operation::CreateExec, 3.0, |s| s.p50),
         time("create → first exec output, p99", Operation::CreateExec, 10.0, |s| s.p99),
@@ -98,6 +99,12 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         time("stop, p50", Operation::Stop, 5.0, |s| s.p50),
         time("purge, p50", Operation::Purge, 5.0, |s| s.p50),
         time("wake → first byte, p50", Operation::Wake, 300.0, |s| s.p50),
+        most(
+            "wake − the app's own start, p50",
+            15.0,
+            "ms",
+            p50_of(Operation::Wake).zip(p50_of(Operation::AppStart)).map(|(wake, alone)| wake - alone),
+        ),
         time("freeze, p50", Operation::Freeze, 10.0, |s| s.p50),
         time("thaw → first byte, p50", Operation::Thaw, 2.0, |s| s.p50),
         // 60 % of the speed.

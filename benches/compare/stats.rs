@@ -14,6 +14,8 @@ pub(crate) enum Operation {
     Stream,
     Stop,
     Wake,
+    /// The same app without a wake, beside it.
+    AppStart,
     Freeze,
     Thaw,
     Purge,
@@ -89,7 +91,7 @@ pub(crate) struct Summary {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::CreateExec,
         Self::Create,
         Self::Exec,
@@ -99,6 +101,7 @@ impl Operation {
         Self::Stream,
         Self::Stop,
         Self::Wake,
+        Self::AppStart,
         Self::Freeze,
         Self::Thaw,
         Self::Purge,
@@ -118,6 +121,7 @@ impl Operation {
             Self::Stream => "stream_256_mib",
             Self::Stop => "stop",
             Self::Wake => "wake",
+            Self::AppStart => "app_start",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
             Self::Purge => "purge",
@@ -138,6 +142,7 @@ impl Operation {
             Self::Stream => "256 MiB of output by one WebSocket",
             Self::Stop => "stop, with an app running",
             Self::Wake => "wake → first byte of the app",
+            Self::AppStart => "the app alone: start → first byte",
             Self::Freeze => "freeze, with an app running",
             Self::Thaw => "thaw → first byte of the app",
             Self::Purge => "purge",

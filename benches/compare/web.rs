@@ -31,6 +31,24 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 3000), Handler).serve_forever()
 /// Declares it.
 pub(crate) const MANIFEST: &str = "version: 1\nweb:\n  command: exec python3 server.py\n  port: 3000\n";
 
+/// Starts it as its manifest does, asks it at once and again and again, and prints in how many milliseconds its first
+/// byte came: what the app itself takes, without anything that wakes a sandbox.
+pub(crate) const ALONE: &str = r#"import os, signal, socket, subprocess, time
+begun = time.monotonic()
+app = subprocess.Popen(["bash", "-lc", "exec python3 server.py"], start_new_session=True)
+while True:
+    try:
+        asking = socket.create_connection(("127.0.0.1", 3000))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.0005)
+asking.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+assert asking.recv(1)
+print((time.monotonic() - begun) * 1000)
+os.killpg(app.pid, signal.SIGKILL)
+app.wait()
+"#;
+
 /// Asks until the app itself answers; returns when its first byte came, since `started`.
 ///
 /// A server that holds the request needs one; another one is asked again at once, as a patient client would.

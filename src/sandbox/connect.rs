@@ -1,12 +1,14 @@
 //! Connections from a preview to an app inside a sandbox.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::SemaphorePermit;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, SemaphorePermit};
 
 use super::activity::{Busy, Counted};
 use super::driver::Command;
@@ -17,13 +19,19 @@ use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask};
 use super::view::PreviewStatus;
 use crate::model::{HostHeader, SandboxId, Visibility};
-use crate::sys::netns::Domain;
+use crate::sys::netns::{self, Connecting, Domain};
 
 /// How long an app may take to accept a connection, on the loopback device of its own network.
 const DIAL_DEADLINE: Duration = Duration::from_secs(2);
-/// The first pause between two attempts; it doubles.
-const RETRY_PAUSE: Duration = Duration::from_millis(1);
-const RETRY_PAUSE_MAX: Duration = Duration::from_millis(25);
+/// The pause between two attempts is this part of the time that has been waited already: what an app takes to
+/// start is lengthened by no more, and one that takes long is not asked often.
+const RETRY_PART: u32 = 32;
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// How often a request that waits for another one's attempts looks for itself.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// A request that was answered sooner has not been held.
+const AT_ONCE: Duration = Duration::from_millis(25);
 /// When a client that was refused for lack of memory should come back, in seconds.
 const RETRY_AFTER_SECS: u32 = 30;
 
@@ -68,8 +76,8 @@ impl Supervisor {
         // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
         let busy = (intent == Intent::Use).then(|| entry.activity.begin());
         let begun = Instant::now();
-        let mut pause = RETRY_PAUSE;
-        let mut held = None;
+        let door = entry.doors.of(port);
+        let (mut held, mut turn, mut caller) = (None, None, None);
         loop {
             let live = match entry.live() {
                 Some(live) => live,
@@ -79,14 +87,21 @@ impl Supervisor {
                     wake(&entry).await?
                 }
             };
-            match dial(&self.shared, &live, port).await {
+            let caller = caller.get_or_insert_with(|| Caller::new(Arc::clone(&live), port));
+            if !Arc::ptr_eq(&caller.live, &live) {
+                *caller = Caller::new(Arc::clone(&live), port);
+            }
+            match caller.call(&self.shared).await {
                 Ok(stream) => {
+                    if turn.is_some() {
+                        door.open.notify_waiters();
+                    }
                     let counted = busy.as_ref().map(|_| entry.activity.count());
                     return Ok(Upstream { stream, counted, busy, host_header: record.spec.host_header });
                 }
                 Err(error) if is_exhausted(&error) => return Err(ConnectError::Overloaded),
                 Err(error) => {
-                    tracing::debug!(%id, port, %error, "the app does not answer yet");
+                    tracing::trace!(%id, port, %error, "the app does not answer yet");
                     let waited = begun.elapsed();
                     if !self.is_worth_waiting(&entry, &live, waited) {
                         return Err(given_up(port, waited));
@@ -94,8 +109,17 @@ impl Supervisor {
                     hold(&entry, &mut held)?;
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            if turn.is_some() {
+                let pause = (begun.elapsed() / RETRY_PART).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
+                tokio::time::sleep(pause).await;
+            } else {
+                // One of all that wait for the app asks it; if that one gives up, the next does.
+                tokio::select! {
+                    mine = door.asking.lock() => turn = Some(mine),
+                    () = door.open.notified() => {}
+                    () = tokio::time::sleep(LOOK_PAUSE) => {}
+                }
+            }
         }
     }
 
@@ -114,30 +138,87 @@ impl Supervisor {
     }
 }
 
-/// Connects to a port on the loopback device of a sandbox, where every app can be reached, whether it
-/// listens on all addresses or on `localhost` only, of either version.
-///
-/// # Errors
-/// Nothing listens, or it does not accept.
-pub(super) async fn dial(shared: &Arc<Shared>, live: &Live, port: u16) -> io::Result<TcpStream> {
-    match dial_one(shared, live, Domain::V4, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            dial_one(shared, live, Domain::V6, SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)).await
-        }
-        other => other,
+/// Where requests wait for an app that does not listen yet.
+#[derive(Debug, Default)]
+pub(super) struct Doors(Mutex<HashMap<u16, Arc<Door>>>);
+
+#[derive(Debug, Default)]
+struct Door {
+    /// Held by the one that asks the app.
+    asking: tokio::sync::Mutex<()>,
+    /// Tells all the others when it has answered.
+    open: Notify,
+}
+
+impl Doors {
+    /// The door of a port that is exposed: there are only so many.
+    fn of(&self, port: u16) -> Arc<Door> {
+        let mut doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(doors.entry(port).or_default())
     }
 }
 
-async fn dial_one(
+/// Calls a port on the loopback device of a sandbox, where every app can be reached, whether it
+/// listens on all addresses or on `localhost` only, of either version. Its sockets outlast a refusal, so that one
+/// more call costs a few microseconds.
+#[derive(Debug)]
+struct Caller {
+    live: Arc<Live>,
+    port: u16,
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Caller {
+    fn new(live: Arc<Live>, port: u16) -> Self {
+        Self { live, port, v4: None, v6: None }
+    }
+
+    async fn call(&mut self, shared: &Arc<Shared>) -> io::Result<TcpStream> {
+        let (netns, port) = (&self.live.netns, self.port);
+        match call_one(shared, netns, &mut self.v4, Domain::V4, (Ipv4Addr::LOCALHOST, port).into()).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                call_one(shared, netns, &mut self.v6, Domain::V6, (Ipv6Addr::LOCALHOST, port).into()).await
+            }
+            other => other,
+        }
+    }
+}
+
+/// Connects to a port of a sandbox, once.
+///
+/// # Errors
+/// Nothing listens, or it does not accept.
+pub(super) async fn dial(shared: &Arc<Shared>, live: &Arc<Live>, port: u16) -> io::Result<TcpStream> {
+    Caller::new(Arc::clone(live), port).call(shared).await
+}
+
+async fn call_one(
     shared: &Arc<Shared>,
-    live: &Live,
+    netns: &Arc<OwnedFd>,
+    place: &mut Option<OwnedFd>,
     domain: Domain,
     address: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let socket = shared.socket(Arc::clone(&live.netns), domain).await?;
-    let socket = TcpSocket::from_std_stream(socket.into());
-    let connected = tokio::time::timeout(DIAL_DEADLINE, socket.connect(address)).await;
-    let stream = connected.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+    let socket = match place.take() {
+        Some(socket) => socket,
+        None => shared.socket(Arc::clone(netns), domain).await?,
+    };
+    let connecting = match netns::connect(&socket, &address) {
+        Ok(connecting) => connecting,
+        Err(error) => {
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                *place = Some(socket);
+            }
+            return Err(error);
+        }
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if connecting == Connecting::Pending {
+        let decided = tokio::time::timeout(DIAL_DEADLINE, stream.writable()).await;
+        decided.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.take_error()?.map_or(Ok(()), Err)?;
+    }
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -173,7 +254,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 fn given_up(port: u16, waited: Duration) -> ConnectError {
-    if waited < RETRY_PAUSE_MAX {
+    if waited < AT_ONCE {
         ConnectError::NothingListens(port)
     } else {
         ConnectError::TimedOut { port, waited }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::activity::Activity;
+use super::connect::Doors;
 use super::driver::Order;
 use super::live::Live;
 use super::process::Processes;
@@ -34,6 +35,7 @@ pub(super) struct Entry {
     pub(super) workspace: PathBuf,
     /// How many more requests may wait for it.
     pub(super) held: Semaphore,
+    pub(super) doors: Doors,
 }
 
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, now_ms};
 use super::admission::{self, Admission, Purpose};
+use super::connect::Doors;
 use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
@@ -490,6 +491,7 @@ impl Shared {
             processes: Processes::default(),
             workspace: self.storage.workspace_path(id),
             held: Semaphore::new(HELD_MAX),
+            doors: Doors::default(),
         };
         (Arc::new(entry), receiver)
     }

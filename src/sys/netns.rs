@@ -5,11 +5,13 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
@@ -104,6 +106,30 @@ impl SocketMaker {
             (job.done)(Err(io::ErrorKind::WouldBlock.into()));
         }
     }
+}
+
+/// What has become of an attempt to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    Connected,
+    /// It is under way: the socket can be written to once that is decided.
+    Pending,
+}
+
+/// `connect(socket, address)`, twice: on the loopback device it is decided between the calls, and the second says
+/// how. A socket that was refused can be used again.
+///
+/// # Errors
+/// The kernel's; `ConnectionRefused` when nobody listens.
+pub fn connect(socket: impl AsFd, address: &SocketAddr) -> io::Result<Connecting> {
+    for _call in 0..2 {
+        match rustix::net::connect(&socket, address) {
+            Ok(()) | Err(Errno::ISCONN) => return Ok(Connecting::Connected),
+            Err(Errno::INPROGRESS | Errno::ALREADY) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(Connecting::Pending)
 }
 
 fn make_sockets(jobs: &Mutex<Receiver<Job>>, home: &OwnedFd) {

@@ -96,7 +96,8 @@ impl Server {
         let this = self;
         eventually("the server is ready", Duration::from_secs(20), || {
             std::net::TcpStream::connect(("127.0.0.1", API)).is_ok()
-                && http::try_request(API, "GET", "/readyz", &[], b"").is_some_and(|a| a.status == 200)
+                && http::try_request(API, "localhost", "GET", "/readyz", &[], b"")
+                    .is_some_and(|a| a.status == 200)
                 || {
                     assert!(this.is_alive(), "the server ended:\n{}", this.log_text());
                     false

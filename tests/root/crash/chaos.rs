@@ -329,7 +329,7 @@ pub(super) fn anybody() {
             working.join().unwrap();
         });
         server.wait_until_ready();
-        compare(&server, &history, &what);
+        compare(&server, &history, &what, Ahead::default());
         for id in &ids {
             assert_eq!(server.sh(id, "echo well"), "well\n", "{what}");
         }
