@@ -519,5 +519,7 @@ fn herd() {
             scope.spawn(|| server.purge(id));
         }
     });
-    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
+    // The kernel takes their networks away one after the other.
+    let patience = Duration::from_secs(20 + count as u64);
+    eventually("nothing is left", patience, || HostSnapshot::take(&server) == before);
 }
