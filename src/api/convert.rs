@@ -3,7 +3,7 @@
 use super::App;
 use super::error::{ApiError, Style};
 use crate::model::{
-    CpuMax, Environment, External, GitSource, IoMax, LimitsChange, SandboxSpec, SpecError, Status,
+    CpuMax, Environment, External, GitSource, IDS, IoMax, LimitsChange, SandboxSpec, SpecError, Status,
 };
 use crate::sandbox::{
     CreateRequest, Event, LiveView, MemoryUsage, PressureUsage, PreviewStatus, ProcessKind, SleepRequest,
@@ -113,6 +113,15 @@ fn sleep_request(body: wire::SleepBody) -> SleepRequest {
     SleepRequest { after: body.after, then_stop_after: body.then_stop_after }
 }
 
+/// Whether it is root whom a request names; an error says who it may be.
+pub(super) fn is_root(user: Option<&str>) -> Result<bool, String> {
+    match user {
+        None | Some("sandbox") => Ok(false),
+        Some("root") => Ok(true),
+        Some(other) => Err(format!("\"user\" is \"sandbox\" or \"root\", not {other:?}")),
+    }
+}
+
 /// A sandbox for the compatible routes.
 pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
     let record = &snapshot.record;
@@ -158,6 +167,12 @@ pub(super) fn detail(app: &App, snapshot: &Snapshot) -> wire::SandboxDetail {
         container_ip: live.address.to_string(),
         memory_current_bytes: live.memory_current,
         throttled: live.is_throttled,
+        user_namespace: live.ids.map(|ids| wire::UserNamespace {
+            first_id: ids.first,
+            ids: IDS,
+            root: ids.has_root,
+            rootfs_mapped: ids.maps_rootfs,
+        }),
     });
     let has_app = snapshot.app.preview.status != PreviewStatus::None || !snapshot.app.processes.is_empty();
     let runtime = has_app

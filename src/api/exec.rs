@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::App;
+use super::convert::is_root;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json};
 use crate::sandbox::{self, ExecEvent, ExecRequest};
@@ -32,7 +33,8 @@ pub(super) async fn exec(
 ) -> Result<Response, ApiError> {
     let begun = Instant::now();
     let failed = |error: sandbox::Error| Style::Compat.of_core(&error);
-    let request = ExecRequest { cmd: body.cmd, ..ExecRequest::default() };
+    let root = is_root(body.user.as_deref()).map_err(|text| Style::Compat.invalid(text))?;
+    let request = ExecRequest { cmd: body.cmd, root, ..ExecRequest::default() };
     let exec = app.supervisor.exec(id, request).await.map_err(failed)?;
     if body.stream {
         return Ok(streamed(exec));

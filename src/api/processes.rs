@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt as _;
 
 use super::App;
-use super::convert::time;
+use super::convert::{is_root, time};
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
 use super::{process_events, process_socket};
@@ -42,14 +42,12 @@ pub(super) async fn start(
     Id(id): Id,
     Body1(body): Body1<ProcessBody>,
 ) -> Result<Response, ApiError> {
-    if let Some(user) = body.user.as_deref().filter(|user| *user != "sandbox") {
-        let text = format!("\"user\" can only be \"sandbox\": nothing runs as {user:?} in these sandboxes");
-        return Err(Style::V1.invalid(text));
-    }
+    let root = is_root(body.user.as_deref()).map_err(|text| Style::V1.invalid(text))?;
     let env = Environment::new(body.env).map_err(|e| Style::V1.invalid(format!("env: {e}")))?;
     let request = ProcessRequest {
         env,
         cwd: body.cwd,
+        root,
         tty: body.tty.map(|size| (size.cols, size.rows)),
         input: body.stdin,
         timeout: body.timeout_s.map(Duration::from_secs),
@@ -193,11 +191,12 @@ pub(super) async fn terminal(
         Ok(upgrade) => upgrade,
         Err(rejection) => return Ok(rejection.into_response()),
     };
+    let root = is_root(query.user.as_deref()).map_err(|text| Style::V1.invalid(text))?;
     let size = (query.cols.unwrap_or(TERMINAL_SIZE.0), query.rows.unwrap_or(TERMINAL_SIZE.1));
     let cmd = vec!["bash".to_owned(), "-l".to_owned()];
     let env = [("TERM".to_owned(), "xterm-256color".to_owned())].into_iter().collect();
     let env = Environment::new(env).map_err(|e| Style::V1.invalid(e.to_string()))?;
-    let request = ProcessRequest { env, tty: Some(size), ..ProcessRequest::of(cmd, Purpose::Terminal) };
+    let request = ProcessRequest { env, root, tty: Some(size), ..ProcessRequest::of(cmd, Purpose::Terminal) };
     let follower = app.supervisor.start_process(id, request).await.map_err(core)?;
     let process = Arc::clone(follower.process());
     let name = process.id().to_string();
@@ -251,7 +250,7 @@ fn view(process: &Arc<Process>) -> RunningProcess {
         timed_out: ended.filter(|ended| ended.timed_out).map(|_| true),
         cmd: seen.cmd,
         cwd: seen.cwd,
-        user: "sandbox",
+        user: if seen.root { "root" } else { "sandbox" },
         tty: seen.tty,
         started_at: time(seen.started_at),
         output: ProcessOutput { start, end, dropped_bytes: start },

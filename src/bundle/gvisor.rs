@@ -57,6 +57,7 @@ mod tests {
         let plan = Plan {
             rootfs: Path::new("/rootfs"),
             netns: Path::new("/proc/self/fd/4"),
+            userns: None,
             etc: Path::new("/run/sandboxd/etc"),
             ca_bundle: None,
             nofile: 1024,

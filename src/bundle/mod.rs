@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 pub use gvisor::{Guest, gvisor};
-pub use spec::{Plan, Template, environment};
+pub use spec::{Plan, Template, environment, root_environment};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]

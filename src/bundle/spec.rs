@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, PosixRlimitType, Spec,
+    Capabilities, Capability, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder,
+    PosixRlimitType, Process, Spec,
 };
 
 use super::BundleError;
@@ -23,6 +24,12 @@ const ENVIRONMENT: [(&str, &str); 6] = [
     ("SHELL", "/bin/bash"),
     ("USER", "sandbox"),
 ];
+const ROOT_ENVIRONMENT: [(&str, &str); 4] = [
+    ("HOME", "/root"),
+    ("LOGNAME", "root"),
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("USER", "root"),
+];
 /// By which the usual programs find a bundle of certificates that is not their own.
 const CA_VARIABLES: [&str; 8] = [
     "CURL_CA_BUNDLE",
@@ -35,6 +42,19 @@ const CA_VARIABLES: [&str; 8] = [
     "npm_config_cafile",
 ];
 
+/// What `sandbox-init` holds in a user namespace: what root in there may have, and `SETPCAP` to take it away from
+/// others. `oci/README.md` says why each.
+const INIT_CAPABILITIES: [Capability; 8] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+];
+
 /// What the template leaves open; paths are the host's. Nothing of it differs between the sandboxes of one
 /// daemon but the limit on open files: who a sandbox is, it is told after its launch.
 #[derive(Debug)]
@@ -42,6 +62,8 @@ pub struct Plan<'a> {
     pub rootfs: &'a Path,
     /// Opened by the launcher's worker, so it may lie beneath `/proc/self/fd`.
     pub netns: &'a Path,
+    /// The same; without one its processes have the host's ids, and `sandbox-init` is the sandbox's user.
+    pub userns: Option<&'a Path>,
     /// The directory with `resolv.conf` and `hosts`.
     pub etc: &'a Path,
     pub ca_bundle: Option<&'a Path>,
@@ -92,15 +114,20 @@ impl Template {
             };
             let all: Vec<_> = fixed.chain([nofile]).filter_map(within).collect();
             process.set_rlimits(Some(all));
+            if plan.userns.is_some() {
+                make_root(process);
+            }
         }
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         mounts.extend(binds(plan));
         spec.set_mounts(Some(mounts));
         if let Some(linux) = spec.linux_mut() {
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-            let network =
-                LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(plan.netns).build();
-            namespaces.extend(network);
+            let named =
+                [(LinuxNamespaceType::Network, Some(plan.netns)), (LinuxNamespaceType::User, plan.userns)];
+            for (kind, path) in named.into_iter().filter_map(|(kind, path)| Some((kind, path?))) {
+                namespaces.extend(LinuxNamespaceBuilder::default().typ(kind).path(path).build());
+            }
             linux.set_namespaces(Some(namespaces));
         }
         spec
@@ -126,6 +153,26 @@ pub fn environment(env: &Environment, has_ca_bundle: bool) -> Vec<String> {
     }
     all.extend(env.entries().iter().map(|(name, value)| (name.as_str(), value.as_str())));
     all.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// What root of a sandbox has otherwise in its environment than its user.
+pub fn root_environment() -> impl Iterator<Item = (String, String)> {
+    ROOT_ENVIRONMENT.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+/// Makes `sandbox-init` root of its user namespace; whom it starts, it makes the sandbox's user.
+fn make_root(process: &mut Process) {
+    let mut user = process.user().clone();
+    user.set_uid(0);
+    user.set_gid(0);
+    process.set_user(user);
+    if let Some(mut sets) = process.capabilities().clone() {
+        let held: Capabilities = INIT_CAPABILITIES.into_iter().collect();
+        sets.set_bounding(Some(held.clone()));
+        sets.set_permitted(Some(held.clone()));
+        sets.set_effective(Some(held));
+        process.set_capabilities(Some(sets));
+    }
 }
 
 fn binds(plan: &Plan<'_>) -> Vec<Mount> {
@@ -156,6 +203,7 @@ mod tests {
         let plan = Plan {
             rootfs: Path::new("/rootfs"),
             netns: Path::new("/proc/self/fd/4"),
+            userns: None,
             etc: Path::new("/run/sandboxd/etc"),
             ca_bundle: ca,
             nofile: 1024,

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ByteSize, Isolation};
+use crate::model::{ByteSize, IdBase, Isolation};
 use crate::network::Pool;
 
 pub use settings::{SETTINGS, Setting};
@@ -76,6 +76,8 @@ pub struct Config {
     pub process_stall: Duration,
     pub ca_bundle: Option<PathBuf>,
     pub network_pool: Pool,
+    pub user_namespaces: UserNamespaces,
+    pub id_base: IdBase,
     pub runsc: PathBuf,
     pub log_filter: String,
     pub log_json: Option<bool>,
@@ -83,6 +85,16 @@ pub struct Config {
     pub ignored: Vec<String>,
     /// Every setting with its value as text and where it came from; secrets are not shown.
     pub described: Vec<(&'static str, String, String)>,
+}
+
+/// Whether sandboxes have user namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserNamespaces {
+    /// Where the host can.
+    Auto,
+    /// Without them the server does not start.
+    Require,
+    Off,
 }
 
 /// A text that is never shown.

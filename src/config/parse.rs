@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::settings::{SETTINGS, Setting, variable};
 use super::source::{Sources, Value};
-use super::{Config, ConfigError, OWN_KEY, Secret};
+use super::{Config, ConfigError, OWN_KEY, Secret, UserNamespaces};
 use crate::model::{ByteSize, Isolation};
 use crate::sys::memory;
 
@@ -73,6 +73,8 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         process_stall: p.duration("process_stall_seconds"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
+        user_namespaces: p.user_namespaces(),
+        id_base: p.value("id_base"),
         runsc: p.text("runsc").into(),
         log_filter: p.text("log"),
         log_json: p.log_format(),
@@ -152,6 +154,18 @@ impl Parser<'_> {
             _ => {
                 self.complain(name, "is true or false");
                 false
+            }
+        }
+    }
+
+    fn user_namespaces(&mut self) -> UserNamespaces {
+        match self.text("user_namespaces").as_str() {
+            "auto" => UserNamespaces::Auto,
+            "require" => UserNamespaces::Require,
+            "off" => UserNamespaces::Off,
+            _ => {
+                self.complain("user_namespaces", "is auto, require or off");
+                UserNamespaces::Auto
             }
         }
     }

@@ -164,6 +164,16 @@ pub const SETTINGS: &[Setting] = &[
         "the addresses of sandboxes: a private IPv4 network from /12 to /22",
     ),
     setting(
+        "user_namespaces",
+        "auto",
+        "a user namespace for each sandbox, in which its root is nobody outside: auto, where the host can; require: the server does not start without; off",
+    ),
+    setting(
+        "id_base",
+        "1879048192",
+        "the first of the host's user and group ids that sandboxes are given, 65536 each; the first 65536 are those with which files of others than the sandbox's user are stored, so it must stay as it is",
+    ),
+    setting(
         "runsc",
         "runsc",
         "gVisor's program, for sandboxes with isolation \"gvisor\": a path, or a name that is looked for in PATH",

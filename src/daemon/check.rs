@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::exit::{Exit, chain, complain, say};
+use super::isolation;
 use super::serve::read_config;
 use crate::config::Config;
 use crate::model::Finding;
@@ -27,6 +28,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     let mut findings = privileges();
     findings.extend(control_groups(&config));
     findings.extend(kernel());
+    findings.extend(isolation::findings(&config));
     findings.extend(network::missing_features());
     findings.extend(files(&config));
     findings.push(gvisor(&config));
@@ -267,13 +269,6 @@ fn kernel() -> Vec<Finding> {
             "the launcher cannot be confined: the server does not start",
             "Linux 5.12 or newer",
             true,
-        ),
-        finding(
-            "user namespaces",
-            probe::user_namespaces(),
-            "nothing yet: sandboxes do not use them in this version",
-            "sysctl user.max_user_namespaces above 0",
-            false,
         ),
         finding(
             "inotify instances",

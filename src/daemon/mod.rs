@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod exit;
+mod isolation;
 mod key;
 mod lock;
 mod record;

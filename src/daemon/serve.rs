@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{Exit, complain};
+use super::isolation;
 use super::key;
 use super::lock;
 use crate::api::{self, Auth, Pass};
@@ -197,15 +198,19 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         runsc: config.runsc.clone(),
     };
     let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let user_spaces = isolation::user_spaces(config, &runtime, &storage.workspaces_dir()).await?;
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
     let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?.within(hard_limit);
     let metrics = Metrics::new();
     let parts =
         Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
-    let supervisor = Supervisor::start(sandbox_config(config), parts, contents).await.map_err(|e| {
-        Exit::Unavailable
-            .because(&e, "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS")
-    })?;
+    let supervisor =
+        Supervisor::start(sandbox_config(config, user_spaces), parts, contents).await.map_err(|e| {
+            Exit::Unavailable.because(
+                &e,
+                "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
+            )
+        })?;
     Ok(App { supervisor, auth, metrics, dns })
 }
 
@@ -259,10 +264,11 @@ impl App {
     }
 }
 
-fn sandbox_config(config: &Config) -> sandbox::Config {
+fn sandbox_config(config: &Config, user_spaces: Option<sandbox::UserSpaces>) -> sandbox::Config {
     sandbox::Config {
         run_dir: config.run_dir.clone(),
         rootfs: config.rootfs.clone(),
+        user_spaces,
         ca_bundle: config.ca_bundle.clone(),
         limits: Limits::with_memory(config.memory_max),
         set_memory_high: config.set_memory_high,

@@ -14,6 +14,7 @@ use rustix::event::PollFlags;
 
 use super::relay::Relay;
 use crate::protocol::{ExitStatus, Kept, Reply, Spawn, Target};
+use crate::sys::identity::Whom;
 use crate::sys::process::{self, Exit, Session, Stdio3};
 use crate::sys::pty;
 
@@ -116,7 +117,9 @@ impl Processes {
                 (stdio, vec![next()?, next()?], given.next(), Session::Group, None)
             }
         };
-        let pid = process::spawn_marked(&spawn.argv, &spawn.env, &spawn.cwd, stdio, session, spawn.key)?;
+        let whom = if spawn.root { Whom::Root } else { Whom::User };
+        let pid =
+            process::spawn_marked(&spawn.argv, &spawn.env, &spawn.cwd, stdio, session, whom, spawn.key)?;
         Ok(Child { pid, exit: None, output, input, terminal })
     }
 

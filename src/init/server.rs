@@ -12,6 +12,7 @@ use super::app::{HOME, Supervised};
 use super::connection::Connection;
 use super::processes::Processes;
 use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
+use crate::sys::identity;
 use crate::sys::process::{self, Exit, Reaped};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
@@ -26,6 +27,7 @@ const CONNECTIONS_MAX: usize = 64;
 pub fn run() -> io::Result<()> {
     // First of all, before any other process exists that could look at this one.
     process::set_not_dumpable()?;
+    identity::put_root_aside()?;
     let signals = Signals::block(&[Signal::SIGCHLD])?;
     let listener = socket::inherited(CONTROL_DESCRIPTOR)?;
     rustix::io::ioctl_fionbio(&listener, true)?;

@@ -6,6 +6,7 @@
 mod check;
 mod file;
 mod id;
+mod ids;
 mod isolation;
 mod limits;
 pub mod manifest;
@@ -16,6 +17,7 @@ mod spec;
 pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
 pub use id::{IdError, LaunchId, SandboxId};
+pub use ids::{IDS, IdBase, IdBaseError, IdExtent, IdRange, SANDBOX_USER};
 pub use isolation::Isolation;
 pub use limits::{Ceiling, CpuMax, IoMax, LimitError, Limits, LimitsChange};
 pub use record::{Record, Status};

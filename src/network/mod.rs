@@ -127,11 +127,12 @@ impl Network {
         self.config.pool.gateway(0)
     }
 
-    /// Makes a namespace with the loopback device and `eth0` up, an address and a default route.
+    /// Brings the loopback device and `eth0` up in a namespace, which is made if none is given, with an address and
+    /// a default route.
     ///
     /// # Errors
     /// The kernel's; nothing is left.
-    pub fn attach(&self, index: u32) -> Result<Attachment, NetworkError> {
+    pub fn attach(&self, index: u32, given: Option<OwnedFd>) -> Result<Attachment, NetworkError> {
         let bridge_index = self.bridge(index / pool::PER_BRIDGE)?;
         let inside = || {
             // Port 80 is as good as 3000 in a network of one's own; nothing else is granted by it.
@@ -140,7 +141,13 @@ impl Network {
             netlink.set_up(LOOPBACK_INDEX)?;
             Ok(netlink)
         };
-        let (netns, mut inside) = netns::create(inside).map_err(kernel("make a network namespace"))?;
+        let (netns, mut inside) = match given {
+            Some(netns) => {
+                let inside = netns::run_in(netns.as_fd(), inside);
+                (netns, inside.map_err(kernel("enter a network namespace"))?)
+            }
+            None => netns::create(inside).map_err(kernel("make a network namespace"))?,
+        };
         let number = self.cables.fetch_add(1, Ordering::Relaxed);
         let veth = Veth {
             name: &format!("{}p{number:x}", self.config.name_prefix),

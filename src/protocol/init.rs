@@ -101,6 +101,9 @@ pub struct Spawn {
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
     pub cwd: String,
+    /// Whether it is root's, of the sandbox's user namespace, instead of the user's.
+    #[serde(default)]
+    pub root: bool,
     /// Columns and rows of its terminal.
     pub tty: Option<(u16, u16)>,
     pub input: bool,

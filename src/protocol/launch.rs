@@ -4,8 +4,50 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// What the launcher is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum LauncherRequest {
+    Launch(LaunchRequest),
+    /// Asks for namespaces; only the socket for the reply rides along. Answered by [`LaunchReply::Namespaces`].
+    Namespaces(NamespacesRequest),
+    /// Asks what of user namespaces works here. Answered by [`LaunchReply::Support`].
+    Probe(ProbeRequest),
+}
+
+/// `(inside, outside, count)`: so many ids from the first on, inside, are those from the second on, outside.
+pub type Extent = (u32, u32, u32);
+
+/// Asks for a user namespace with a network namespace, and for another by which workspaces are mapped.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NamespacesRequest {
+    pub processes: Vec<Extent>,
+    /// Empty: workspaces are not mapped.
+    pub workspace: Vec<Extent>,
+}
+
+/// Asks whether user namespaces with such ids work, and for which of the two paths the file system can be mapped.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProbeRequest {
+    pub ids: Vec<Extent>,
+    pub rootfs: PathBuf,
+    pub workspaces: PathBuf,
+}
+
+/// What is put on the stage before a container with a user namespace is launched: its root cannot pass the
+/// directories in which these lie.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stage {
+    pub rootfs: PathBuf,
+    /// Whether its files are shown with the container's ids.
+    pub maps_rootfs: bool,
+    /// By the name on the stage.
+    pub files: Vec<(String, PathBuf)>,
+}
+
 /// Asks for a container without identity; the descriptors ride along in this order: the socket for the
-/// reply, the control socket of `sandbox-init` (listening), the netns, then what [`LaunchRequest::cgroup_v2`] says.
+/// reply, the control socket of `sandbox-init` (listening), the netns, the user namespace where there is a
+/// [`Stage`], then what [`LaunchRequest::cgroup_v2`] says.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub id: String,
@@ -15,6 +57,8 @@ pub struct LaunchRequest {
     pub state_root: PathBuf,
     /// The rest of the descriptors is one cgroup v2 directory; otherwise `tasks` files of version 1.
     pub cgroup_v2: bool,
+    /// Without one the container has no user namespace.
+    pub stage: Option<Stage>,
     /// Launched by gVisor's program instead of libcontainer.
     pub runsc: Option<Runsc>,
 }
@@ -35,6 +79,8 @@ pub enum LaunchStep {
     Fork,
     JoinCgroup,
     PlaceDescriptors,
+    Namespaces,
+    Stage,
     Create,
     Start,
 }
@@ -48,6 +94,15 @@ pub enum LaunchReply {
         pid: i32,
         create_us: u32,
         start_us: u32,
+    },
+    /// The user namespace and the network namespace ride along and, where workspaces are mapped, the one
+    /// that says how.
+    Namespaces,
+    /// `refusal`: why there can be no user namespaces; then the rest is false.
+    Support {
+        refusal: Option<String>,
+        maps_rootfs: bool,
+        maps_workspaces: bool,
     },
     Failed {
         step: LaunchStep,

@@ -15,4 +15,7 @@ pub use init::{
     Spawn, Stamp, Target, VERSION,
 };
 #[cfg(feature = "daemon")]
-pub use launch::{LaunchReply, LaunchRequest, LaunchStep, Runsc};
+pub use launch::{
+    Extent, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest, ProbeRequest, Runsc,
+    Stage,
+};

@@ -44,6 +44,15 @@ impl Engine {
         }
     }
 
+    /// Whether it runs in the user namespace that was made for its launch. gVisor has users of its own, who are
+    /// nobody to the host's kernel.
+    pub const fn has_users(self) -> bool {
+        match self.0 {
+            Isolation::Container => true,
+            Isolation::Gvisor => false,
+        }
+    }
+
     /// Where, in a launch's run directory, the workspace is mounted for one that does not begin nameless; in
     /// the worker's mount namespace only.
     pub fn workspace(run_directory: &Path) -> PathBuf {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, oneshot};
 
@@ -19,7 +19,10 @@ use super::connection::{Control, ControlError};
 use super::engine::Engine;
 use super::gvisor::Gvisor;
 use crate::model::{Isolation, LaunchId};
-use crate::protocol::{Decoder, FrameError, LaunchReply, LaunchRequest, LaunchStep, Runsc, encode};
+use crate::protocol::{
+    Decoder, Extent, FrameError, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest,
+    ProbeRequest, Runsc, Stage, encode,
+};
 use crate::sys::cgroup::Entry;
 use crate::sys::furnish::{Furnisher, Furniture};
 use crate::sys::pidfd::{self, PidFd};
@@ -65,6 +68,8 @@ pub enum LaunchError {
     Silent,
     #[error("launch the container: {step:?}: {message}")]
     Container { step: LaunchStep, message: String },
+    #[error("understand the launcher: it gave an answer that does not belong to the question")]
+    Unexpected,
     #[error("put the workspace and the host name in place")]
     Furnish(#[source] io::Error),
     #[error("find the launched process")]
@@ -84,10 +89,40 @@ pub struct Launch {
     /// The directory with `config.json`.
     pub bundle: PathBuf,
     pub netns: Arc<OwnedFd>,
+    /// Without one its processes have the host's ids.
+    pub user: Option<UserSpace>,
     pub cgroup: Entry,
     pub engine: Engine,
     /// For an engine that does not begin nameless.
     pub workspace: Option<PathBuf>,
+}
+
+/// The user namespace of a container, and what has to be shown to its root.
+#[derive(Debug)]
+pub struct UserSpace {
+    pub namespace: Arc<OwnedFd>,
+    pub rootfs: PathBuf,
+    /// Whether its files are shown with the container's ids.
+    pub maps_rootfs: bool,
+    /// The files that the spec binds, by the names that it has for them.
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// What was made for a launch to come.
+#[derive(Debug)]
+pub struct Namespaces {
+    pub user: OwnedFd,
+    /// Belongs to the user namespace.
+    pub network: OwnedFd,
+    /// By which the workspace is mapped.
+    pub workspace: Option<OwnedFd>,
+}
+
+/// What of user namespaces works on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Support {
+    pub maps_rootfs: bool,
+    pub maps_workspaces: bool,
 }
 
 /// A container that runs.
@@ -177,27 +212,78 @@ impl Runtime {
         let workspace =
             launch.workspace.as_deref().map(detached).transpose().map_err(LaunchError::Furnish)?;
         let runsc = self.program_of(launch.engine)?;
-        let request = LaunchRequest {
+        let request = LauncherRequest::Launch(LaunchRequest {
             id: launch.id.to_string(),
             bundle: launch.bundle,
             state_root: launch.directory.join("oci"),
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
             runsc: runsc.map(|program| Runsc { program, workspace: Engine::workspace(&launch.directory) }),
-        };
+            stage: launch.user.as_ref().map(|user| Stage {
+                rootfs: user.rootfs.clone(),
+                maps_rootfs: user.maps_rootfs,
+                files: user.files.clone(),
+            }),
+        });
         let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
         descriptors.extend(workspace.iter().map(|tree| tree.as_fd()));
+        descriptors.extend(launch.user.iter().map(|user| user.namespace.as_fd()));
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
             Entry::V2(directory) => descriptors.push(directory.as_fd()),
         }
-        let (pid, create_us, start_us) = self.ask(&request, &descriptors).await?;
+        let LaunchReply::Running { pid, create_us, start_us } = self.ask(&request, &descriptors).await?.0
+        else {
+            return Err(LaunchError::Unexpected);
+        };
         let process = PidFd::open(pid).map_err(LaunchError::Process)?;
         let start_ticks = pidfd::start_ticks(pid).map_err(LaunchError::Process)?;
         let [create, start] = [create_us, start_us].map(|us| Duration::from_micros(us.into()));
         Ok(Launched { control, pid, start_ticks, process, create, start })
     }
 
-    /// Gives a launched container its workspace and host name.
+    /// Makes a user namespace with these ids and a network namespace that belongs to it; and, where there are
+    /// ids for it, the one by which a workspace is mapped.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    pub async fn namespaces(
+        &self,
+        processes: Vec<Extent>,
+        workspace: Vec<Extent>,
+    ) -> Result<Namespaces, LaunchError> {
+        let request = LauncherRequest::Namespaces(NamespacesRequest { processes, workspace });
+        let (LaunchReply::Namespaces, descriptors) = self.ask(&request, &[]).await? else {
+            return Err(LaunchError::Unexpected);
+        };
+        let mut descriptors = descriptors.into_iter();
+        let (Some(user), Some(network)) = (descriptors.next(), descriptors.next()) else {
+            return Err(LaunchError::Unexpected);
+        };
+        Ok(Namespaces { user, network, workspace: descriptors.next() })
+    }
+
+    /// Tries what a sandbox with a user namespace needs; an inner error says why there can be none.
+    ///
+    /// # Errors
+    /// See [`LaunchError`].
+    pub async fn probe_user_namespaces(
+        &self,
+        ids: Vec<Extent>,
+        rootfs: PathBuf,
+        workspaces: PathBuf,
+    ) -> Result<Result<Support, String>, LaunchError> {
+        let request = LauncherRequest::Probe(ProbeRequest { ids, rootfs, workspaces });
+        match self.ask(&request, &[]).await?.0 {
+            LaunchReply::Support { refusal: Some(refusal), .. } => Ok(Err(refusal)),
+            LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces } => {
+                Ok(Ok(Support { maps_rootfs, maps_workspaces }))
+            }
+            _ => Err(LaunchError::Unexpected),
+        }
+    }
+
+    /// Gives a launched container its workspace, mapped by a user namespace if there is one for it, and its host
+    /// name.
     ///
     /// In there nothing has run yet but `sandbox-init`, and the root file system is read-only and was looked at
     /// before the launch, so the path leads where it says.
@@ -207,10 +293,16 @@ impl Runtime {
     ///
     /// # Cancel safety
     /// Not cancel safe: it goes on.
-    pub async fn furnish(&self, process: &PidFd, identity: &Identity) -> Result<(), LaunchError> {
+    pub async fn furnish(
+        &self,
+        process: &PidFd,
+        ids: Option<&OwnedFd>,
+        identity: &Identity,
+    ) -> Result<(), LaunchError> {
         let furniture = Furniture {
             directory: identity.workspace.clone(),
             place: Path::new(HOME),
+            ids: ids.map(|fd| fd.try_clone()).transpose().map_err(LaunchError::Furnish)?,
             host_name: identity.host_name.clone(),
         };
         let (sender, receiver) = oneshot::channel();
@@ -224,9 +316,9 @@ impl Runtime {
     /// Sends a request with descriptors and waits for the answer of the worker that deals with it.
     async fn ask(
         &self,
-        request: &LaunchRequest,
+        request: &LauncherRequest,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(i32, u32, u32), LaunchError> {
+    ) -> Result<(LaunchReply, Vec<OwnedFd>), LaunchError> {
         match self.ask_once(request, descriptors).await {
             // It may have been killed with the request unread; where it was read, the second try says so.
             Err(LaunchError::NoAnswer) if self.replace_dead().await? => {
@@ -238,9 +330,9 @@ impl Runtime {
 
     async fn ask_once(
         &self,
-        request: &LaunchRequest,
+        request: &LauncherRequest,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(i32, u32, u32), LaunchError> {
+    ) -> Result<(LaunchReply, Vec<OwnedFd>), LaunchError> {
         let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
         let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(descriptors.iter().copied()).collect();
         let frame = encode(request).map_err(LaunchError::Frame)?;
@@ -250,8 +342,8 @@ impl Runtime {
         drop(theirs);
         let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
         match answer.await.unwrap_or(Err(LaunchError::Silent))? {
-            LaunchReply::Failed { step, message, .. } => Err(LaunchError::Container { step, message }),
-            LaunchReply::Running { pid, create_us, start_us } => Ok((pid, create_us, start_us)),
+            (LaunchReply::Failed { step, message, .. }, _) => Err(LaunchError::Container { step, message }),
+            answer => Ok(answer),
         }
     }
 
@@ -280,7 +372,9 @@ impl Runtime {
     /// the host any more: what was put in the place of a directory is read-only to it.
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
         let mut launcher = self.launcher.lock().await;
-        if launcher.run_dir != found(&self.config.run_dir) {
+        // Where there is none now nothing is launched before it is made again.
+        let run_dir = found(&self.config.run_dir);
+        if run_dir.is_some() && launcher.run_dir != run_dir {
             tracing::warn!("a directory that the launcher writes to was replaced; it is started again");
             *launcher = self.start_again().await?;
         }
@@ -338,7 +432,7 @@ fn found(path: &Path) -> Found {
 /// Takes the mount of a directory, to be put in place elsewhere.
 fn detached(directory: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    mount::detached(rustix::fs::open(directory, flags, Mode::empty())?.as_fd())
+    mount::detached(rustix::fs::open(directory, flags, Mode::empty())?.as_fd(), Path::new(""), None)
 }
 
 fn wait_until_ready(socket_fd: &OwnedFd) -> Result<(), LaunchError> {
@@ -356,16 +450,23 @@ fn wait_until_ready(socket_fd: &OwnedFd) -> Result<(), LaunchError> {
     }
 }
 
-async fn read_reply(mut stream: UnixStream) -> Result<LaunchReply, LaunchError> {
+/// Reads a reply and the descriptors that ride with it.
+async fn read_reply(stream: UnixStream) -> Result<(LaunchReply, Vec<OwnedFd>), LaunchError> {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 4096];
+    let mut descriptors = Vec::new();
     loop {
         if let Some(reply) = decoder.take().map_err(LaunchError::Frame)? {
-            return Ok(reply);
+            return Ok((reply, descriptors));
         }
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return Err(LaunchError::NoAnswer),
-            Ok(length) => decoder.push(buffer.get(..length).unwrap_or_default()),
+        stream.readable().await.map_err(|_e| LaunchError::NoAnswer)?;
+        match stream.try_io(Interest::READABLE, || socket::receive(&stream, &mut buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok((0, _)) | Err(_) => return Err(LaunchError::NoAnswer),
+            Ok((length, received)) => {
+                decoder.push(buffer.get(..length).unwrap_or_default());
+                descriptors.extend(received);
+            }
         }
     }
 }

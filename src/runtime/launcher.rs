@@ -16,7 +16,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,12 +28,18 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 
 use super::runsc;
 use crate::bundle::seccomp;
-use crate::protocol::{CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, encode};
+use crate::protocol::{
+    CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest,
+    ProbeRequest, Stage, encode,
+};
 use crate::sys::clone::{self, Fork};
-use crate::sys::{mount, seccomp as filter, signal, socket};
+use crate::sys::userns::{self, Support};
+use crate::sys::{identity, mount, process, seccomp as filter, signal, socket};
 
 /// Where a worker puts the netns, so that the spec can name it: `/proc/self/fd/4`.
 pub const NETNS_DESCRIPTOR: i32 = 4;
+/// The same of the user namespace.
+pub const USERNS_DESCRIPTOR: i32 = 5;
 /// Descriptors below this number are given a meaning in a worker; everything else is kept above.
 const FIRST_FREE_DESCRIPTOR: i32 = 16;
 /// The longest request: a few paths.
@@ -93,7 +99,9 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
     drop(null);
     signal::ignore_children().map_err(setup("let the kernel reap workers"))?;
     let writable: Vec<_> = options.writable.iter().map(PathBuf::as_path).collect();
-    mount::confine(&writable, "/sys/fs/cgroup".as_ref()).map_err(setup("confine the launcher's mounts"))?;
+    mount::confine(&writable).map_err(setup("confine the launcher's mounts"))?;
+    // In a user namespace no hard limit can be raised, whoever asks, and there libcontainer sets them.
+    process::raise_hard_limits();
 
     // The first message tells the daemon that all of the above has worked.
     socket::send(&requests, b"ready", &[]).map_err(setup("report readiness"))?;
@@ -116,33 +124,99 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
 fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     let mut decoder = Decoder::default();
     decoder.push(frame);
-    let Ok(Some(request)) = decoder.take::<LaunchRequest>() else { return };
+    let Ok(Some(request)) = decoder.take::<LauncherRequest>() else { return };
     // Out of the way of the numbers that the worker fills.
     let Ok(descriptors) = descriptors.into_iter().map(lift).collect::<io::Result<Vec<_>>>() else { return };
     let mut descriptors = descriptors.into_iter();
     let Some(reply) = descriptors.next() else { return };
+    match request {
+        LauncherRequest::Launch(request) => serve_launch(&request, &reply, descriptors, executor),
+        LauncherRequest::Namespaces(request) => in_worker(None, &reply, || namespaces(&request)),
+        LauncherRequest::Probe(request) => in_worker(None, &reply, || Ok(probe(&request).into())),
+    }
+}
+
+fn serve_launch(
+    request: &LaunchRequest,
+    reply: &OwnedFd,
+    mut descriptors: impl Iterator<Item = OwnedFd>,
+    executor: &InitExecutor,
+) {
     let (Some(control), Some(netns)) = (descriptors.next(), descriptors.next()) else { return };
     let workspace = if request.runsc.is_some() { descriptors.next() } else { None };
+    let userns = request.stage.as_ref().and_then(|_| descriptors.next());
     let cgroup: Vec<OwnedFd> = descriptors.collect();
     let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
     let tasks: &[OwnedFd] = if request.cgroup_v2 { &[] } else { &cgroup };
-    in_worker(directory, &reply, || launch(&request, control, netns, (workspace, tasks), executor));
+    in_worker(directory, reply, || {
+        launch(request, control, netns, (workspace, userns, tasks), executor).map(Answer::from)
+    });
 }
 
 /// Does the work in a fork of this process, which answers and ends.
 fn in_worker(
     cgroup: Option<BorrowedFd<'_>>,
     reply: &OwnedFd,
-    work: impl FnOnce() -> Result<LaunchReply, LaunchReply>,
+    work: impl FnOnce() -> Result<Answer, LaunchReply>,
 ) {
     match clone::fork_into(cgroup) {
         Ok(Fork::Parent(_)) => {}
         Ok(Fork::Child) => {
-            respond(reply, &work().unwrap_or_else(|failure| failure));
+            respond(reply, &work().unwrap_or_else(Answer::from));
             clone::exit_now(0);
         }
-        Err(error) => respond(reply, &failed(LaunchStep::Fork, &error)),
+        Err(error) => respond(reply, &failed(LaunchStep::Fork, &error).into()),
     }
+}
+
+/// A reply and the descriptors that ride with it.
+struct Answer {
+    reply: LaunchReply,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl From<LaunchReply> for Answer {
+    fn from(reply: LaunchReply) -> Self {
+        Self { reply, descriptors: Vec::new() }
+    }
+}
+
+/// Runs in the worker: makes the namespaces of a launch to come.
+fn namespaces(request: &NamespacesRequest) -> Result<Answer, LaunchReply> {
+    let make = || {
+        let made = userns::make(&request.processes, true)?;
+        let mut descriptors: Vec<_> = std::iter::once(made.user).chain(made.network).collect();
+        if !request.workspace.is_empty() {
+            descriptors.push(userns::make(&request.workspace, false)?.user);
+        }
+        Ok(Answer { reply: LaunchReply::Namespaces, descriptors })
+    };
+    make().map_err(|e| failed(LaunchStep::Namespaces, &e))
+}
+
+/// Runs in the worker.
+fn probe(request: &ProbeRequest) -> LaunchReply {
+    match userns::probe(&request.ids, &request.rootfs, &request.workspaces) {
+        Ok(Support { maps_rootfs, maps_workspaces }) => {
+            LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces }
+        }
+        Err(refusal) => {
+            LaunchReply::Support { refusal: Some(refusal), maps_rootfs: false, maps_workspaces: false }
+        }
+    }
+}
+
+/// Runs in the worker: puts what the container is made of where root of its user namespace finds it, in a mount
+/// namespace that ends with this process and the container.
+fn stage(stage: &Stage, userns: &OwnedFd) -> io::Result<()> {
+    mount::unshare()?;
+    let place = |name: &str, tree| mount::attach(tree, &Path::new(mount::STAGE).join(name));
+    let ids = stage.maps_rootfs.then(|| userns.as_fd());
+    place("rootfs", mount::detached_at(&stage.rootfs, ids)?)?;
+    for (name, path) in &stage.files {
+        place(name, mount::detached_at(path, None)?)?;
+    }
+    Ok(())
 }
 
 /// Runs in the worker: joins the cgroup, creates and starts the container.
@@ -150,7 +224,7 @@ fn launch(
     request: &LaunchRequest,
     control: OwnedFd,
     netns: OwnedFd,
-    (workspace, tasks): (Option<OwnedFd>, &[OwnedFd]),
+    (workspace, userns, tasks): (Option<OwnedFd>, Option<OwnedFd>, &[OwnedFd]),
     executor: &InitExecutor,
 ) -> Result<LaunchReply, LaunchReply> {
     for file in tasks {
@@ -162,6 +236,12 @@ fn launch(
     };
     place(control, CONTROL_DESCRIPTOR)?;
     place(netns, NETNS_DESCRIPTOR)?;
+    if let (Some(stage_plan), Some(userns)) = (&request.stage, userns) {
+        stage(stage_plan, &userns).map_err(|e| failed(LaunchStep::Stage, &e))?;
+        place(userns, USERNS_DESCRIPTOR)?;
+    }
+    // Those of whoever started the daemon would be kept, and nothing inside takes them away.
+    identity::leave_groups().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
     // libcontainer waits for its intermediate process by itself.
     signal::keep_children().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
     if let Some((runsc, workspace)) = request.runsc.as_ref().zip(workspace) {
@@ -242,14 +322,28 @@ fn described(step: LaunchStep, error: &LibcontainerError) -> LaunchReply {
     LaunchReply::Failed { step, errno: None, message }
 }
 
-fn respond(reply: &OwnedFd, answer: &LaunchReply) {
-    if let Ok(frame) = encode(answer) {
+fn respond(reply: &OwnedFd, answer: &Answer) {
+    if let Ok(frame) = encode(&answer.reply) {
+        let descriptors: Vec<_> = answer.descriptors.iter().map(|fd| fd.as_fd()).collect();
         // Without the daemon there is nobody to tell; its successor finds the cgroup.
-        let _ignored: io::Result<usize> = socket::send(reply, &frame, &[]);
+        let _ignored: io::Result<usize> = socket::send(reply, &frame, &descriptors);
     }
+}
+
+/// The name of the certificates on the stage.
+pub const STAGED_CA: &str = "ca-certificates.crt";
+
+/// Where the root of a container with a user namespace finds what was staged for it.
+pub fn staged(name: &str) -> PathBuf {
+    Path::new(mount::STAGE).join(name)
 }
 
 /// The path by which the spec names the netns; it is opened in a process that has the descriptor.
 pub fn netns_path() -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{NETNS_DESCRIPTOR}"))
+}
+
+/// The same of the user namespace.
+pub fn userns_path() -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{USERNS_DESCRIPTOR}"))
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
+use super::ids::Space;
 use super::limits::settings;
 use super::provision::{Undo, fail_point, take_back};
 use super::reconcile::write_etc;
@@ -35,6 +36,8 @@ pub(super) struct Site {
     pub(super) launch: LaunchId,
     pub(super) address_index: u32,
     pub(super) network: Attachment,
+    /// Without one its processes have the host's ids.
+    pub(super) space: Option<Space>,
     pub(super) cgroup: Cgroup,
     pub(super) run_directory: PathBuf,
     settings: Settings,
@@ -67,17 +70,18 @@ impl Site {
         // The two do not know one another, and each waits for the kernel: they go at once.
         let (cgroup, network) = tokio::join!(
             phase("cgroup", make_cgroup(shared, launch, settings)),
-            phase("network", attach(shared, address_index))
+            // Apart, since its size would be that of everything that makes a site.
+            phase("network", Box::pin(connect(shared, address_index)))
         );
         // Whatever was made is noted before the first failure is looked at.
         if let Ok(cgroup) = &cgroup {
             undo.push(Undo::Cgroup(cgroup.clone()));
         }
         let made = async {
-            let (cgroup, network) = (cgroup?, network?);
+            let (cgroup, (space, network)) = (cgroup?, network?);
             undo.push(Undo::RunDirectory(run_directory.clone()));
             make_run_directory(shared, &run_directory)?;
-            Ok(Self { launch, address_index, network, cgroup, run_directory, settings })
+            Ok(Self { launch, address_index, network, space, cgroup, run_directory, settings })
         };
         match made.await {
             Ok(site) => Ok(site),
@@ -130,11 +134,15 @@ impl Blank {
     /// As [`Blank::launch`].
     pub(super) async fn launch_as(
         shared: &Arc<Shared>,
-        site: Site,
+        mut site: Site,
         nofile: u64,
         engine: Engine,
         identity: Option<&Identity>,
     ) -> Result<Self, Error> {
+        if !engine.has_users() {
+            // Its network stays where it is.
+            site.space = None;
+        }
         match launch(shared, &site, nofile, engine, identity).await {
             Ok(launched) => Ok(Self { site, launched, nofile, engine }),
             Err(cause) => Err(take_back(shared, site.undo(), cause).await),
@@ -167,7 +175,8 @@ impl Blank {
         fail_point("provision-claim")?;
         self.site.limit(shared, limits)?;
         if self.engine.begins_nameless() {
-            let furnished = shared.runtime.furnish(&self.launched.process, &identity);
+            let ids = self.site.space.as_ref().and_then(|space| space.workspace.as_ref());
+            let furnished = shared.runtime.furnish(&self.launched.process, ids, &identity);
             phase("furnish", furnished).await.map_err(Error::Launch)?;
         }
         phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)
@@ -204,6 +213,7 @@ async fn launch(
         directory: site.run_directory.clone(),
         bundle,
         netns: Arc::clone(&site.network.netns),
+        user: site.space.as_ref().map(|space| space.launch(shared)),
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
         engine,
         workspace,
@@ -225,13 +235,21 @@ async fn make_cgroup(shared: &Arc<Shared>, launch: LaunchId, settings: Settings)
     .await
 }
 
-async fn attach(shared: &Arc<Shared>, index: u32) -> Result<Attachment, Error> {
+/// Makes the namespaces, and the network in them.
+async fn connect(shared: &Arc<Shared>, index: u32) -> Result<(Option<Space>, Attachment), Error> {
+    let (space, netns) = match shared.config.user_spaces {
+        Some(spaces) => {
+            let (space, netns) = phase("namespaces", spaces.make(shared, index)).await?;
+            (Some(space), Some(netns))
+        }
+        None => (None, None),
+    };
     let shared = Arc::clone(shared);
-    blocking(move || {
+    let attached = blocking(move || {
         fail_point("provision-network")?;
-        shared.network.attach(index).map_err(Error::Network)
-    })
-    .await
+        shared.network.attach(index, netns).map_err(Error::Network)
+    });
+    Ok((space, attached.await?))
 }
 
 /// Whether what was launched as this is nobody's, whatever the record says.

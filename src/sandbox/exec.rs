@@ -51,8 +51,8 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, or the sandbox ended meanwhile.
     pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
-        let ExecRequest { cmd, env, cwd } = request;
-        let request = ProcessRequest { env, cwd, ..ProcessRequest::of(cmd, Purpose::Exec) };
+        let ExecRequest { cmd, env, cwd, root } = request;
+        let request = ProcessRequest { env, cwd, root, ..ProcessRequest::of(cmd, Purpose::Exec) };
         let begun = Instant::now();
         let started = self.start_process(id, request).await;
         self.shared.note_phase("exec", "spawn", begun);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::ids::Ids;
 use super::process::LinkCell;
 use super::throttle::Throttle;
 use super::view::LiveView;
@@ -27,6 +28,8 @@ pub(super) struct Live {
     pub(super) netns: Arc<OwnedFd>,
     pub(super) address: Ipv4Addr,
     pub(super) address_index: u32,
+    /// `None`: its processes have the host's.
+    pub(super) ids: Option<Ids>,
     pub(super) cgroup: Cgroup,
     pub(super) throttle: Throttle,
     /// Cancelled when the sandbox is thawed: what is done to a frozen one ends.
@@ -51,6 +54,7 @@ impl Live {
         LiveView {
             init_pid: self.init_pid,
             address: self.address,
+            ids: self.ids,
             cgroup_path: self.cgroup.path().display().to_string(),
             started_at: self.started_at,
             memory_current: self.cgroup.memory_current(),

@@ -319,6 +319,7 @@ fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
         netns: site.network.netns,
         address: site.network.address,
         address_index: site.address_index,
+        ids: site.space.map(|space| space.ids),
         cgroup: site.cgroup,
         throttle: Throttle::default(),
         awake: Mutex::default(),

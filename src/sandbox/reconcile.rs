@@ -20,6 +20,7 @@ use super::blank;
 use super::driver::Command;
 use super::error::Error;
 use super::events::{What, Why};
+use super::ids;
 use super::live::Live;
 use super::process::{self, LinkCell};
 use super::provision::{chain, remove_run_directory};
@@ -157,13 +158,15 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 Err(_elapsed) => return Err(Error::Control(crate::runtime::ControlError::Silent)),
             }
         }
+        let has_users = Engine::of(record.spec.isolation).has_users();
+        let ids = if has_users { ids::found(shared, pid, index)? } else { None };
         let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/ns/net"), source };
         let netns = netns::open_of(pid).map_err(failed)?;
         let init = Watched::new(process).map_err(failed)?;
-        Ok((control, run_directory, netns, init, cgroup, is_frozen))
+        Ok((control, run_directory, netns, ids, init, cgroup, is_frozen))
     };
     match attempt.await {
-        Ok((control, run_directory, netns, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
+        Ok((control, run_directory, netns, ids, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
             // What was killed before this daemon began was told by the one before, or is not known to it.
             let kills = cgroup.oom_kills().unwrap_or_default();
             let live = Live {
@@ -173,6 +176,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 netns: Arc::new(netns),
                 address: shared.network.address(index),
                 address_index: index,
+                ids,
                 cgroup,
                 throttle: Throttle::default(),
                 link: LinkCell::default(),

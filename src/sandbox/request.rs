@@ -74,7 +74,7 @@ pub struct Started {
     pub took: Duration,
 }
 
-/// A command to run in a sandbox, as its user.
+/// A command to run in a sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct ExecRequest {
     pub cmd: Vec<String>,
@@ -82,4 +82,6 @@ pub struct ExecRequest {
     pub env: Environment,
     /// Absolute; `~/workspace` when absent.
     pub cwd: Option<String>,
+    /// As root of the sandbox's user namespace instead of as its user.
+    pub root: bool,
 }

@@ -18,6 +18,7 @@ use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
 use super::files::{TRANSFERS_MAX, WATCHES_MAX};
+use super::ids::UserSpaces;
 use super::leases::Leases;
 use super::limits::{ceiling, not_enforced};
 use super::logs::FOLLOWERS_MAX;
@@ -49,6 +50,8 @@ pub struct Config {
     /// One directory per running sandbox beneath it.
     pub run_dir: PathBuf,
     pub rootfs: PathBuf,
+    /// How sandboxes get ids of their own; `None`: their processes have the host's.
+    pub user_spaces: Option<UserSpaces>,
     /// Certificates bound over the sandbox's own, for hosts behind an inspecting proxy.
     pub ca_bundle: Option<PathBuf>,
     /// The limits of a sandbox that does not ask for others.
@@ -161,7 +164,7 @@ impl Supervisor {
         let disk = Disk::of(&parts.storage.workspaces_dir());
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
-            leases: Leases::new(parts.network.capacity()),
+            leases: Leases::new(capacity(&config, &parts.network)),
             admission: Admission::new(config.admission),
             pool: Pool::new(config.pool),
             bundles: Mutex::default(),
@@ -579,7 +582,7 @@ impl Shared {
         let bundle = self.config.run_dir.join("bundles").join(nofile.to_string());
         let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
         std::fs::create_dir_all(&bundle).map_err(failed)?;
-        bundle::write(&bundle, &self.plain_spec(nofile)).map_err(Error::Bundle)?;
+        bundle::write(&bundle, &self.spec(nofile)).map_err(Error::Bundle)?;
         bundles.insert(nofile, bundle.clone());
         Ok(bundle)
     }
@@ -601,10 +604,28 @@ impl Shared {
         Ok(directory.to_owned())
     }
 
+    /// The spec of a container: with a user namespace it is made of what is on the stage.
+    fn spec(&self, nofile: u64) -> Spec {
+        if self.config.user_spaces.is_none() {
+            return self.plain_spec(nofile);
+        }
+        let certificates = self.config.ca_bundle.as_ref().map(|_| launcher::staged(launcher::STAGED_CA));
+        self.template.spec(&Plan {
+            rootfs: &launcher::staged("rootfs"),
+            netns: &launcher::netns_path(),
+            userns: Some(&launcher::userns_path()),
+            etc: &launcher::staged(""),
+            ca_bundle: certificates.as_deref(),
+            nofile,
+        })
+    }
+
+    /// The spec of what has the host's ids.
     fn plain_spec(&self, nofile: u64) -> Spec {
         self.template.spec(&Plan {
             rootfs: &self.config.rootfs,
             netns: &launcher::netns_path(),
+            userns: None,
             etc: &self.etc_dir,
             ca_bundle: self.config.ca_bundle.as_deref(),
             nofile,
@@ -662,6 +683,12 @@ impl Shared {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// How many sandboxes can run at once: each needs an address and, where they have them, ids.
+fn capacity(config: &Config, network: &Network) -> u32 {
+    let ids = config.user_spaces.map_or(u32::MAX, |spaces| spaces.base.capacity());
+    network.capacity().min(ids)
 }
 
 /// Asks a sandbox's driver and waits for its answer.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ids::Ids;
 use crate::model::{Record, SleepPolicy};
 use crate::sys::figures::{Figures, IoFigures, Pressures};
 
@@ -36,6 +37,8 @@ pub struct Snapshot {
 pub struct LiveView {
     pub init_pid: i32,
     pub address: Ipv4Addr,
+    /// `None`: its processes have the host's.
+    pub ids: Option<Ids>,
     pub cgroup_path: String,
     /// Unix milliseconds.
     pub started_at: i64,

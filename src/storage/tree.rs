@@ -91,7 +91,11 @@ fn take_apart(root: &OwnedFd, name: &CString, number: &mut u64) -> io::Result<u6
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // A mount point is refused: what is mounted there is not the tenant's to remove.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let directory = rustix::fs::openat2(root, name, flags, Mode::empty(), resolve)?;
+    let directory = match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
+        // A tenant who was removing it too, and had it open, has got there first; so below.
+        Err(rustix::io::Errno::NOENT) => return Ok(0),
+        opened => opened?,
+    };
     let mut freed = bytes_of(&rustix::fs::fstat(&directory)?);
     for inner in sysfs::names(&directory)? {
         let inner = inner?;
@@ -100,12 +104,15 @@ fn take_apart(root: &OwnedFd, name: &CString, number: &mut u64) -> io::Result<u6
             Unlinked::IsDirectory => {
                 let lifted = format!(".removing-{number}");
                 *number += 1;
-                rustix::fs::renameat(&directory, &inner.bytes, root, lifted.as_str())?;
+                match rustix::fs::renameat(&directory, &inner.bytes, root, lifted.as_str()) {
+                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
             }
         }
     }
     match rustix::fs::unlinkat(root, name, AtFlags::REMOVEDIR) {
-        Ok(()) => Ok(freed),
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(freed),
         // Something was missed, or added meanwhile: the next round has it.
         Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => Ok(0),
         Err(errno) => Err(errno.into()),

@@ -85,6 +85,20 @@ pub fn execute(
     io::Error::last_os_error()
 }
 
+/// `waitpid(pid)`: waits for a child's end; its exit status, `None` if a signal ended it, or nobody knows since
+/// the kernel has reaped it.
+#[cfg(feature = "daemon")]
+pub fn wait_for(pid: i32) -> Option<i32> {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    loop {
+        match waitpid(nix::unistd::Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, status)) => return Some(status),
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+}
+
 /// `_exit(status)`: ends a forked child without running what its parent has registered for exit.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing of it is used after.

@@ -34,6 +34,8 @@ pub struct Furnisher {
 pub struct Furniture {
     /// In the caller's mount namespace.
     pub directory: PathBuf,
+    /// The user namespace by which it is mapped.
+    pub ids: Option<OwnedFd>,
     /// Where it goes.
     pub place: &'static Path,
     pub host_name: String,
@@ -42,6 +44,7 @@ pub struct Furniture {
 struct Job {
     process: OwnedFd,
     directory: OwnedFd,
+    ids: Option<OwnedFd>,
     place: &'static Path,
     host_name: String,
     done: Done,
@@ -125,18 +128,19 @@ fn serve(jobs: &Receiver<Job>, home: &OwnedFd) {
 
 impl Job {
     fn new(process: BorrowedFd<'_>, furniture: Furniture, done: Done) -> Result<Self, (Done, io::Error)> {
-        let Furniture { directory, place, host_name } = furniture;
+        let Furniture { directory, ids, place, host_name } = furniture;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty()).map_err(io::Error::from);
         match process.try_clone_to_owned().and_then(|process| Ok((process, opened?))) {
-            Ok((process, directory)) => Ok(Self { process, directory, place, host_name, done }),
+            Ok((process, directory)) => Ok(Self { process, directory, ids, place, host_name, done }),
             Err(error) => Err((done, error)),
         }
     }
 
     /// The copy of the mount is taken at home, where the directory is, before the thread goes over.
     fn furnish(&self) -> io::Result<()> {
-        let tree = mount::detached(self.directory.as_fd())?;
+        let tree =
+            mount::detached(self.directory.as_fd(), Path::new(""), self.ids.as_ref().map(|fd| fd.as_fd()))?;
         mount::enter(self.process.as_fd())?;
         mount::attach(tree, self.place)?;
         mount::set_host_name(&self.host_name)

@@ -17,6 +17,7 @@ pub mod freezer;
 pub mod fs;
 #[cfg(feature = "daemon")]
 pub mod furnish;
+pub mod identity;
 #[cfg(feature = "daemon")]
 pub mod memory;
 #[cfg(feature = "daemon")]
@@ -37,5 +38,7 @@ pub mod signal;
 pub mod socket;
 #[cfg(feature = "daemon")]
 pub mod termios;
+#[cfg(feature = "daemon")]
+pub mod userns;
 #[cfg(feature = "daemon")]
 pub mod watch;

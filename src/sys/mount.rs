@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -10,14 +10,23 @@ use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
+/// Where mounts are put together that a launch needs: every part of the way to it may be passed by anybody, and
+/// so by root of a user namespace, to whom the directories of the daemon are closed. The names in it are
+/// [`STAGED`].
+pub const STAGE: &str = "/sys/fs/cgroup";
+/// What there is on the stage, and whether it is a directory.
+pub const STAGED: [(&str, bool); 4] =
+    [("rootfs", true), ("resolv.conf", false), ("hosts", false), ("ca-certificates.crt", false)];
+
 /// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
-/// written (and `/proc`, whose files are not a file system's), and in which `/sys/fs/cgroup` is empty.
+/// written (and `/proc` and `/sys`, whose files are not a file system's), and in which the cgroup file systems
+/// are replaced by [`STAGE`].
 ///
 /// `unshare(CLONE_NEWNS)`, `mount_setattr("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY)` — man 2 mount_setattr.
 ///
 /// # Errors
 /// The kernel's, with the step's name.
-pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
+pub fn confine(writable: &[&Path]) -> io::Result<()> {
     step("unshare the mount namespace", unshare_mounts())?;
     // Nothing that happens here may come back to the host.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -28,14 +37,18 @@ pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
         trees.push((path, step("copy a writable mount", copy_tree(path))?));
     }
     // Unmounted and not only covered: what is mounted is still listed in mountinfo. The host keeps its own.
-    match rustix::mount::unmount(empty, UnmountFlags::DETACH) {
+    match rustix::mount::unmount(STAGE, UnmountFlags::DETACH) {
         Ok(()) | Err(rustix::io::Errno::INVAL) => {}
         Err(errno) => return step("unmount the cgroup file systems", Err(errno.into())),
     }
-    let hidden = rustix::mount::mount("tmpfs", empty, "tmpfs", MountFlags::empty(), Some(c"size=0,mode=555"));
+    let hidden =
+        rustix::mount::mount("tmpfs", STAGE, "tmpfs", MountFlags::empty(), Some(c"size=4k,mode=755"));
     step("hide the cgroup file system", hidden.map_err(Into::into))?;
+    step("set the stage", set_stage())?;
     step("make the mounts read-only", set_read_only(Path::new("/"), true, true))?;
     step("make /proc writable", set_read_only(Path::new("/proc"), false, false))?;
+    // A user namespace may have a new sysfs only where it sees one that is no less writable.
+    step("make /sys writable", set_read_only(Path::new("/sys"), false, false))?;
     for (path, tree) in trees {
         let moved = rustix::mount::move_mount(tree, "", CWD, *path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
         step("put a writable mount in place", moved.map_err(Into::into))?;
@@ -43,24 +56,57 @@ pub fn confine(writable: &[&Path], empty: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a copy of the mount at a directory that is in no namespace yet: no set-user-id, no devices, private.
+/// Takes a copy of the mount at a path beneath a directory, or at the directory itself, that is in no namespace yet: no set-user-id, no devices, private.
+/// With a user namespace, whoever is on the disk one of its inner ids is the outer one in the copy.
 ///
-/// `open_tree(fd, "", OPEN_TREE_CLONE)`, `mount_setattr(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, MS_PRIVATE)`.
+/// `open_tree(fd, path, OPEN_TREE_CLONE)`, `mount_setattr(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_IDMAP, MS_PRIVATE)`.
 ///
 /// # Errors
-/// The kernel's.
-pub fn detached(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// The kernel's; `EINVAL` for a file system that cannot be mapped, such as overlayfs.
+pub fn detached(directory: BorrowedFd<'_>, path: &Path, ids: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(directory, "", flags)?;
-    let attributes = libc::mount_attr {
+    let tree = rustix::mount::open_tree(directory, path, flags)?;
+    let mut attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
+    if let Some(ids) = ids {
+        attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = u64::from(ids.as_raw_fd().unsigned_abs());
+    }
     set_attributes(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)?;
     Ok(tree)
+}
+
+/// The same of an absolute path.
+///
+/// # Errors
+/// The kernel's.
+pub fn detached_at(path: &Path, ids: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    detached(CWD, path, ids)
+}
+
+/// `unshare(CLONE_NEWNS)`: moves the calling, single-threaded process into a copy of its mount namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn unshare() -> io::Result<()> {
+    unshare_mounts()
+}
+
+/// `fsopen(type)`, `fsmount`: mounts a file system nowhere, to see whether that may be.
+///
+/// # Errors
+/// The kernel's.
+pub fn try_file_system(kind: &str) -> io::Result<()> {
+    let context = rustix::mount::fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let flags = rustix::mount::FsMountFlags::FSMOUNT_CLOEXEC;
+    rustix::mount::fsmount(context.as_fd(), flags, rustix::mount::MountAttrFlags::empty())?;
+    Ok(())
 }
 
 /// `move_mount(tree, path)`: puts a detached mount in place, in the caller's namespace.
@@ -97,6 +143,18 @@ pub fn enter(process: BorrowedFd<'_>) -> io::Result<()> {
 /// The kernel's.
 pub fn set_host_name(name: &str) -> io::Result<()> {
     Ok(rustix::system::sethostname(name.as_bytes())?)
+}
+
+fn set_stage() -> io::Result<()> {
+    for (name, is_directory) in STAGED {
+        let path = Path::new(STAGE).join(name);
+        if is_directory {
+            std::fs::create_dir(path)?;
+        } else {
+            std::fs::File::create_new(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn unshare_mounts() -> io::Result<()> {

@@ -77,15 +77,6 @@ pub fn mount_setattr() -> Result<String, String> {
 }
 
 /// # Errors
-/// They are turned off.
-pub fn user_namespaces() -> Result<String, String> {
-    match read("/proc/sys/user/max_user_namespaces")?.as_str() {
-        "0" => Err("user.max_user_namespaces is 0".to_owned()),
-        number => Ok(format!("up to {number}")),
-    }
-}
-
-/// # Errors
 /// There is none.
 pub fn swap() -> Result<String, String> {
     let lines = read("/proc/swaps")?.lines().count().saturating_sub(1);

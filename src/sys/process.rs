@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::identity::{self, Whom};
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -72,14 +74,14 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Starts a process that inherits the caller's environment plus `env`, in a process group of its own;
-/// every descriptor but the three is close-on-exec, no signal is blocked. Returns its pid; reap it
+/// Starts a process that inherits the caller's environment plus `env`, as the sandbox's user, in a process group
+/// of its own; every descriptor but the three is close-on-exec, no signal is blocked. Returns its pid; reap it
 /// with [`reap`], which must be called once after this in any case: a SIGCHLD may have been lost.
 ///
 /// # Errors
 /// That of execve(2) or chdir(2); an empty argument list is `EINVAL`.
 pub fn spawn(argv: &[String], env: &[(String, String)], cwd: &str, stdio: Stdio3) -> io::Result<i32> {
-    start(argv, env, cwd, stdio, Session::Group)
+    start(argv, env, cwd, stdio, Session::Group, Whom::User)
 }
 
 /// Like [`spawn`], and marks the process and whatever it starts, for [`signal_marked`].
@@ -97,6 +99,7 @@ pub fn spawn_marked(
     cwd: &str,
     stdio: Stdio3,
     session: Session,
+    whom: Whom,
     mark: u64,
 ) -> io::Result<i32> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -108,7 +111,7 @@ pub fn spawn_marked(
         Err(rustix::io::Errno::PERM) => set(Resource::Rss)?,
         other => other?,
     };
-    let started = start(argv, env, cwd, stdio, session);
+    let started = start(argv, env, cwd, stdio, session, whom);
     setrlimit(resource, own)?;
     started
 }
@@ -123,31 +126,43 @@ fn start(
     cwd: &str,
     stdio: Stdio3,
     session: Session,
+    whom: Whom,
 ) -> io::Result<i32> {
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(cwd);
+    command.args(arguments);
     command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
-    match session {
-        Session::Group => {
-            command.process_group(0);
-        }
-        Session::Terminal => {
-            let lead = || {
+    if session == Session::Group {
+        command.process_group(0);
+    }
+    if identity::has_root() || session == Session::Terminal {
+        let cwd = CString::new(cwd)?;
+        let prepare = move || {
+            if session == Session::Terminal {
                 rustix::process::setsid()?;
-                Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
-            };
-            // SAFETY: the closure makes two system calls and neither allocates nor takes a lock, which is
-            // what may be done between fork and exec; its stdin is the terminal already.
-            unsafe { command.pre_exec(lead) };
-        }
+                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            }
+            identity::become_whom(whom)?;
+            // As whom it will be: root has directories that are closed to the user.
+            Ok(rustix::process::chdir(cwd.as_c_str())?)
+        };
+        // SAFETY: the closure makes system calls and neither allocates nor takes a lock, which is what
+        // may be done between fork and exec; stdin is the terminal already.
+        unsafe { command.pre_exec(prepare) };
+    } else if whom == Whom::Root {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    } else {
+        // Without a step of its own a child needs no copy of this process's memory: std uses vfork then.
+        command.current_dir(cwd);
     }
     let child = super::signal::with_none_blocked(|| command.spawn())?;
     let pid = i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-    // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
-    let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
+    if !identity::has_root() {
+        // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
+        let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
+    }
     Ok(pid)
 }
 
@@ -173,7 +188,8 @@ pub fn execute_again(environment: &[String], kept: BorrowedFd<'_>, number: RawFd
         }
         Ok((program, environment?))
     };
-    let (program, environment) = match prepare() {
+    let prepared = prepare().and_then(|all| identity::take_up_root().map(|()| all));
+    let (program, environment) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return error,
     };
@@ -309,6 +325,21 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
     let maximum = rustix::process::getrlimit(resource).maximum;
     rustix::process::setrlimit(resource, rustix::process::Rlimit { current: maximum, maximum })?;
     Ok(maximum)
+}
+
+/// Raises the hard limits that sandboxes are given theirs from as far as the kernel lets the caller; the soft ones
+/// stay. Without CAP_SYS_RESOURCE nothing can be raised, and nothing is.
+pub fn raise_hard_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let files =
+        std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let files = files.map(|maximum| (Resource::Nofile, Some(maximum)));
+    let others =
+        [Resource::Memlock, Resource::Sigpending, Resource::Msgqueue].map(|resource| (resource, None));
+    for (resource, maximum) in others.into_iter().chain(files) {
+        let current = getrlimit(resource).current;
+        let _refused: rustix::io::Result<()> = setrlimit(resource, Rlimit { current, maximum });
+    }
 }
 
 fn ignore_gone(result: nix::Result<()>) -> io::Result<()> {

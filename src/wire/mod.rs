@@ -27,7 +27,8 @@ pub use request::{
     LimitsBody, ListQuery, ListV1Query, PatchBody, PreviewBody, ProjectBody, SleepBody,
 };
 pub use row::{
-    Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, Woken,
+    Claimed, Exec, KeptAlive, LiveState, Purged, PurgedMany, Row, RuntimeState, SandboxDetail, UserNamespace,
+    Woken,
 };
 pub use v1::{
     CpuStats, IoMax, IoStats, Limits, MemoryEvents, MemoryStats, PidsStats, Pressure, PressureStats, Preview,

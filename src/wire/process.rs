@@ -16,7 +16,7 @@ pub struct ProcessBody {
     pub env: BTreeMap<String, String>,
     /// Absolute; `/home/sandbox/workspace` when left out.
     pub cwd: Option<String>,
-    /// `sandbox`, which is also the default.
+    /// `sandbox`, which is also the default, or `root`: of the sandbox's user namespace, nobody outside.
     pub user: Option<String>,
     /// Gives it a terminal of this size, which is then its input and all of its output.
     pub tty: Option<SizeBody>,
@@ -79,6 +79,8 @@ pub struct StdinQuery {
 pub struct TerminalQuery {
     pub cols: Option<u16>,
     pub rows: Option<u16>,
+    /// `sandbox`, which is also the default, or `root`.
+    pub user: Option<String>,
 }
 
 /// A process that a client has started.

@@ -172,6 +172,8 @@ pub struct ExecBody {
     /// Answer in plain text, as it comes.
     #[serde(default)]
     pub stream: bool,
+    /// `sandbox`, which is also the default, or `root`.
+    pub user: Option<String>,
 }
 
 /// `POST /sandbox/{id}/keepalive`.

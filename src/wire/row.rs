@@ -76,6 +76,21 @@ pub struct LiveState {
     pub memory_current_bytes: Option<u64>,
     /// Slowed down, since it uses as much memory as its `memory_high`.
     pub throttled: bool,
+    /// Absent where its processes have the host's ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<UserNamespace>,
+}
+
+/// Which users of the host those of a sandbox are.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserNamespace {
+    /// The host's id of its root; the others follow.
+    pub first_id: u32,
+    pub ids: u32,
+    /// Whether processes may run as its root.
+    pub root: bool,
+    /// Whether files of the root file system belong to its root; otherwise they show as nobody's.
+    pub rootfs_mapped: bool,
 }
 
 /// The app.

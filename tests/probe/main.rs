@@ -1,7 +1,7 @@
 //! Looks out from inside: runs as a workload in a sandbox and tries everything that must not work.
 //!
 //! ```text
-//! sandbox-probe check [--token N] [--namespace LINK] [--pid N] [--address A] [--path P] [--host-name H]
+//! sandbox-probe check [--root yes] [--token N] [--namespace LINK] [--pid N] [--address A] [--path P] [--host-name H]
 //! sandbox-probe init FILTER PROGRAM [ARGUMENT…]  a PID 1 that cannot be looked into, for other runtimes; loads
 //!                                                a filter in the kernel's form from a file, or none from "-"
 //! sandbox-probe dumpable-init …               one that can
@@ -10,6 +10,7 @@
 //! sandbox-probe unplant N
 //! ```
 //!
+//! With `--root yes` it runs as root of a user namespace and looks for what that has beyond what it may have.
 //! Prints a line for each finding, then how much was looked at; ends with 0 when nothing was found.
 //! Static, so that it runs in any root file system.
 
@@ -63,6 +64,7 @@ fn outside(mut arguments: Iter<'_, String>) -> Option<Outside> {
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
         match name.as_str() {
+            "--root" => all.is_root = value == "yes",
             "--token" => all.tokens.push(value.parse().ok()?),
             "--namespace" => all.namespaces.push(value.clone()),
             "--pid" => all.pids.push(value.parse().ok()?),
@@ -77,8 +79,8 @@ fn outside(mut arguments: Iter<'_, String>) -> Option<Outside> {
 
 fn check(outside: &Outside) -> ExitCode {
     let mut report = Report::default();
-    status::check(&mut report);
-    files::check(&mut report);
+    status::check(&mut report, outside.is_root);
+    files::check(&mut report, outside.is_root);
     calls::check(&mut report);
     neighbours::check(&mut report, outside);
     if report.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

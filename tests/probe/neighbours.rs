@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use crate::kernel::{self, Outcome};
 use crate::report::Report;
+use crate::status::has_own_ids;
 
 /// What the one who starts the probe knows of the other places.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
+    pub is_root: bool,
     pub tokens: Vec<u16>,
     /// `net:[4026531840]`, as `/proc/PID/ns/net` of another place says.
     pub namespaces: Vec<String>,
@@ -72,6 +74,9 @@ pub(crate) fn check(report: &mut Report, outside: &Outside) {
         planted(report, *token);
     }
     namespaces(report, outside);
+    // Whoever has the host's ids is somebody there.
+    let shares_users = outside.namespaces.iter().any(|n| n.starts_with("user:")) && !has_own_ids();
+    report.check(!shares_users, "namespace", "the ids are the host's");
     processes(report, outside);
     for address in &outside.addresses {
         let reached = TcpStream::connect_timeout(address, Duration::from_millis(300)).is_ok();
@@ -122,7 +127,7 @@ fn planted(report: &mut Report, token: u16) {
 }
 
 fn namespaces(report: &mut Report, outside: &Outside) {
-    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
         let own = fs::read_link(format!("/proc/self/ns/{kind}"));
         let own = own.map(|path| path.display().to_string()).unwrap_or_default();
         report.check(
@@ -154,11 +159,17 @@ fn processes(report: &mut Report, outside: &Outside) {
             format_args!("{pid} of another place: {answer}"),
         );
     }
-    // All that is here belongs to the sandbox's user.
+    // All that is here belongs to the sandbox's user, but PID 1 keeps root's identity aside where it has one of
+    // its own.
+    let is_here = |line: &str| {
+        line.starts_with("Uid:\t1000\t")
+            || (has_own_ids() && line.starts_with("Uid:\t0\t1000\t0\t"))
+            || (outside.is_root && line.starts_with("Uid:\t0\t0\t0\t"))
+    };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let is_process = entry.file_name().to_string_lossy().parse::<u32>().is_ok();
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let is_own = status.is_empty() || status.lines().any(|line| line.starts_with("Uid:\t1000\t"));
+        let is_own = status.is_empty() || status.lines().any(is_here);
         report.check(
             !is_process || is_own,
             "process",

@@ -51,13 +51,30 @@ const CAPABILITIES: [&str; 41] = [
 ];
 const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 
+/// What root of a sandbox may have: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID and SETUID, by their numbers.
+const OF_ROOT: u64 = 0b1111_1011;
+/// PID 1 of a user namespace keeps these and SETPCAP aside, and acts with KILL alone.
+const OF_INIT: u64 = OF_ROOT | 1 << 8;
+const KILL: u64 = 1 << 5;
+
+/// Whether root of the user namespace is somebody else outside.
+pub(crate) fn has_own_ids() -> bool {
+    let map = read("/proc/self/uid_map");
+    let mut lines = map.lines().map(|line| line.split_ascii_whitespace().nth(1));
+    map.lines().count() > 0 && lines.all(|outside| outside.is_some_and(|first| first != "0"))
+}
+
 /// Looks at everything.
-pub(crate) fn check(report: &mut Report) {
-    for who in ["self", "1"] {
-        credentials(report, who);
+pub(crate) fn check(report: &mut Report, is_root: bool) {
+    let own = if is_root { [0, OF_ROOT, OF_ROOT, OF_ROOT, 0] } else { [0; 5] };
+    credentials(report, "self", own, if is_root { ["0"; 4] } else { ["1000"; 4] });
+    if has_own_ids() {
+        credentials(report, "1", [0, OF_INIT, KILL, OF_INIT, 0], ["0", "1000", "0", "1000"]);
+    } else {
+        credentials(report, "1", [0; 5], ["1000"; 4]);
     }
     descriptors(report);
-    init(report);
+    init(report, is_root);
     limits(report);
     let score = read("/proc/self/oom_score_adj");
     let is_first_to_go = score.trim().parse::<i32>().is_ok_and(|s| s >= 500);
@@ -76,14 +93,15 @@ fn field<'a>(status: &'a str, name: &str) -> Vec<&'a str> {
     line.unwrap_or_default().split_ascii_whitespace().collect()
 }
 
-fn credentials(report: &mut Report, who: &str) {
+/// `may_have` is in the order of [`SETS`], `expected_ids` in that of `/proc/PID/status`.
+fn credentials(report: &mut Report, who: &str, may_have: [u64; 5], expected_ids: [&str; 4]) {
     let status = read(&format!("/proc/{who}/status"));
-    for set in SETS {
+    for (set, may_have) in SETS.iter().zip(may_have) {
         let bits = field(&status, set).first().and_then(|text| u64::from_str_radix(text, 16).ok());
         let bits = bits.unwrap_or(u64::MAX);
         for (number, name) in CAPABILITIES.iter().enumerate() {
             report.check(
-                bits >> number & 1 == 0,
+                (bits & !may_have) >> number & 1 == 0,
                 "capability",
                 format_args!("CAP_{name} is in {set} of {who}"),
             );
@@ -100,8 +118,7 @@ fn credentials(report: &mut Report, who: &str) {
     }
     for name in ["Uid", "Gid"] {
         let ids = field(&status, name);
-        let is_plain = ids.len() == 4 && ids.iter().all(|id| *id == "1000");
-        report.check(is_plain, "process", format_args!("{name} of {who} is {ids:?}"));
+        report.check(ids == expected_ids, "process", format_args!("{name} of {who} is {ids:?}"));
     }
     let groups = field(&status, "Groups");
     report.check(
@@ -137,9 +154,11 @@ fn descriptors(report: &mut Report) {
 }
 
 /// PID 1 holds the control socket: it must not be looked into, and not be changed.
-fn init(report: &mut Report) {
+fn init(report: &mut Report, is_root: bool) {
     for (what, is_open) in [
-        ("its descriptors can be listed", fs::read_dir("/proc/1/fd").is_ok()),
+        // To root of the same namespace their numbers are shown, and nothing else of them.
+        ("its descriptors can be listed", !is_root && fs::read_dir("/proc/1/fd").is_ok()),
+        ("its descriptors can be named", (0..8).any(|n| fs::read_link(format!("/proc/1/fd/{n}")).is_ok())),
         ("its descriptors can be opened", (0..8).any(|n| fs::File::open(format!("/proc/1/fd/{n}")).is_ok())),
         ("its root can be entered", fs::read_dir("/proc/1/root/").is_ok()),
         ("its directory can be entered", fs::read_dir("/proc/1/cwd/").is_ok()),
@@ -172,7 +191,7 @@ fn init(report: &mut Report) {
     kernel::attempt(libc::SYS_kill, [1, libc::SIGCONT.cast_unsigned().into(), 0, 0, 0, 0]);
     // A signal that PID 1 has no handler for is dropped by the kernel. Where the processes are the host's, its
     // PID 1 is of another user, and is left alone.
-    if field(&read("/proc/1/status"), "Uid").first() == Some(&"1000") {
+    if has_own_ids() || field(&read("/proc/1/status"), "Uid").first() == Some(&"1000") {
         for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGTERM] {
             kernel::attempt(libc::SYS_kill, [1, signal.cast_unsigned().into(), 0, 0, 0, 0]);
         }

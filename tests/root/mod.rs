@@ -25,6 +25,7 @@ mod sleep;
 mod streams;
 mod terminal;
 mod tools;
+mod userns;
 
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Test> {
         apps::TESTS,
         browser::TESTS,
         isolation::TESTS,
+        userns::TESTS,
         limits::TESTS,
         probe::TESTS,
         escapes::TESTS,

@@ -13,6 +13,8 @@ use crate::support::server::{API, INSTANCE, Server, probe};
 
 pub(crate) const TESTS: &[Test] = &[
     ("probe::nothing_is_found_in_a_sandbox", nothing_is_found),
+    ("probe::root_of_a_sandbox_finds_nothing_either", nothing_is_found_by_root),
+    ("probe::without_user_namespaces_that_alone_is_found", only_the_ids_are_found),
     ("probe::every_weakness_is_found", every_weakness_is_found),
     ("probe::every_system_call_of_the_table_would_be_found", every_call_would_be_found),
 ];
@@ -36,7 +38,16 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let server = Server::start(&[]);
+        Self::with(&[])
+    }
+
+    /// One whose bundle another runtime can be given: it knows nothing of what our launcher makes ready.
+    fn without_user_namespaces() -> Self {
+        Self::with(&[("SANDBOXD_USER_NAMESPACES", "off")])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> Self {
+        let server = Server::start(settings);
         let (id, sibling) = (server.create(json!({})), server.create(json!({})));
         for sandbox in [&id, &sibling] {
             let put = server.put(sandbox, "probe", &std::fs::read(probe()).unwrap());
@@ -66,7 +77,8 @@ impl Scene {
         let workspace = self.server.data().join("workspaces").join(&self.id).display().to_string();
         mount(&mut spec, "/home/sandbox", "bind", &workspace, &["bind", "rw", "nosuid", "nodev", "private"]);
         let mut command = vec![INSIDE, "init", FILTER, INSIDE, "check"];
-        command.extend(self.arguments.iter().map(String::as_str));
+        let arguments = self.arguments.chunks(2).filter(|pair| !pair[1].starts_with("user:"));
+        command.extend(arguments.flatten().map(String::as_str));
         spec["process"]["args"] = json!(command);
         spec["linux"]["cgroupsPath"] = json!(format!("/{INSTANCE}-runc"));
         // Not the runtime's to load: runc's compiler cannot refuse single arguments of a call. See `under_runc`.
@@ -142,7 +154,7 @@ fn arguments(server: &Server, sibling: &str) -> Vec<String> {
         add("token", token.to_string());
     }
     for process in ["self".to_owned(), pid.to_string()] {
-        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
+        for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
             let link = std::fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap();
             add("namespace", link.display().to_string());
         }
@@ -165,24 +177,43 @@ fn arguments(server: &Server, sibling: &str) -> Vec<String> {
     all
 }
 
-fn nothing_is_found() {
-    let scene = Scene::new();
-    let mut command = vec![INSIDE.to_owned(), "check".to_owned()];
-    command.extend(scene.arguments.iter().cloned());
-    let answer = scene.server.api("POST", &format!("/sandbox/{}/exec", scene.id), json!({ "cmd": command }));
-    let answer = answer.json();
-    let text = answer["stdout"].as_str().unwrap();
-    assert!(answer["exit_code"] == 0 && text.contains(" 0 findings"), "{answer:#}\n{text}");
-    let checks: u32 = text.split(' ').next().unwrap().parse().unwrap();
-    assert!(checks > 1000, "{checks}");
+/// What the probe says inside: its findings, and how much it looked at.
+fn inside(scene: &Scene, user: &str) -> (Vec<String>, u32) {
+    let mut command = vec![INSIDE, "check", "--root", if user == "root" { "yes" } else { "no" }];
+    command.extend(scene.arguments.iter().map(String::as_str));
+    let body = json!({ "cmd": command, "user": user });
+    let answer = scene.server.api("POST", &format!("/sandbox/{}/exec", scene.id), body).json();
+    let text = answer["stdout"].as_str().unwrap_or_else(|| panic!("{answer:#}"));
+    let (findings, rest): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("finding "));
+    let checks = rest.last().and_then(|line| line.split(' ').next()?.parse().ok());
     assert_eq!(scene.server.sh(&scene.id, "echo alive"), "alive\n");
+    (findings.into_iter().map(str::to_owned).collect(), checks.unwrap_or_else(|| panic!("{answer:#}")))
+}
+
+fn nothing_is_found() {
+    let (findings, checks) = inside(&Scene::new(), "sandbox");
+    assert!(findings.is_empty() && checks > 1000, "{checks}: {findings:#?}");
+}
+
+fn nothing_is_found_by_root() {
+    let (findings, checks) = inside(&Scene::new(), "root");
+    assert!(findings.is_empty() && checks > 1000, "{checks}: {findings:#?}");
+}
+
+fn only_the_ids_are_found() {
+    let (findings, _) = inside(&Scene::without_user_namespaces(), "sandbox");
+    let is_expected = |line: &String| {
+        line == "finding namespace: the ids are the host's"
+            || (line.starts_with("finding namespace: user:") && line.ends_with("is another place's"))
+    };
+    assert!(findings.len() == 2 && findings.iter().all(is_expected), "{findings:#?}");
 }
 
 /// A restriction that is removed, and how the probe's finding begins.
 type Weakness = (&'static str, fn(&mut Value), &'static [&'static str]);
 
 fn every_weakness_is_found() {
-    let scene = Scene::new();
+    let scene = Scene::without_user_namespaces();
     let unaltered = scene.under_runc(scene.bundle(), 0);
     let mut missed = Vec::new();
     for (name, weaken, expected) in WEAKNESSES {
@@ -396,7 +427,7 @@ const WEAKNESSES: &[Weakness] = &[
 
 /// Without a filter and with every capability each call gets into the kernel, which answers otherwise.
 fn every_call_would_be_found() {
-    let scene = Scene::new();
+    let scene = Scene::without_user_namespaces();
     let mut spec = scene.bundle();
     spec["filter"] = Value::Null;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

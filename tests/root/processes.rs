@@ -107,7 +107,7 @@ fn bad_requests() {
         json!({ "cmd": [] }),
         json!({ "cmd": "ls" }),
         json!({ "cmd": ["ls"], "unknown": 1 }),
-        json!({ "cmd": ["ls"], "user": "root" }),
+        json!({ "cmd": ["ls"], "user": "nobody" }),
         json!({ "cmd": ["ls"], "cwd": "tmp" }),
         json!({ "cmd": ["ls"], "cwd": "/no/such/directory" }),
         json!({ "cmd": ["ls"], "env": { "A=B": "c" } }),

@@ -89,6 +89,8 @@ struct Description {
     /// Cut at a length that is enough to recognise it.
     cmd: Vec<String>,
     cwd: String,
+    #[serde(default)]
+    root: bool,
     tty: bool,
     input: bool,
     detach: bool,
@@ -131,6 +133,8 @@ pub struct ProcessSnapshot {
     pub pid: i32,
     pub cmd: Vec<String>,
     pub cwd: String,
+    /// Root's of the sandbox's user namespace, not its user's.
+    pub root: bool,
     pub tty: bool,
     /// Unix milliseconds.
     pub started_at: i64,
@@ -193,6 +197,7 @@ impl Process {
             pid: self.pid.load(std::sync::atomic::Ordering::Relaxed),
             cmd: self.description.cmd.clone(),
             cwd: self.description.cwd.clone(),
+            root: self.description.root,
             tty: self.description.tty,
             started_at: self.description.started_at,
             // Whoever sees that it has ended finds all of its output.

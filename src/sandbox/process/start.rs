@@ -11,6 +11,7 @@ use rustix::pipe::PipeFlags;
 
 use super::pump::Sources;
 use super::{Description, Follower, Process, ProcessId, Purpose, link, relay};
+use crate::bundle::root_environment;
 use crate::model::{Environment, SandboxId};
 use crate::protocol::Spawn;
 use crate::runtime::{Channel, ControlError, Journal, Ring, Started};
@@ -43,10 +44,13 @@ const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// How often it is tried again: for about two thirds of a second.
 const RETRIES: u32 = 6;
+/// Why nothing runs as root.
+const NO_USER_NAMESPACE: &str = "\"user\" can only be \"sandbox\": this sandbox has no user namespace, and its root would be the host's; see user_namespaces and `sandboxd check`";
+const NOT_MAPPED: &str = "\"user\" can only be \"sandbox\": the file system of the data directory cannot be mapped, and what root makes would belong to nobody; see `sandboxd check`";
 /// How long a process that is to be deleted may take to end.
 const DELETE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A process that a client asks for; it runs as the sandbox's user.
+/// A process that a client asks for.
 #[derive(Debug, Clone)]
 pub struct ProcessRequest {
     pub cmd: Vec<String>,
@@ -54,6 +58,8 @@ pub struct ProcessRequest {
     pub env: Environment,
     /// Absolute; `~/workspace` when absent.
     pub cwd: Option<String>,
+    /// As root of the sandbox's user namespace instead of as its user.
+    pub root: bool,
     /// Columns and rows of its terminal.
     pub tty: Option<(u16, u16)>,
     /// Whether it has an input; a terminal always has.
@@ -74,6 +80,7 @@ impl ProcessRequest {
             cmd,
             env: Environment::default(),
             cwd: None,
+            root: false,
             tty: None,
             input: false,
             timeout: None,
@@ -126,6 +133,7 @@ impl ProcessRequest {
         Description {
             cmd,
             cwd: cwd.chars().take(SHOWN_BYTES_MAX).collect(),
+            root: self.root,
             tty: self.tty.is_some(),
             input: self.input,
             detach: self.detach,
@@ -270,6 +278,12 @@ async fn start_in(
     live: &Arc<Live>,
     request: &ProcessRequest,
 ) -> Result<Follower, Error> {
+    if request.root {
+        let ids = live.ids.ok_or_else(|| Error::Invalid(NO_USER_NAMESPACE.to_owned()))?;
+        if !ids.has_root {
+            return Err(Error::Invalid(NOT_MAPPED.to_owned()));
+        }
+    }
     let link = link::of(shared, entry, live).await?;
     let config = &shared.config.processes;
     let wanted = request.output_bytes.map_or(config.output_bytes, |bytes| bytes.min(config.output_bytes));
@@ -311,12 +325,15 @@ async fn spawn(
     id: ProcessId,
     cwd: &str,
 ) -> Result<Begun, Error> {
-    let env = request.env.entries().iter().map(|(name, value)| (name.clone(), value.clone()));
+    let of_root = root_environment().filter(|_| request.root);
+    let own = request.env.entries().iter().map(|(name, value)| (name.clone(), value.clone()));
     let spawn = Spawn {
         key: id.key(),
         argv: request.cmd.clone(),
-        env: env.collect(),
+        // The later of two wins.
+        env: of_root.chain(own).collect(),
         cwd: cwd.to_owned(),
+        root: request.root,
         tty: request.tty,
         input: request.input && request.tty.is_none(),
         relayed: link.is_relayed(),

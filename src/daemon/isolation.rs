@@ -1,0 +1,151 @@
+//! Whether sandboxes have user namespaces: what was asked for, and what the host can.
+
+use std::path::Path;
+
+use super::exit::Exit;
+use crate::config::{Config, UserNamespaces};
+use crate::model::{Finding, IdBase};
+use crate::runtime::{Runtime, Support};
+use crate::sandbox::UserSpaces;
+use crate::sys::userns;
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+#[error("give each sandbox a user namespace, as user_namespaces asks for: {0}")]
+struct Required(String);
+
+/// How sandboxes get ids of their own, tried in the launcher, as confined as it is; `None`: they do not.
+pub(super) async fn user_spaces(
+    config: &Config,
+    runtime: &Runtime,
+    workspaces: &Path,
+) -> Result<Option<UserSpaces>, Exit> {
+    let required = |problem: String| {
+        Exit::Unavailable.because(&Required(problem), "see `sandboxd check`, or set user_namespaces to auto")
+    };
+    if config.user_namespaces == UserNamespaces::Off {
+        tracing::warn!(
+            "sandboxes have no user namespaces (user_namespaces is off): their ids are the host's"
+        );
+        return Ok(None);
+    }
+    let ids = ids_of_probe(config.id_base);
+    let probed = runtime.probe_user_namespaces(ids, config.rootfs.clone(), workspaces.to_owned());
+    let probed = probed.await.map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let is_required = config.user_namespaces == UserNamespaces::Require;
+    match probed {
+        Ok(Support { maps_workspaces: false, .. }) if is_required => {
+            Err(required("the file system of the data directory cannot be mapped".to_owned()))
+        }
+        Ok(support) => {
+            if !support.maps_workspaces || !support.maps_rootfs {
+                tracing::warn!(?support, "not every file system can be mapped; see `sandboxd check`");
+            }
+            Ok(Some(UserSpaces { base: config.id_base, support }))
+        }
+        Err(problem) if is_required => Err(required(problem)),
+        Err(problem) => {
+            tracing::warn!(problem, "sandboxes have no user namespaces: their ids are the host's");
+            Ok(None)
+        }
+    }
+}
+
+/// What `sandboxd check` says of them.
+pub(super) fn findings(config: &Config) -> Vec<Finding> {
+    let is_required = config.user_namespaces == UserNamespaces::Require;
+    // Before the first start there are no workspaces yet; what counts is the file system.
+    let existing =
+        |path: &'_ Path| path.ancestors().find(|p| p.exists()).unwrap_or_else(|| Path::new("/")).to_owned();
+    let probed = match config.user_namespaces {
+        UserNamespaces::Off => Err("user_namespaces is off".to_owned()),
+        UserNamespaces::Auto | UserNamespaces::Require => {
+            let workspaces = existing(&config.data_dir.join("workspaces"));
+            userns::probe(&ids_of_probe(config.id_base), &existing(&config.rootfs), &workspaces)
+        }
+    };
+    let mapped = |found: fn(&userns::Support) -> bool| probed.as_ref().is_ok_and(found);
+    let (rootfs, workspaces) = (mapped(|s| s.maps_rootfs), mapped(|s| s.maps_workspaces));
+    let said = |mapped: bool| if mapped { "can be mapped" } else { "cannot be mapped" }.to_owned();
+    let overlap = subordinate_overlap(config.id_base);
+    vec![
+        Finding {
+            feature: "user namespaces",
+            found: probed.is_ok(),
+            detail: probed.as_ref().err().cloned().unwrap_or_else(|| {
+                format!(
+                    "65536 ids for each of up to {} sandboxes, from {} on",
+                    config.id_base.capacity(),
+                    config.id_base
+                )
+            }),
+            consequence: "all sandboxes have the ids of one user of the host, and nobody is root inside: what escapes is not confined by them",
+            remedy: "sysctl user.max_user_namespaces above 0; nothing mounted over parts of /proc or /sys (in a container --privileged)",
+            required: is_required,
+        },
+        Finding {
+            feature: "mapped workspaces",
+            found: workspaces,
+            detail: said(workspaces),
+            consequence: "the users of all sandboxes are one user of the host, and nobody is root inside",
+            remedy: "a data_dir on ext4, XFS, btrfs or tmpfs (not on overlayfs), Linux 5.12 or newer",
+            required: is_required,
+        },
+        Finding {
+            feature: "mapped root files",
+            found: rootfs,
+            detail: said(rootfs),
+            consequence: "files of the root file system show as nobody's inside, and root there cannot read those that only root may",
+            remedy: "a rootfs on ext4, XFS, btrfs or tmpfs, not on overlayfs as in an image",
+            required: false,
+        },
+        Finding {
+            feature: "ids of their own",
+            found: overlap.is_none(),
+            detail: overlap.unwrap_or_else(|| "in no range of /etc/subuid or /etc/subgid".to_owned()),
+            consequence: "containers of others may have the ids of sandboxes",
+            remedy: "set id_base, before the first start, to where no such range begins",
+            required: false,
+        },
+    ]
+}
+
+fn ids_of_probe(base: IdBase) -> Vec<userns::Extent> {
+    base.range(0).map(crate::model::IdRange::processes).unwrap_or_default()
+}
+
+/// A range that somebody else was given, which reaches into ours.
+fn subordinate_overlap(base: IdBase) -> Option<String> {
+    let files = ["/etc/subuid", "/etc/subgid"].map(|path| (path, std::fs::read_to_string(path)));
+    files.into_iter().find_map(|(path, text)| {
+        let text = text.ok()?;
+        text.lines().find(|line| reaches(line, base)).map(|line| format!("{path}: {line}"))
+    })
+}
+
+/// Whether a line `name:first:count` has ids from the base on.
+fn reaches(line: &str, base: IdBase) -> bool {
+    let mut numbers = line.split(':').skip(1).map(|n| n.trim().parse::<u64>().ok());
+    let (Some(Some(first)), Some(Some(count))) = (numbers.next(), numbers.next()) else { return false };
+    first.saturating_add(count) > u64::from(base.first())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_others_are_seen() {
+        let base: IdBase = "1879048192".parse().unwrap();
+        for (line, expected) in [
+            ("alice:100000:65536", false),
+            ("bob:1879048191:1", false),
+            ("bob:1879048191:2", true),
+            ("carol:2000000000:65536", true),
+            ("garbage", false),
+            ("", false),
+        ] {
+            assert_eq!(reaches(line, base), expected, "{line}");
+        }
+    }
+}

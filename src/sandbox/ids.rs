@@ -1,0 +1,106 @@
+//! The user namespaces of sandboxes: whose ids are whose.
+//!
+//! The lease of an address is also that of a range of ids (see [`crate::model::IdRange`]): no two sandboxes that
+//! live have one in common. The record holds the lease; what a sandbox that is found running really has, the
+//! kernel tells.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::supervisor::Shared;
+use crate::model::{IdBase, IdRange};
+use crate::runtime::{Support, UserSpace, launcher};
+use crate::sys::userns::{self, Extent};
+
+/// The map of a process that is in no user namespace but the host's.
+const HOST: [Extent; 1] = [(0, 0, u32::MAX)];
+
+/// How sandboxes get ids of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct UserSpaces {
+    pub base: IdBase,
+    pub support: Support,
+}
+
+/// The ids that a sandbox has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// Root's, on the host.
+    pub first: u32,
+    /// Whether somebody may be root inside: not where what root makes in the workspace would be stored as it is.
+    pub has_root: bool,
+    /// Whether files of the root file system are shown with them.
+    pub maps_rootfs: bool,
+}
+
+/// What a launch is made with.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub(super) ids: Ids,
+    namespace: Arc<OwnedFd>,
+    /// By which the workspace is mapped.
+    pub(super) workspace: Option<OwnedFd>,
+}
+
+impl UserSpaces {
+    fn range(self, lease: u32) -> Result<IdRange, Error> {
+        let none = || Error::Exhausted("no ids are left for another sandbox".into());
+        self.base.range(lease).ok_or_else(none)
+    }
+
+    fn processes(self, range: IdRange) -> Vec<Extent> {
+        if self.support.maps_workspaces { range.processes() } else { range.processes_unmapped() }
+    }
+
+    /// Makes the namespaces of a lease; the second is the network's.
+    pub(super) async fn make(self, shared: &Shared, lease: u32) -> Result<(Space, OwnedFd), Error> {
+        let range = self.range(lease)?;
+        let has_root = self.support.maps_workspaces;
+        let workspace = if has_root { range.workspace() } else { Vec::new() };
+        let made = shared.runtime.namespaces(self.processes(range), workspace).await;
+        let made = made.map_err(Error::Launch)?;
+        let space = Space {
+            ids: Ids { first: range.first(), has_root, maps_rootfs: self.support.maps_rootfs },
+            namespace: Arc::new(made.user),
+            workspace: made.workspace,
+        };
+        Ok((space, made.network))
+    }
+}
+
+impl Space {
+    /// What the launcher has to know of it.
+    pub(super) fn launch(&self, shared: &Shared) -> UserSpace {
+        let etc = &shared.etc_dir;
+        let mut files: Vec<_> =
+            ["resolv.conf", "hosts"].map(|name| (name.to_owned(), etc.join(name))).into_iter().collect();
+        files.extend(
+            shared.config.ca_bundle.iter().map(|path| (launcher::STAGED_CA.to_owned(), path.clone())),
+        );
+        UserSpace {
+            namespace: Arc::clone(&self.namespace),
+            rootfs: shared.config.rootfs.clone(),
+            maps_rootfs: self.ids.maps_rootfs,
+            files,
+        }
+    }
+}
+
+/// The ids of a sandbox that is found running; `None`: the host's, as of one that another version has launched.
+///
+/// # Errors
+/// It is gone, or has others than belong to its lease, which may be somebody else's by now.
+pub(super) fn found(shared: &Shared, pid: i32, lease: u32) -> Result<Option<Ids>, Error> {
+    let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/uid_map"), source };
+    let map = userns::ids_of(pid).map_err(failed)?;
+    let Some(&(_, first, _)) = map.first().filter(|_| map != HOST) else { return Ok(None) };
+    if let Some(spaces) = shared.config.user_spaces
+        && spaces.range(lease)?.first() != first
+    {
+        let text = format!("its ids begin at {first}, which are not those of its lease");
+        return Err(failed(std::io::Error::other(text)));
+    }
+    let maps_rootfs = shared.config.user_spaces.is_some_and(|spaces| spaces.support.maps_rootfs);
+    Ok(Some(Ids { first, has_root: map.len() == 1, maps_rootfs }))
+}

@@ -1,0 +1,172 @@
+//! User namespaces: unshare(2), man 7 user_namespaces.
+//!
+//! One can be made by a process with a single thread only. It lives for as long as a descriptor or a process
+//! uses it.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitiesSecureBits, UnshareFlags};
+
+use super::clone::{self, Fork};
+use super::mount;
+
+/// `(inside, outside, count)`: one line of `/proc/<pid>/uid_map`.
+pub type Extent = (u32, u32, u32);
+
+/// A user namespace, and a network namespace that belongs to it.
+#[derive(Debug)]
+pub struct Namespaces {
+    pub user: OwnedFd,
+    pub network: Option<OwnedFd>,
+}
+
+/// What of user namespaces works on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Support {
+    /// Whether files of the root file system can be shown with a sandbox's ids.
+    pub maps_rootfs: bool,
+    /// The same of the workspaces.
+    pub maps_workspaces: bool,
+}
+
+/// Makes a user namespace with these ids, users and groups alike, and, if asked for, a network namespace that
+/// belongs to it. For a process with one thread.
+///
+/// Its owner is the first id outside: what the kernel counts for each user (inotify instances, pending signals,
+/// queues) it counts once more for the owner of the namespace, and against the host's limit there. Made by
+/// root, all of them would share root's.
+///
+/// # Errors
+/// The kernel's, with the step's name.
+pub fn make(ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let owner = ids.first().map_or(0, |&(_, outside, _)| outside);
+    match step("fork", clone::fork_into(None))? {
+        Fork::Child => {
+            drop(ours);
+            let mut spaces = UnshareFlags::NEWUSER;
+            spaces.set(UnshareFlags::NEWNET, has_network);
+            clone::exit_now(stay_in(spaces, owner, &theirs))
+        }
+        Fork::Parent(pid) => {
+            drop(theirs);
+            let made = taken_from(pid, &ours, ids, has_network);
+            // It ends when this is closed.
+            drop(ours);
+            clone::wait_for(pid);
+            made
+        }
+    }
+}
+
+/// In the child: unshares, says how that went, and stays until it has been looked at; the exit status.
+fn stay_in(spaces: UnshareFlags, owner: u32, socket: &OwnedFd) -> i32 {
+    let unshare = || -> io::Result<()> {
+        // Some kernels ask for a capability to make one, which changing ids would take away.
+        rustix::thread::set_capabilities_secure_bits(
+            rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP,
+        )?;
+        let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        // SAFETY: the process has one thread, and no descriptor is unshared.
+        Ok(unsafe { rustix::thread::unshare_unsafe(spaces) }?)
+    };
+    let errno = unshare().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
+    if super::socket::send(socket, &errno.to_ne_bytes(), &[]).is_err() {
+        return 1;
+    }
+    // Until the other side is closed: by then the namespaces are held by descriptors.
+    super::socket::receive(socket, &mut [0]).map_or(1, |_| 0)
+}
+
+/// In the parent: writes the maps of the child's namespace and takes hold of it.
+fn taken_from(pid: i32, socket: &OwnedFd, ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
+    let mut errno = [0; 4];
+    let (length, _) = step("ask the child", super::socket::receive(socket, &mut errno))?;
+    let made = match i32::from_ne_bytes(errno) {
+        0 if length == errno.len() => Ok(()),
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    };
+    step("unshare the user namespace", made)?;
+    let mut map = String::new();
+    for (inside, outside, count) in ids {
+        // Writing to a String does not fail.
+        let _ok: std::fmt::Result = writeln!(map, "{inside} {outside} {count}");
+    }
+    for file in ["uid_map", "gid_map"] {
+        step("map the ids", fs::write(format!("/proc/{pid}/{file}"), &map))?;
+    }
+    let open = |name: &str| step("open the namespace", File::open(format!("/proc/{pid}/ns/{name}")));
+    let network = has_network.then(|| open("net")).transpose()?.map(OwnedFd::from);
+    Ok(Namespaces { user: open("user")?.into(), network })
+}
+
+/// Tries everything that a sandbox with a user namespace needs. For a process with one thread, which may be
+/// confined: that is how it will be.
+///
+/// # Errors
+/// Why there can be none.
+pub fn probe(ids: &[Extent], rootfs: &Path, workspaces: &Path) -> Result<Support, String> {
+    let spaces = make(ids, true).map_err(|e| e.to_string())?;
+    mounts_inside(&spaces).map_err(|e| format!("mount proc and sysfs inside: {e}"))?;
+    let maps = |path: &Path| mount::detached_at(path, Some(spaces.user.as_fd())).is_ok();
+    Ok(Support { maps_rootfs: maps(rootfs), maps_workspaces: maps(workspaces) })
+}
+
+/// Mounts as the init of a sandbox will: the kernel refuses where something is mounted over a part of the
+/// caller's own proc or sysfs, which a new one would uncover.
+fn mounts_inside(spaces: &Namespaces) -> io::Result<()> {
+    let network = spaces.network.as_ref().ok_or(io::ErrorKind::NotFound)?;
+    let enter = || -> io::Result<()> {
+        use rustix::thread::{LinkNameSpaceType as Kind, move_into_link_name_space as enter};
+        enter(spaces.user.as_fd(), Some(Kind::User))?;
+        enter(network.as_fd(), Some(Kind::Network))?;
+        rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+        rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+        // SAFETY: the process has one thread, and no descriptor is unshared.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID | UnshareFlags::NEWNS) }?;
+        mount::try_file_system("sysfs")?;
+        // The process namespace is that of children.
+        in_child(|| mount::try_file_system("proc"))
+    };
+    in_child(enter)
+}
+
+/// Runs a step in a child, and returns what it returned.
+fn in_child(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    super::signal::keep_children()?;
+    match clone::fork_into(None)? {
+        Fork::Child => clone::exit_now(work().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO))),
+        Fork::Parent(pid) => match clone::wait_for(pid) {
+            Some(0) => Ok(()),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Err(io::ErrorKind::Interrupted.into()),
+        },
+    }
+}
+
+/// The ids of the user namespace of a process, as it was told: `/proc/<pid>/uid_map`.
+///
+/// # Errors
+/// The process is gone.
+pub fn ids_of(pid: i32) -> io::Result<Vec<Extent>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+    let extent = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|n| n.parse::<u32>().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    };
+    Ok(text.lines().filter_map(extent).collect())
+}
+
+fn step<T>(what: &str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|e| io::Error::new(e.kind(), format!("{what}: {e}")))
+}
