@@ -275,6 +275,9 @@ impl Driver {
         if !is_new && let Err(error) = provision::record_running(&self.shared, record.clone()).await {
             return Err(self.abandon(&live, error).await);
         }
+        if workspace == Prepared::Made {
+            self.note_recorded();
+        }
         self.entry.activity.mark();
         self.entry.publish(|published| {
             published.record = Arc::new(record);
@@ -295,6 +298,16 @@ impl Driver {
             app::watch(shared, entry, live, git).await;
         });
         Ok(())
+    }
+
+    /// Tells the storage that the record is on the disk; nobody waits for it.
+    fn note_recorded(&self) {
+        let (shared, id) = (Arc::clone(&self.shared), self.entry.id);
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = blocking(move || shared.storage.is_recorded(id).map_err(Error::Storage)).await {
+                tracing::warn!(%id, error = %provision::chain(&error), "a workspace stays marked as new until the next start");
+            }
+        });
     }
 
     /// Ends a sandbox that was woken and could not be recorded.

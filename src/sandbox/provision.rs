@@ -266,8 +266,8 @@ async fn recorded_workspace(
     if occasion == Occasion::Create {
         undo.push(Undo::Record(id));
         // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
-        // takes the host's side with it, and an empty workspace is found by its name. One that is woken is
-        // recorded already.
+        // takes the host's side with it, and a new workspace bears a mark until its record is on the disk. One
+        // that is woken is recorded already.
         phase("record", shared.put(record.clone(), Durability::Process)).await?;
     }
     let (storage, spec) = (Arc::clone(shared), record.spec.clone());

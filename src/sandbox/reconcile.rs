@@ -60,7 +60,8 @@ pub(super) async fn run(
         .filter(|(_, live)| live.is_some())
         .filter_map(|(r, _)| Some(r.launch?.to_string()))
         .collect();
-    clear(shared, running).await?;
+    let known = records.iter().map(|record| record.spec.id).chain(retired.iter().map(|r| r.id)).collect();
+    clear(shared, running, known).await?;
 
     let mut always_on = Vec::new();
     let (mut adopted, mut stopped) = (0, 0);
@@ -207,8 +208,12 @@ fn began(at_ms: i64) -> Instant {
     Instant::now().checked_sub(ago).unwrap_or_else(Instant::now)
 }
 
-/// Removes every cgroup and run directory that no running sandbox has.
-async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Error> {
+/// Removes every cgroup and run directory that no running sandbox has, and new workspaces that no record knows.
+async fn clear(
+    shared: &Arc<Shared>,
+    running: BTreeSet<String>,
+    known: BTreeSet<SandboxId>,
+) -> Result<(), Error> {
     let shared = Arc::clone(shared);
     blocking(move || {
         for leaf in shared.cgroups.leaves().map_err(Error::Cgroup)? {
@@ -230,6 +235,10 @@ async fn clear(shared: &Arc<Shared>, running: BTreeSet<String>) -> Result<(), Er
         }
         let swept = shared.storage.sweep().map_err(Error::Storage)?;
         tracing::debug!(?swept, "left-over files are removed");
+        let unborn = shared.storage.sweep_unborn(|id| known.contains(&id)).map_err(Error::Storage)?;
+        if unborn > 0 {
+            tracing::info!(unborn, "workspaces of creates that nobody was told of are removed");
+        }
         Ok(())
     })
     .await

@@ -546,7 +546,13 @@ impl Shared {
     /// Deletes a workspace whose purge is recorded, and then that record.
     pub(super) async fn purge_workspace(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
         let shared = Arc::clone(self);
-        let freed = blocking(move || shared.storage.remove(id).map_err(Error::Storage)).await?;
+        let freed = blocking(move || {
+            let freed = shared.storage.remove(id).map_err(Error::Storage)?;
+            // Before it is forgotten that it is to be removed: the two are synced by different hands.
+            shared.storage.settle_removals().map_err(Error::Storage)?;
+            Ok(freed)
+        });
+        let freed = freed.await?;
         self.kept().remove(&id);
         // If this is lost, the next start purges once more, and finds nothing.
         self.written(|done| self.metadata.forget(id, Durability::Process, done)).await?;

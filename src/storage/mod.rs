@@ -23,6 +23,7 @@ mod place;
 mod rootfs;
 mod templates;
 mod tree;
+mod unborn;
 mod upload;
 mod walk;
 mod watch;
@@ -206,6 +207,49 @@ impl Storage {
         self.discard(&self.workspace_path(id))
     }
 
+    /// Notes that the record of a new workspace is on the disk.
+    ///
+    /// # Errors
+    /// The disk is full or fails; then the next start does it.
+    pub fn is_recorded(&self, id: SandboxId) -> Result<(), StorageError> {
+        let path = self.workspace_path(id);
+        unborn::clear(&path).map_err(StorageError::at("take the mark off", &path))
+    }
+
+    /// Removes the workspaces of creates that nobody was told of; `is_known` says which have a record. Returns how many.
+    ///
+    /// # Errors
+    /// One cannot be looked at or removed.
+    pub fn sweep_unborn(&self, is_known: impl Fn(SandboxId) -> bool) -> Result<usize, StorageError> {
+        let directory = self.workspaces_dir();
+        let mut removed = 0;
+        for entry in fs::read_dir(&directory).map_err(StorageError::at("list", &directory))?.flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok()) else {
+                continue;
+            };
+            if !unborn::is_marked(&entry.path()) {
+                continue;
+            }
+            if is_known(id) {
+                self.is_recorded(id)?;
+            } else {
+                self.remove(id)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Returns once what was removed stays so, whatever happens to the power.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn settle_removals(&self) -> Result<(), StorageError> {
+        let path = self.workspaces_dir();
+        let failed = StorageError::at("sync", &path);
+        fs::File::open(&path).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
     /// Removes what a crash left half made and half removed; returns the bytes that it took.
     ///
     /// # Errors
@@ -302,6 +346,7 @@ impl Storage {
         fs::DirBuilder::new().mode(0o750).create(staging).map_err(&failed)?;
         // The umask may have taken bits away.
         fs::set_permissions(staging, fs::Permissions::from_mode(0o750)).map_err(&failed)?;
+        unborn::mark(staging).map_err(&failed)?;
         let skeleton = self.config.rootfs.join(SKELETON);
         if skeleton.exists() {
             tree::copy(&skeleton, staging, OWNER)?;

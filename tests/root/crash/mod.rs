@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("record::a_run_directory_that_was_cleared_is_made_again", record::cleared),
     ("record::a_run_directory_that_was_removed_is_not_missed", record::removed),
     ("record::after_the_host_went_down_what_is_always_on_starts", record::host_down),
+    ("record::the_workspace_of_a_create_that_was_lost_goes", record::unborn),
     ("record::a_damaged_record_is_replaced_by_its_copy", record::damaged),
     ("record::backup_and_restore", record::backup),
     ("record::without_descriptors_it_refuses_and_recovers", record::descriptors),

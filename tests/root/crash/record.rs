@@ -93,6 +93,32 @@ pub(super) fn removed() {
     assert_eq!(server.sh(&id, "cat file"), "kept\n");
 }
 
+pub(super) fn unborn() {
+    let mut server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    let workspaces = server.data().join("workspaces");
+    let mark = "trusted.sandboxd.unborn";
+    let is_marked = |path: &Path| rustix::fs::lgetxattr(path, mark, &mut [0_u8; 0]).is_ok();
+    eventually("what is recorded bears no mark", Duration::from_secs(5), || {
+        !is_marked(&workspaces.join(&id))
+    });
+    server.signal("TERM");
+    // What is there when the record of a create was lost with the power; and what a copy of the record, used in
+    // the place of a damaged one, does not know.
+    let (unborn, unknown) =
+        (workspaces.join("01ARZ3NDEKTSV4RRFFQ69G5FAV"), workspaces.join("01ARZ3NDEKTSV4RRFFQ69G5FAW"));
+    for path in [&unborn, &unknown] {
+        std::fs::create_dir_all(path.join("workspace/app")).unwrap();
+    }
+    for path in [&unborn, &workspaces.join(&id)] {
+        rustix::fs::lsetxattr(path, mark, &[], rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    server.boot();
+    assert!(!unborn.exists() && unknown.exists());
+    assert!(workspaces.join(&id).exists() && !is_marked(&workspaces.join(&id)));
+    server.sh(&id, "echo well");
+}
+
 pub(super) fn host_down() {
     let mut server = Server::start(&[]);
     let (always, lazy) = (server.create(json!({ "idle_policy": "always_on" })), server.create(Value::Null));
