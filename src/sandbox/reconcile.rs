@@ -25,6 +25,7 @@ use super::live::Live;
 use super::process::{self, LinkCell};
 use super::provision::{chain, remove_run_directory};
 use super::reclaim;
+use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
@@ -63,47 +64,25 @@ pub(super) async fn run(
     let known = records.iter().map(|record| record.spec.id).chain(retired.iter().map(|r| r.id)).collect();
     clear(shared, running, known).await?;
 
-    let mut always_on = Vec::new();
-    let (mut adopted, mut stopped) = (0, 0);
+    let mut taken = Vec::new();
     for (record, live) in records.into_iter().zip(lives) {
         let id = record.spec.id;
         if record.status == Status::Creating {
             // Nobody was told of it, so nobody misses it; but a workspace that was there before is its owner's.
             let is_kept = retired.iter().any(|r| r.id == id && matches!(r.retirement, Retirement::Kept(_)));
             forget_unborn(shared, id, is_kept).await;
-            continue;
-        }
-        let mut record = record;
-        let starts = live.is_none() && record.spec.idle_policy == IdlePolicy::AlwaysOn;
-        if let Some((_, status)) = &live {
-            record.status = *status;
-        }
-        let record = settle(shared, record, live.is_some()).await?;
-        let (entry, mailbox) = shared.entry(record);
-        if let Some((live, status)) = live {
-            adopted += 1;
-            let live = Arc::new(live);
-            if status == Status::Paused {
-                entry.activity.fall_asleep();
-                reclaim::begin(shared, id, &live, live.slumber());
-            }
-            throttle::restore(shared, &entry, &live.cgroup);
-            entry.publish(|published| published.live = Some(Arc::clone(&live)));
-            // A frozen one cannot answer: it is asked when it is thawed.
-            if status != Status::Paused {
-                process::restore_after_restart(shared, &entry, &live).await;
-            }
-            shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
         } else {
-            stopped += 1;
-        }
-        // Ids are unique in the database, so there is nothing that it could collide with.
-        let _unique: Result<(), _> = shared.registry.insert(Arc::clone(&entry), false);
-        shared.drive(Arc::clone(&entry), mailbox);
-        if starts {
-            always_on.push(entry);
+            taken.push(take_over(shared, record, live));
         }
     }
+    // At once, so that what they write is written in groups, and what they ask is answered side by side.
+    let taken = futures_util::future::try_join_all(taken).await?;
+    let adopted = taken.iter().filter(|entry| entry.present().is_some()).count();
+    let stopped = taken.len() - adopted;
+    let always_on: Vec<_> = taken
+        .into_iter()
+        .filter(|e| e.present().is_none() && e.record().spec.idle_policy == IdlePolicy::AlwaysOn)
+        .collect();
     tracing::info!(adopted, stopped, "the record and the host agree");
     settle_workspaces(shared, retired).await;
     for entry in always_on {
@@ -114,6 +93,38 @@ pub(super) async fn run(
         });
     }
     Ok(())
+}
+
+/// Gives a sandbox its driver, as it was found.
+async fn take_over(
+    shared: &Arc<Shared>,
+    mut record: Record,
+    live: Option<(Live, Status)>,
+) -> Result<Arc<Entry>, Error> {
+    let id = record.spec.id;
+    if let Some((_, status)) = &live {
+        record.status = *status;
+    }
+    let record = settle(shared, record, live.is_some()).await?;
+    let (entry, mailbox) = shared.entry(record);
+    if let Some((live, status)) = live {
+        let live = Arc::new(live);
+        if status == Status::Paused {
+            entry.activity.fall_asleep();
+            reclaim::begin(shared, id, &live, live.slumber());
+        }
+        throttle::restore(shared, &entry, &live.cgroup);
+        entry.publish(|published| published.live = Some(Arc::clone(&live)));
+        // A frozen one cannot answer: it is asked when it is thawed.
+        if status != Status::Paused {
+            process::restore_after_restart(shared, &entry, &live).await;
+        }
+        shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
+    }
+    // Ids are unique in the database, so there is nothing that it could collide with.
+    let _unique: Result<(), _> = shared.registry.insert(Arc::clone(&entry), false);
+    shared.drive(Arc::clone(&entry), mailbox);
+    Ok(entry)
 }
 
 /// Writes the files that all sandboxes share: the resolver, and the names of the loopback device.
