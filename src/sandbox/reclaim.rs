@@ -13,8 +13,8 @@ use super::supervisor::{Shared, blocking};
 use crate::model::SandboxId;
 use crate::sys::{cgroup::Cgroup, memory};
 
-/// What is moved at once: a few milliseconds of work, for which a wake may have to wait.
-const STEP_BYTES: u64 = 4 << 20;
+/// What is moved at once: a millisecond or two of work, for which a wake may have to wait.
+const STEP_BYTES: u64 = 1 << 20;
 /// For how long one sandbox is worked on.
 const EFFORT: Duration = Duration::from_secs(10);
 /// What is left where it is: less is not worth a step.
