@@ -21,6 +21,7 @@ mod power;
 mod previews;
 mod probe;
 mod processes;
+mod reclaim;
 mod sleep;
 mod streams;
 mod terminal;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Test> {
         previews::TESTS,
         sleep::TESTS,
         streams::TESTS,
+        reclaim::SLEEPERS,
         events::TESTS,
         pool::TESTS,
         processes::TESTS,
@@ -64,7 +66,7 @@ pub(crate) fn all() -> Vec<Test> {
 
 /// Tests of what only cgroup version 2 can do; elsewhere they are shown as ignored.
 pub(crate) fn of_cgroup_v2() -> Vec<Test> {
-    memory::TESTS.to_vec()
+    [memory::TESTS, reclaim::TESTS].concat()
 }
 
 /// Tests that need device-mapper's flakey target; elsewhere they are shown as ignored.

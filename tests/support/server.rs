@@ -143,7 +143,9 @@ impl Server {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxd"));
+        // Another build of it, where figures are what is looked for.
+        let built = std::env::var_os("SANDBOXD_TEST_SERVER");
+        let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandboxd").into()));
         let path = self.directory.path();
         command.arg(subcommand).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("SANDBOXD_DATA_DIR", path.join("data")).env("SANDBOXD_RUN_DIR", path.join("run"));
