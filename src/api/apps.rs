@@ -62,7 +62,7 @@ pub(super) async fn logs(
     let first = stream::once(async { LogNews { lines, gap: false } });
     let later = stream::unfold(follower, |mut follower| async { Some((follower.next().await?, follower)) });
     let events = first.chain(later).flat_map(|news| stream::iter(events(news)));
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(app.config.keep_alive)).into_response())
 }
 
 fn events(news: LogNews) -> impl Iterator<Item = Result<Event, Infallible>> {

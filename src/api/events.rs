@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -22,8 +21,6 @@ use crate::wire::{EventsQuery, V1Error};
 
 /// How many readers may follow at once.
 pub(super) const READERS_MAX: usize = 256;
-/// How often something is sent, so that nobody on the way takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: &str = "last-event-id";
 
 #[utoipa::path(get, path = "/v1/events", tag = "v1", params(EventsQuery), responses(
@@ -49,13 +46,15 @@ pub(super) async fn follow(
         return Err(Style::V1.error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", text));
     };
     let begin = (app.supervisor.events(after, sandbox), permit);
-    let pieces = stream::unfold(begin, |(mut events, permit): (Subscription, OwnedSemaphorePermit)| async {
-        let piece = match tokio::time::timeout(KEEP_ALIVE, events.next()).await {
-            Ok(notice) => text(&notice?),
-            Err(_elapsed) => ": still here\n\n".to_owned(),
-        };
-        Some((Ok::<_, Infallible>(Bytes::from(piece)), (events, permit)))
-    });
+    let keep_alive = app.config.keep_alive;
+    let pieces =
+        stream::unfold(begin, move |(mut events, permit): (Subscription, OwnedSemaphorePermit)| async move {
+            let piece = match tokio::time::timeout(keep_alive, events.next()).await {
+                Ok(notice) => text(&notice?),
+                Err(_elapsed) => ": still here\n\n".to_owned(),
+            };
+            Some((Ok::<_, Infallible>(Bytes::from(piece)), (events, permit)))
+        });
     let mut response = Response::new(Body::from_stream(pieces));
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

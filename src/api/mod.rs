@@ -41,6 +41,8 @@ pub struct Config {
     pub auth: Auth,
     /// The largest file that can be uploaded.
     pub files_bytes_max: u64,
+    /// How often something is sent on a stream on which nothing happens.
+    pub keep_alive: std::time::Duration,
     /// The name of the root file system that rows show.
     pub image: String,
     pub preview_domain: String,

@@ -13,8 +13,6 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Follower, Piece, ProcessEnd, Stream};
 
-/// How long a stream is silent at most: proxies cut what says nothing.
-pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long the rest of a character is waited for.
 const REST_OF_CHARACTER: Duration = Duration::from_millis(50);
 
@@ -22,13 +20,15 @@ const REST_OF_CHARACTER: Duration = Duration::from_millis(50);
 struct Events {
     follower: Follower,
     waits: bool,
+    /// How often something is sent when nothing happens.
+    keep_alive: Duration,
     /// The beginning of a character whose rest has not come yet, and where it lies.
     begun: Option<(Stream, u64, Vec<u8>)>,
 }
 
 /// Streams it; without `waits` it ends with what is there.
-pub(super) fn stream(follower: Follower, waits: bool) -> Response {
-    let begin = Events { follower, waits, begun: None };
+pub(super) fn stream(follower: Follower, waits: bool, keep_alive: Duration) -> Response {
+    let begin = Events { follower, waits, keep_alive, begun: None };
     let events = stream::unfold(begin, |mut events| async {
         let bytes = events.next().await?;
         Some((Ok::<_, Infallible>(bytes), events))
@@ -44,7 +44,7 @@ pub(super) fn stream(follower: Follower, waits: bool) -> Response {
 impl Events {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let patience = if self.begun.is_some() { REST_OF_CHARACTER } else { KEEP_ALIVE };
+            let patience = if self.begun.is_some() { REST_OF_CHARACTER } else { self.keep_alive };
             let piece = match tokio::time::timeout(patience, self.follower.next(self.waits, 0)).await {
                 Ok(piece) => piece,
                 Err(_elapsed) => match self.begun.take() {

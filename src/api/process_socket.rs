@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::process_events::{KEEP_ALIVE, exit};
+use super::process_events::exit;
 use crate::sandbox::{Follower, Piece, Process, Stream, Target};
 use crate::wire::SizeBody;
 
@@ -79,12 +79,18 @@ where
 }
 
 /// Serves a client until it or the process has gone.
-pub(super) async fn serve(socket: WebSocket, follower: Follower, form: Form, waits: bool) -> Left {
+pub(super) async fn serve(
+    socket: WebSocket,
+    follower: Follower,
+    form: Form,
+    waits: bool,
+    keep_alive: Duration,
+) -> Left {
     let (sink, stream) = socket.split();
     let (complain, complaints) = mpsc::channel(COMPLAINTS);
     let process = Arc::clone(follower.process());
-    let mut reading = std::pin::pin!(read(stream, process, complain));
-    let writing = write(sink, follower, form, waits, complaints);
+    let mut reading = std::pin::pin!(read(stream, process, complain, keep_alive * SILENCES_MAX));
+    let writing = write(sink, follower, form, waits, keep_alive, complaints);
     tokio::select! {
         left = &mut reading => left,
         sink = writing => {
@@ -101,10 +107,11 @@ async fn write(
     mut follower: Follower,
     form: Form,
     waits: bool,
+    keep_alive: Duration,
     mut complaints: mpsc::Receiver<String>,
 ) -> SplitSink<WebSocket, Message> {
     let headroom = if form == Form::Framed { HEADROOM } else { 0 };
-    let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
+    let mut keep_alive = tokio::time::interval(keep_alive);
     keep_alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     keep_alive.reset();
     let (code, reason) = loop {
@@ -140,9 +147,9 @@ async fn read(
     mut stream: SplitStream<WebSocket>,
     process: Arc<Process>,
     complain: mpsc::Sender<String>,
+    patience: Duration,
 ) -> Left {
     loop {
-        let patience = KEEP_ALIVE * SILENCES_MAX;
         let Ok(Some(Ok(message))) = tokio::time::timeout(patience, stream.next()).await else {
             return Left::Vanished;
         };

@@ -108,13 +108,15 @@ pub(super) async fn output(
     let follower = process.follow(resumed.unwrap_or(query.from)).map_err(core)?;
     let waits = query.follow.unwrap_or(true);
     if !headers.contains_key(header::UPGRADE) {
-        return Ok(process_events::stream(follower, waits));
+        return Ok(process_events::stream(follower, waits, app.config.keep_alive));
     }
+    let keep_alive = app.config.keep_alive;
     Ok(match upgrade {
         Ok(upgrade) => process_socket::accept(upgrade, move |socket| async move {
             // Whoever leaves, and why, changes nothing for the process.
             let _any: process_socket::Left =
-                process_socket::serve(socket, follower, process_socket::Form::Framed, waits).await;
+                process_socket::serve(socket, follower, process_socket::Form::Framed, waits, keep_alive)
+                    .await;
         }),
         Err(rejection) => rejection.into_response(),
     })
@@ -201,7 +203,9 @@ pub(super) async fn terminal(
     let process = Arc::clone(follower.process());
     let name = process.id().to_string();
     let mut response = process_socket::accept(upgrade, move |socket| async move {
-        let left = process_socket::serve(socket, follower, process_socket::Form::Raw, true).await;
+        let left =
+            process_socket::serve(socket, follower, process_socket::Form::Raw, true, app.config.keep_alive)
+                .await;
         match left {
             // Whoever closes the window has done with what is in it.
             process_socket::Left::Closed => app.supervisor.hang_up(id, &process),

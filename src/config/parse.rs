@@ -71,6 +71,9 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         processes_max: p.value("processes_max"),
         process_output: p.value("process_output_bytes"),
         process_stall: p.duration("process_stall_seconds"),
+        process_input: p.some_duration("process_input_seconds"),
+        terminal_hang_up: p.some_duration("terminal_hang_up_seconds"),
+        keep_alive: p.some_duration("keep_alive_seconds"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
         user_namespaces: p.user_namespaces(),
@@ -198,6 +201,14 @@ impl Parser<'_> {
             self.complain(name, &format!("{text:?} is not a number of seconds, nor like 30s, 5m, 2h"));
         }
         Duration::from_secs(seconds.unwrap_or_default())
+    }
+
+    fn some_duration(&mut self, name: &str) -> Duration {
+        let duration = self.duration(name);
+        if duration.is_zero() {
+            self.complain(name, "is at least a second");
+        }
+        duration
     }
 
     fn list(&self, name: &str) -> Vec<String> {

@@ -191,6 +191,21 @@ pub const SETTINGS: &[Setting] = &[
         "60",
         "how long a client that follows a process and reads nothing may hold it up",
     ),
+    setting(
+        "process_input_seconds",
+        "30",
+        "how long a process may leave its input unread while a client writes to it",
+    ),
+    setting(
+        "terminal_hang_up_seconds",
+        "300",
+        "how long a terminal whose client was cut off waits for somebody to come back",
+    ),
+    setting(
+        "keep_alive_seconds",
+        "15",
+        "how often something is sent on an event stream or WebSocket of the API on which nothing happens, so that nothing on the way cuts it; a client that answers none of four is gone",
+    ),
     setting("files_max_bytes", "25M", "the largest file that can be uploaded"),
     setting(
         "tree_max_bytes",

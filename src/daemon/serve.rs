@@ -220,6 +220,7 @@ impl App {
         let api_config = api::Config {
             auth: self.auth,
             files_bytes_max: config.files_max.as_u64(),
+            keep_alive: config.keep_alive,
             image: config.image.clone(),
             preview_domain: config.preview_domain.clone(),
             preview_tls: config.preview_tls,
@@ -287,6 +288,8 @@ fn sandbox_config(config: &Config, user_spaces: Option<sandbox::UserSpaces>) -> 
             running_max: config.processes_max,
             output_bytes: config.process_output.as_u64(),
             stall: config.process_stall,
+            input: config.process_input,
+            hang_up: config.terminal_hang_up,
         },
         admission: sandbox::AdmissionConfig {
             headroom_percent: config.headroom_percent,

@@ -11,6 +11,7 @@ mod events;
 mod faults;
 mod files;
 mod gvisor;
+mod idle;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Test> {
         pool::TESTS,
         processes::TESTS,
         terminal::TESTS,
+        idle::TESTS,
         &cli::tests(),
         faults::TESTS,
         disks::TESTS,

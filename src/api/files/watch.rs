@@ -29,7 +29,7 @@ pub(in crate::api) async fn watch(
         let news = watch.next().await?;
         Some((Ok::<_, Infallible>(event(news)), watch))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(app.config.keep_alive)).into_response())
 }
 
 fn event(news: FileNews) -> Event {

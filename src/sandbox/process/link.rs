@@ -44,6 +44,7 @@ pub(in crate::sandbox) struct Link {
     open: Mutex<Option<Open>>,
     directory: PathBuf,
     way: Way,
+    input_deadline: Duration,
 }
 
 #[derive(Debug)]
@@ -80,7 +81,12 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
     made.map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })?;
     let (channel, journal) = (Arc::new(channel), Arc::new(journal));
     let opened = Open { channel, journal: Arc::clone(&journal) };
-    let link = Arc::new(Link { open: Mutex::new(Some(opened)), directory, way: live.control.way() });
+    let link = Arc::new(Link {
+        open: Mutex::new(Some(opened)),
+        directory,
+        way: live.control.way(),
+        input_deadline: shared.config.processes.input,
+    });
     restore(shared, entry, &link, &journal, kept).await;
     shared.tasks.spawn(watch(
         Arc::clone(shared),
@@ -93,6 +99,10 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
 }
 
 impl Link {
+    pub(super) fn input_deadline(&self) -> Duration {
+        self.input_deadline
+    }
+
     /// # Errors
     /// The sandbox has ended.
     pub(super) fn channel(&self) -> Result<Arc<Channel>, Error> {

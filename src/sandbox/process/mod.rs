@@ -51,8 +51,6 @@ pub(super) use table::Processes;
 
 /// Keys have 62 bits: they are marks, which are limits, of which the largest means none.
 const KEY_BITS: u32 = 62;
-/// How long a process may leave its input unread while somebody wants to write to it.
-const INPUT_DEADLINE: Duration = Duration::from_secs(30);
 /// What a terminal takes for the end of its input.
 const END_OF_TRANSMISSION: &[u8] = b"\x04";
 
@@ -65,6 +63,10 @@ pub struct Config {
     pub output_bytes: u64,
     /// How long a client that reads nothing may hold up a process.
     pub stall: Duration,
+    /// How long a process may leave its input unread while somebody wants to write to it.
+    pub input: Duration,
+    /// How long a terminal waits for somebody to come back to it.
+    pub hang_up: Duration,
 }
 
 /// Names a process; a ULID.
@@ -230,9 +232,9 @@ impl Process {
             let written = tokio::select! {
                 written = write => written,
                 () = self.ended.cancelled() => return Err(has_ended()),
-                () = tokio::time::sleep(INPUT_DEADLINE) => {
-                    let text = "the process has not read its input for 30 s";
-                    return Err(Error::Conflict(text.to_owned()));
+                () = tokio::time::sleep(self.link.input_deadline()) => {
+                    let secs = self.link.input_deadline().as_secs();
+                    return Err(Error::Conflict(format!("the process has not read its input for {secs} s")));
                 }
             };
             match written {

@@ -19,9 +19,7 @@ const LINGER: Duration = Duration::from_millis(50);
 /// The pause before more is taken when the file system had no room.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a terminal waits for somebody to come back to it.
-const HANG_UP_AFTER: Duration = Duration::from_secs(300);
-/// How often it is looked whether somebody has.
+/// How often it is looked whether somebody has come back to a terminal.
 const HANG_UP_LOOKS: u32 = 10;
 
 /// Where output comes from; closed ones are gone.
@@ -95,7 +93,7 @@ pub(super) async fn limit(shared: Arc<Shared>, process: Arc<Process>, left: Dura
 
 /// Hangs up a terminal before which nobody sits any more; what ran in it gets SIGHUP, as from a modem.
 pub(super) async fn hang_up(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Process>) {
-    let mut looks = tokio::time::interval(HANG_UP_AFTER / HANG_UP_LOOKS);
+    let mut looks = tokio::time::interval((shared.config.processes.hang_up / HANG_UP_LOOKS).max(LINGER));
     let mut alone = 0;
     // Somebody may come back: only one that has been left alone all along is hung up.
     while alone <= HANG_UP_LOOKS {

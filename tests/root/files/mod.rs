@@ -4,6 +4,8 @@ mod archive;
 mod edit;
 mod watch;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,7 +14,7 @@ use super::Test;
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http::Answer;
-use crate::support::server::Server;
+use crate::support::server::{API, Server};
 
 pub(crate) use archive::TESTS as ARCHIVE;
 pub(crate) use edit::TESTS as EDIT;
@@ -21,9 +23,50 @@ pub(crate) const TESTS: &[Test] = &[
     ("files::are_written_read_and_listed_asleep_or_awake", written_and_read),
     ("files::no_path_leads_out", no_path_leads_out),
     ("files::links_swapped_while_files_are_used_lead_nowhere", race),
+    ("files::one_that_changes_its_length_under_a_download_is_not_lied_about", changing),
     ("files::changes_are_told_whether_it_runs_or_sleeps", watch::told),
     ("files::what_is_missed_is_said_and_a_watch_leads_nowhere", watch::missed),
 ];
+
+/// The length that was announced is kept while the file grows; when it shrinks the answer breaks off.
+fn changing() {
+    const LENGTH: usize = 30_000_000;
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    server.sh(&id, &format!("head -c {LENGTH} /dev/zero > app/big"));
+    server.sh(&id, "nohup sh -c 'while [ -e app/big ]; do printf grown >> app/big; done' >/dev/null 2>&1 &");
+    eventually("it grows", Duration::from_secs(10), || {
+        server.exec(&id, &format!("[ $(stat -c %s app/big) -gt {LENGTH} ]")).1 == 0
+    });
+    let mut last = 0;
+    for _download in 0..5 {
+        let answer = server.api("GET", &format!("/v1/sandboxes/{id}/files/content?path=big"), Value::Null);
+        let announced: usize = answer.header("content-length").unwrap().parse().unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, announced));
+        assert!(announced >= last, "{announced} after {last}");
+        last = announced;
+    }
+    assert!(last > LENGTH, "it did not grow meanwhile");
+    server.sh(&id, &format!("rm app/big; head -c {LENGTH} /dev/zero > app/other"));
+    let mut stream = TcpStream::connect(("127.0.0.1", API)).unwrap();
+    let head = format!(
+        "GET /v1/sandboxes/{id}/files/content?path=other HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+        server.key()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    server.sh(&id, "truncate -s 20000000 app/other");
+    let mut rest = Vec::new();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // It ends, and not by a time-out: nothing else may be taken for the rest.
+    let ended = stream.read_to_end(&mut rest);
+    assert!(!ended.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock), "it hangs");
+    assert!(
+        rest.len() < LENGTH - 1_000_000 && rest.iter().rev().take(1000).all(|b| *b == 0),
+        "{}",
+        rest.len()
+    );
+}
 
 fn written_and_read() {
     let server = Server::start(&[("SANDBOXD_FILES_MAX_BYTES", "1M")]);
