@@ -101,6 +101,32 @@ fn the_table_has_no_cycle() {
     }
 }
 
+/// Nothing that a client sends becomes part of a command line on the host: there is no shell, and no other program.
+#[test]
+fn the_server_executes_these_programs_only() {
+    let mut found = Vec::new();
+    for (path, text) in sources("src") {
+        let module = module_of(&path).unwrap_or_default();
+        if !["cli", "init", "sys"].contains(&module.as_str()) {
+            let calls = text.split("process::command(").skip(1);
+            found.extend(
+                calls.map(|call| format!("{module}: {}", call.split(')').next().unwrap_or_default())),
+            );
+        }
+    }
+    found.sort_unstable();
+    let expected = [
+        "daemon: std::env::current_exe(",
+        "network: \"iptables\"",
+        "network: \"nft\"",
+        "network: \"nft\"",
+        "runtime: &config.executable",
+        "runtime: &runsc.program",
+        "runtime: program",
+    ];
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn the_kernel_is_spoken_to_in_one_place() {
     for (path, text) in sources("src") {

@@ -40,6 +40,8 @@ pub struct Config {
     pub preview_tls: bool,
     pub public_http_port: u16,
     pub api_tokens: Vec<(String, Secret)>,
+    pub require_isolation: bool,
+    pub isolation_waivers: Vec<String>,
     pub min_isolation: Isolation,
     /// By the names of keys.
     pub token_min_isolation: Vec<(String, Isolation)>,

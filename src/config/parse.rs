@@ -37,6 +37,8 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         preview_tls: p.flag("preview_tls"),
         public_http_port: p.optional("public_http_port").unwrap_or_else(|| preview_addr.port()),
         api_tokens: p.tokens(),
+        require_isolation: p.flag("require_isolation"),
+        isolation_waivers: p.list("isolation_waivers"),
         min_isolation: p.value("min_isolation"),
         token_min_isolation: p.minimums(),
         api_auth_disabled: p.flag("api_auth_disabled"),

@@ -64,6 +64,16 @@ pub const SETTINGS: &[Setting] = &[
         is_secret: true,
     },
     setting(
+        "require_isolation",
+        "false",
+        "true: the server does not start where sandboxes would be isolated less than they can be (exit code 79); `sandboxd check` names what is weaker",
+    ),
+    setting(
+        "isolation_waivers",
+        "",
+        "what require_isolation puts up with, separated by commas: names that `sandboxd check` shows, such as memory.high",
+    ),
+    setting(
         "min_isolation",
         "container",
         "the weakest isolation that a new sandbox may have, which is also the default: container, or gvisor",

@@ -17,12 +17,15 @@ pub(super) struct Args {
     /// Sets one setting, for example `--set data_dir=/srv/sandboxd`; wins over file and environment
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = name_and_value)]
     set: Vec<(String, String)>,
+    /// Refuses to serve where sandboxes would be isolated less than they can be; `sandboxd check` says where
+    #[arg(long, global = true)]
+    require_isolation: bool,
 }
 
 const AFTER_HELP: &str = "Every setting can be given in the file, as an environment variable (SANDBOXD_<NAME>), or by --set.\n\
 `sandboxd check-config` prints them all with their values.\n\n\
 Exit codes: 0 ended as asked; 64 wrong usage; 69 something needed is missing (rootfs, port, lock);\n\
-70 internal error; 75 try again later (disk full); 77 no permission (not root, no cgroup); 78 wrong configuration.";
+70 internal error; 75 try again later (disk full); 77 no permission (not root, no cgroup); 78 wrong configuration; 79 isolation is weaker than require_isolation allows.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -60,7 +63,8 @@ impl Args {
     /// The settings that were given here, by name.
     pub(super) fn settings(&self) -> Vec<(String, String)> {
         let file = self.config.iter().map(|file| ("config".to_owned(), file.clone()));
-        file.chain(self.set.iter().cloned()).collect()
+        let demand = self.require_isolation.then(|| ("require_isolation".to_owned(), "true".to_owned()));
+        file.chain(self.set.iter().cloned()).chain(demand).collect()
     }
 }
 
@@ -68,5 +72,17 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("it has the form NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_is_a_setting_and_wins() {
+        let line = ["sandboxd", "serve", "--set", "require_isolation=false", "--require-isolation"];
+        let settings = Args::try_parse_from(line).unwrap().settings();
+        assert_eq!(settings.last(), Some(&("require_isolation".to_owned(), "true".to_owned())));
     }
 }

@@ -9,7 +9,7 @@ use super::exit::{Exit, chain, complain, say};
 use super::isolation;
 use super::serve::read_config;
 use crate::config::Config;
-use crate::model::Finding;
+use crate::model::{Finding, Isolation};
 use crate::network;
 use crate::runtime::Gvisor;
 use crate::sys::cgroup::{Hierarchy, Version};
@@ -25,15 +25,8 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
         Ok(config) => config,
         Err(error) => return Exit::Config.because(&error, ""),
     };
-    let mut findings = privileges();
-    findings.extend(control_groups(&config));
-    findings.extend(kernel());
-    findings.extend(isolation::findings(&config));
-    findings.extend(network::missing_features());
-    findings.extend(files(&config));
-    findings.push(gvisor(&config));
     let mut missing = false;
-    for finding in &findings {
+    for finding in &findings(&config) {
         let mark = match (finding.found, finding.required) {
             (true, _) => "found  ",
             (false, false) => "weaker ",
@@ -47,6 +40,47 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
         }
     }
     if missing { Exit::Failure } else { Exit::Success }
+}
+
+/// What keeps sandboxes from the host and from one another, by the names of the findings.
+const OF_ISOLATION: [&str; 9] = [
+    "memory.high",
+    "memory.swap.max",
+    "cpu.max",
+    "user namespaces",
+    "mapped workspaces",
+    "ids of their own",
+    "security modules",
+    "host",
+    "gVisor",
+];
+
+fn findings(config: &Config) -> Vec<Finding> {
+    let mut findings = privileges();
+    findings.extend(control_groups(config));
+    findings.extend(kernel());
+    findings.extend(isolation::findings(config));
+    findings.extend(surroundings());
+    findings.extend(network::missing_features());
+    findings.extend(files(config));
+    findings.push(gvisor(config));
+    findings
+}
+
+/// What sandboxes are isolated less by than they can be, but for what the operator accepts.
+pub(super) fn weaknesses(config: &Config) -> Vec<Finding> {
+    let is_demanded = |finding: &Finding| match finding.feature {
+        // Only of interest to who relies on it.
+        "gVisor" => {
+            let tiers = config.token_min_isolation.iter().map(|(_, tier)| *tier);
+            tiers.chain([config.min_isolation]).any(|tier| tier == Isolation::Gvisor)
+        }
+        feature => finding.required || OF_ISOLATION.contains(&feature),
+    };
+    let is_accepted = |finding: &Finding| config.isolation_waivers.iter().any(|w| w == finding.feature);
+    let mut found = findings(config);
+    found.retain(|finding| !finding.found && is_demanded(finding) && !is_accepted(finding));
+    found
 }
 
 /// Prints every setting with where it came from.
@@ -294,6 +328,29 @@ fn kernel() -> Vec<Finding> {
     ]
 }
 
+/// What is around the server and may be in its way.
+fn surroundings() -> [Finding; 2] {
+    let (modules, host) = (probe::security_modules(), probe::host());
+    [
+        Finding {
+            feature: "security modules",
+            found: modules.is_ok(),
+            detail: modules.unwrap_or_else(|problem| problem),
+            consequence: "AppArmor or SELinux confines the server and may refuse its mounts and namespaces: sandboxes do not start, or without user namespaces",
+            remedy: "run it unconfined; in a container with --privileged",
+            required: false,
+        },
+        Finding {
+            feature: "host",
+            found: host.is_ok(),
+            detail: host.unwrap_or_else(|problem| problem),
+            consequence: "limits, mounts and the firewall are those that the container is given, and what gets out of a sandbox has the container's privileges",
+            remedy: "run it on a host of its own, or in a virtual machine; or accept it by isolation_waivers=host",
+            required: false,
+        },
+    ]
+}
+
 fn gvisor(config: &Config) -> Finding {
     let version = Gvisor::new(config.runsc.clone()).version();
     let found = version.is_ok();
@@ -330,4 +387,18 @@ fn files(config: &Config) -> Vec<Finding> {
             "build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT",
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_isolation_is_found_by_name() {
+        let config = read_config(&[]).unwrap();
+        let all = findings(&config);
+        for name in OF_ISOLATION {
+            assert!(all.iter().any(|finding| finding.feature == name), "{name}");
+        }
+    }
 }

@@ -21,6 +21,8 @@ pub(super) enum Exit {
     Permission,
     /// The configuration is wrong (`EX_CONFIG`).
     Config,
+    /// Sandboxes would be isolated less than was demanded (beyond sysexits).
+    Isolation,
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::TryAgain => 75,
             Self::Permission => 77,
             Self::Config => 78,
+            Self::Isolation => 79,
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::check;
 use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
@@ -19,13 +20,14 @@ use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
 use crate::metadata::{self, Contents, Metadata};
-use crate::model::Limits;
+use crate::model::{Finding, Limits};
 use crate::network::dns::{self, DnsSockets};
 use crate::network::{self, Network};
 use crate::proxy;
 use crate::runtime::{self, Runtime, launcher};
 use crate::sandbox::{self, Parts, Supervisor};
 use crate::storage::{self, Storage};
+use crate::sys::capabilities;
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::netns::SocketMaker;
 use crate::sys::process;
@@ -62,8 +64,21 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
             return Exit::Config.because(&error, "see `sandboxd check-config` and docs/configuration.md");
         }
     };
+    let is_root = rustix::process::geteuid().is_root();
+    if config.require_isolation && is_root {
+        // While there is one thread, which some of it takes, and before anything is laid down that is looked for.
+        let weaknesses = check::weaknesses(&config);
+        if !weaknesses.is_empty() {
+            return refuse(&weaknesses);
+        }
+    }
+    let reduced =
+        if is_root { capabilities::keep(capabilities::DAEMON, capabilities::REACHABLE) } else { Ok(()) };
     if let Err(error) = telemetry::init(config.log_json, &config.log_filter) {
         return Exit::Config.because(&error, "");
+    }
+    if let Err(error) = reduced {
+        tracing::warn!(%error, "the daemon cannot lay down what it does not need");
     }
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
@@ -78,6 +93,16 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
     }
+}
+
+/// Says what is weaker than require_isolation allows.
+fn refuse(weaknesses: &[Finding]) -> Exit {
+    complain("sandboxd: isolation on this host is weaker than require_isolation allows:");
+    for Finding { feature, detail, consequence, remedy, .. } in weaknesses {
+        complain(&format!("sandboxd:   {feature}: {detail}; without it {consequence}; remedy: {remedy}"));
+    }
+    complain("sandboxd: name what you accept by isolation_waivers; see `sandboxd check`");
+    Exit::Isolation
 }
 
 /// Runs the launcher.

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags};
 
 use super::exit::{Exit, complain};
+use crate::sys::capabilities;
 use crate::sys::process::{self, Exit as Ended, Reaped};
 use crate::sys::signal::{self, Signals};
 
@@ -31,6 +32,9 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
 }
 
 fn supervise(flags: &[(String, String)]) -> io::Result<Exit> {
+    if let Err(error) = capabilities::keep(capabilities::SUPERVISOR, capabilities::REACHABLE) {
+        complain(&format!("sandboxd: the supervisor cannot lay down what it does not need: {error}"));
+    }
     let signals = Signals::block(&[FORWARDED.as_slice(), &[Signal::SIGCHLD]].concat())?;
     let mut pause = RESTART_PAUSE;
     loop {
@@ -45,6 +49,7 @@ fn supervise(flags: &[(String, String)]) -> io::Result<Exit> {
             // It ended by itself and said why: it would do so again.
             Ended::Code(0) => return Ok(Exit::Success),
             Ended::Code(code) if code == i32::from(Exit::Config.code()) => return Ok(Exit::Config),
+            Ended::Code(code) if code == i32::from(Exit::Isolation.code()) => return Ok(Exit::Isolation),
             Ended::Code(code) if code == i32::from(Exit::Permission.code()) => return Ok(Exit::Permission),
             Ended::Code(code) if code == i32::from(Exit::Unavailable.code()) => return Ok(Exit::Unavailable),
             Ended::Code(_) | Ended::Signal(_) => {}

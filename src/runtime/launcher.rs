@@ -34,7 +34,7 @@ use crate::protocol::{
 };
 use crate::sys::clone::{self, Fork};
 use crate::sys::userns::{self, Support};
-use crate::sys::{identity, mount, process, seccomp as filter, signal, socket};
+use crate::sys::{capabilities, identity, mount, process, seccomp as filter, signal, socket};
 
 /// Where a worker puts the netns, so that the spec can name it: `/proc/self/fd/4`.
 pub const NETNS_DESCRIPTOR: i32 = 4;
@@ -88,6 +88,11 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
         .map_err(|source| LauncherError::Init { path: options.init.clone(), source })?;
     let program = seccomp::embedded().map_err(LauncherError::Seccomp)?;
     let executor = InitExecutor { init: Rc::new(init), filter: Rc::from(program) };
+
+    capabilities::keep(capabilities::LAUNCHER, capabilities::LAUNCHER)
+        .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })
+        .map_err(setup("lay down what the launcher does not need"))?;
+    capabilities::gain_nothing().map_err(setup("give up gaining by executing"))?;
 
     let requests = socket::inherited(0).and_then(lift).map_err(setup("take over the request socket"))?;
     let null = File::options().read(true).write(true).open("/dev/null").and_then(|file| lift(file.into()));

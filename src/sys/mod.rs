@@ -5,6 +5,8 @@
 #![expect(unsafe_code, reason = "the kernel boundary")]
 
 #[cfg(feature = "daemon")]
+pub mod capabilities;
+#[cfg(feature = "daemon")]
 pub mod cgroup;
 pub mod clone;
 #[cfg(feature = "daemon")]

@@ -76,6 +76,33 @@ pub fn mount_setattr() -> Result<String, String> {
     }
 }
 
+/// Whether a security module has confined this process: AppArmor's profile or SELinux's context, if any.
+///
+/// # Errors
+/// It has; by what.
+pub fn security_modules() -> Result<String, String> {
+    // Without a module that answers the file cannot be read; SELinux ends its answer with NUL.
+    let Ok(label) = read("/proc/self/attr/current") else { return Ok("none".to_owned()) };
+    let label = label.trim_end_matches('\0');
+    // AppArmor's word, SELinux's type of who may do everything, and an early kernel's own label.
+    let is_free = ["", "unconfined", "kernel"].contains(&label) || label.contains(":unconfined_t:");
+    if is_free { Ok("unconfined".to_owned()) } else { Err(format!("confined: {label}")) }
+}
+
+/// Whether this is the host and not a container on it: by the first pid namespace's number, which the kernel fixes
+/// (`PROC_PID_INIT_INO` of `linux/proc_ns.h`).
+///
+/// # Errors
+/// It is not.
+pub fn host() -> Result<String, String> {
+    const FIRST: &str = "pid:[4026531836]";
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(name) if name.as_os_str() == FIRST => Ok("not in a container".to_owned()),
+        Ok(_) => Err("inside another container".to_owned()),
+        Err(error) => Err(format!("/proc/self/ns/pid: {error}")),
+    }
+}
+
 /// # Errors
 /// There is none.
 pub fn swap() -> Result<String, String> {

@@ -20,6 +20,7 @@ mod network;
 mod pool;
 mod power;
 mod previews;
+mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Test> {
         disks::TESTS,
         clocks::TESTS,
         gvisor::TESTS,
+        privileges::TESTS,
         crash::TESTS,
     ]
     .concat()
