@@ -12,7 +12,7 @@ use super::stats::{Burst, Crowd, Load, Summary, Throughput};
 use super::{Trouble, note};
 
 /// How many clients make and fill crowds.
-const CLIENTS: u32 = 8;
+pub(crate) const CLIENTS: u32 = 8;
 /// How many creates with an exec are timed at each size of a crowd.
 const SAMPLES: usize = 20;
 
@@ -65,7 +65,7 @@ pub(crate) fn measure(
 
 /// Creates a sandbox and runs a command, `each` times with each client at once; returns how long all took, and
 /// the sandboxes that are left.
-async fn many(
+pub(crate) async fn many(
     server: &Server,
     clients: u32,
     each: u32,
@@ -96,7 +96,7 @@ async fn many(
     Ok((started.elapsed(), ids.into_iter().flatten().collect()))
 }
 
-async fn create_exec(client: &Client) -> Result<String, Trouble> {
+pub(crate) async fn create_exec(client: &Client) -> Result<String, Trouble> {
     let id = create(client).await?;
     let command = ["echo".to_owned(), "ready".to_owned()];
     let answer = client.exec(&id, &command, LIMIT).await.map_err(|e| Trouble::because("exec", &e))?.value;
@@ -106,7 +106,7 @@ async fn create_exec(client: &Client) -> Result<String, Trouble> {
     Ok(id)
 }
 
-async fn purge_all(server: &Server, ids: Vec<String>) -> Result<(), Trouble> {
+pub(crate) async fn purge_all(server: &Server, ids: Vec<String>) -> Result<(), Trouble> {
     let ids = Arc::new(std::sync::Mutex::new(ids));
     let mut tasks = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -163,7 +163,7 @@ fn crowds(
 }
 
 /// The processor time of a process, from /proc/<pid>/stat — man 5 proc_pid_stat.
-fn processor_seconds(pid: u32) -> Option<f64> {
+pub(crate) fn processor_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let ticks: u32 = fields.get(11)?.parse::<u32>().ok()? + fields.get(12)?.parse::<u32>().ok()?;

@@ -18,6 +18,7 @@ mod oci;
 mod ours;
 mod plot;
 mod report;
+mod scale;
 mod spawn;
 mod stats;
 mod stream;
@@ -88,6 +89,15 @@ struct Options {
     /// The most live sandboxes among which a create is timed; 0 leaves out everything under load
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=4_000))]
     crowd: u32,
+    /// Measures thousands of sandboxes instead, of this server alone: records in all, frozen, running
+    #[arg(
+        long,
+        value_name = "RECORDS,FROZEN,RUNNING",
+        num_args = 1,
+        value_delimiter = ',',
+        requires = "server_pid"
+    )]
+    scale: Option<Vec<u32>>,
     /// The server's data, on this machine: files are moved on the file system that it lies on
     #[arg(long, env = "SANDBOXD_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -243,6 +253,14 @@ fn main() -> ExitCode {
 }
 
 fn compare(options: &Options) -> Result<ExitCode, Trouble> {
+    if let (Some(sizes), Some(pid)) = (&options.scale, options.server_pid) {
+        let &[records, frozen, running] = sizes.as_slice() else {
+            return Err(Trouble::new("read --scale: it is RECORDS,FROZEN,RUNNING"));
+        };
+        let server = servers(options).swap_remove(0).1;
+        scale::run(&server, pid, scale::Plan { records, frozen, running }, &options.out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let scratch = Scratch::make()?;
     let mut results = Results::default();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -47,7 +47,7 @@ pub(crate) fn load_svg(loads: &[Load]) -> String {
     for load in loads {
         for (purges, what) in [(false, "create, exec"), (true, "create, exec, purge")] {
             let points = load.throughput.iter().filter(|t| t.purges == purges);
-            let points = points.map(|t| (f64::from(t.clients), t.per_second)).collect();
+            let points: Vec<_> = points.map(|t| (f64::from(t.clients), t.per_second)).collect();
             throughput.push((format!("{}: {what}", load.contender), points));
         }
         for (name, pick) in [("p50", 0), ("p95", 1)] {
@@ -55,7 +55,10 @@ pub(crate) fn load_svg(loads: &[Load]) -> String {
             crowds.push((format!("{}: {name}", load.contender), load.crowds.iter().map(of).collect()));
         }
     }
-    let next = chart(&mut body, 20.0, "sandboxes per second against clients", &throughput);
+    let mut next = 20.0;
+    if throughput.iter().any(|(_, points)| !points.is_empty()) {
+        next = chart(&mut body, next, "sandboxes per second against clients", &throughput);
+    }
     let y = chart(&mut body, next, "create → first exec output, ms, against live sandboxes", &crowds);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" font-family=\"sans-serif\" \

@@ -37,7 +37,6 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<ListQuery>)
     let filter = Filter {
         external_user_id: query.external_user_id.filter(|t| !t.is_empty()),
         external_project_id: query.external_project_id.filter(|t| !t.is_empty()),
-        status: None,
     };
     Json(app.supervisor.list(&filter).iter().map(|s| convert::row(&app, s)).collect())
 }

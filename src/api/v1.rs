@@ -10,7 +10,7 @@ use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
 use crate::model::SandboxId;
-use crate::sandbox::{Created, Error, Filter};
+use crate::sandbox::{Created, Error};
 use crate::wire::{CreateV1Body, ListV1Query, PatchBody, Sandbox, SandboxList, Stats, V1Error};
 
 const PAGE: usize = 100;
@@ -57,13 +57,9 @@ pub(super) async fn list(
         .cursor
         .map(|c| c.parse().map_err(|_e| Style::V1.invalid("cursor is not one of ours")))
         .transpose()?;
-    let mut found = app.supervisor.list(&Filter { status, ..Filter::default() });
     // By id alone, so that a page is the same wherever the one before ended.
-    found.sort_by_key(|s| std::cmp::Reverse(s.record.spec.id));
-    let mut rest = found.iter().filter(|s| cursor.is_none_or(|c| s.record.spec.id < c));
-    let page: Vec<_> = rest.by_ref().take(limit).collect();
-    let last = page.last().filter(|_| rest.next().is_some());
-    let next_cursor = last.map(|s| s.record.spec.id.to_string());
+    let (page, has_more) = app.supervisor.page(status, cursor, limit);
+    let next_cursor = page.last().filter(|_| has_more).map(|s| s.record.spec.id.to_string());
     Ok(Json(SandboxList { sandboxes: page.iter().map(|s| convert::sandbox(&app, s)).collect(), next_cursor }))
 }
 

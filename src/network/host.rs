@@ -56,6 +56,21 @@ pub(super) fn uplink_mtu() -> u32 {
     uplink.and_then(read).unwrap_or(MTU_DEFAULT)
 }
 
+/// Makes room for the neighbours of many sandboxes: the kernel keeps one table for all network namespaces, and
+/// beyond 1,024 entries in use it refuses new ones (`gc_thresh3`, man 7 arp). Each sandbox that talks takes two.
+/// Only the host's own namespace can set it; where the daemon lives in another one, the host's value stays.
+pub(super) fn make_room_for_neighbours() {
+    for (name, least) in [("gc_thresh1", 1024), ("gc_thresh2", 16_384), ("gc_thresh3", 32_768)] {
+        let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
+        let Ok(text) = fs::read_to_string(&path) else { return };
+        if text.trim().parse().is_ok_and(|set: u64| set < least)
+            && let Err(error) = fs::write(&path, least.to_string())
+        {
+            tracing::warn!(%error, path, "the table of neighbours stays small: beyond a thousand sandboxes that talk at once, some cannot");
+        }
+    }
+}
+
 /// Lets our traffic pass a FORWARD chain whose policy is to drop, as Docker sets it up.
 ///
 /// A packet has to be accepted by every chain: our table decides what may pass, and this keeps

@@ -107,6 +107,7 @@ impl Network {
             config,
         };
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(kernel("turn on forwarding"))?;
+        host::make_room_for_neighbours();
         network.rules.install()?;
         network.bridge(0)?;
         host::open_forward_chain(&network.config.name_prefix)?;

@@ -26,6 +26,8 @@ pub struct Busy(Activity);
 struct Counters {
     /// By the clock that nobody sets, so that a jump of the other one neither wakes nor stops anything.
     last_ms: AtomicI64,
+    /// The last use that was taken down.
+    noted_ms: AtomicI64,
     /// Until when it is kept awake by request, by the same clock.
     kept_until_ms: AtomicI64,
     busy: AtomicU32,
@@ -40,8 +42,10 @@ impl Activity {
     /// Begins with a last use in unix milliseconds; one in the future counts as now.
     pub(super) fn new(last_ms: i64) -> Self {
         let idle = now_ms().saturating_sub(last_ms).max(0);
+        let last_ms = monotonic_ms().saturating_sub(idle);
         Self(Arc::new(Counters {
-            last_ms: AtomicI64::new(monotonic_ms().saturating_sub(idle)),
+            last_ms: AtomicI64::new(last_ms),
+            noted_ms: AtomicI64::new(last_ms),
             kept_until_ms: AtomicI64::new(i64::MIN),
             busy: AtomicU32::new(0),
             open: AtomicU32::new(0),
@@ -92,6 +96,13 @@ impl Activity {
     /// When it was used last, unix milliseconds.
     pub(super) fn last_ms(&self) -> i64 {
         now_ms().saturating_sub(i64::try_from(self.idle().as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// When it was used last, unix milliseconds, unless nobody has since this was asked before.
+    pub(super) fn take_use(&self) -> Option<i64> {
+        let last = self.0.last_ms.load(Ordering::Relaxed);
+        let is_new = self.0.noted_ms.swap(last, Ordering::Relaxed) != last;
+        (is_new || self.is_busy()).then(|| self.last_ms())
     }
 
     /// Keeps it awake until a time in unix milliseconds, as far ahead as that is now: whoever sets the
@@ -178,7 +189,10 @@ mod tests {
         let (first, second) = (activity.begin(), activity.begin());
         drop(first);
         assert!(activity.is_busy() && activity.idle().is_zero());
+        assert!(activity.take_use().is_some() && activity.take_use().is_some(), "it is in use");
         drop(second);
+        assert!(activity.take_use().is_some() || activity.idle() < Duration::from_millis(5));
+        assert!(activity.take_use().is_none(), "nobody has used it since");
         assert!(!activity.is_busy() && activity.idle() < Duration::from_secs(1));
         assert!(Activity::new(i64::MAX).idle() < Duration::from_secs(1), "a clock that was set back");
     }

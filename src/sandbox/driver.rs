@@ -119,7 +119,7 @@ impl Command {
 }
 
 /// Runs until the sandbox is deleted or the daemon ends.
-pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Order>) {
+pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Box<Order>>) {
     let mut driver = Driver { shared, entry, revive_pause: REVIVE_PAUSE };
     loop {
         let live = driver.entry.present();
@@ -136,7 +136,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mps
             () = lost => driver.init_lost().await,
             () = driver.entry.activity.wanted(), if is_paused => driver.wanted().await,
             command = mailbox.recv() => match command {
-                Some(order) => if driver.obey(order).await.is_gone() { return },
+                Some(order) => if driver.obey(*order).await.is_gone() { return },
                 None => return,
             },
         }
@@ -196,12 +196,13 @@ impl Driver {
                 let recorded = self.amend(change).await;
                 if recorded.is_ok() {
                     self.entry.activity.keep_until(until_ms);
+                    self.entry.look_again();
                 }
                 answer(reply, recorded);
             }
             Command::Update { update, reply } => {
                 answer(reply, self.update(update).await);
-                self.shared.policies.notify_one();
+                self.entry.look_again();
             }
         }
         After::Stays
@@ -476,7 +477,7 @@ impl Driver {
         }
         let new = owner.clone();
         self.amend(move |record| record.spec.external = owner).await?;
-        self.shared.registry.move_project(self.entry.id, old.project_id(), new.project_id());
+        self.shared.registry.move_owner(self.entry.id, &old, &new);
         Ok(())
     }
 

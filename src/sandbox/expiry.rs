@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 
 use super::Error;
 use super::admission::Level;
+use super::agenda::Agenda;
 use super::driver::Command;
 use super::events::Why;
 use super::provision::chain;
@@ -15,8 +16,10 @@ use super::supervisor::{Shared, Supervisor, ask, blocking};
 use crate::model::{IdlePolicy, Status, Tier};
 use crate::network::RulesState;
 
-/// The shortest pause between two looks for idle sandboxes.
+/// The shortest pause between two looks at one sandbox.
 const TURN_MIN: Duration = Duration::from_millis(250);
+/// The pause before a look at what has changed.
+const NEWS_PAUSE: Duration = Duration::from_millis(50);
 /// What was used so lately is not frozen for want of memory: it would be thawed again at once.
 const IDLE_MIN: Duration = Duration::from_secs(2);
 /// How many are put to sleep at once.
@@ -31,31 +34,60 @@ pub(super) async fn watch_idle(supervisor: Supervisor) {
         return;
     }
     let interval = shared.config.idle_interval;
+    let mut agenda = Agenda::default();
     let mut noted = Instant::now();
-    let mut next = interval;
     loop {
+        let next = (noted + interval).min(agenda.first().unwrap_or(noted + interval));
         tokio::select! {
-            () = tokio::time::sleep(next) => {}
-            () = shared.policies.notified() => {}
+            () = tokio::time::sleep_until(next.into()) => {}
+            // What has just changed is not due yet; those that change next are looked at with it.
+            () = shared.registry.tally().news() => if !pause(shared, NEWS_PAUSE).await { return },
             () = shared.ending.cancelled() => return,
         }
-        let present: Vec<_> = shared.registry.all().into_iter().filter(|e| e.present().is_some()).collect();
-        if noted.elapsed() >= interval {
-            noted = Instant::now();
-            shared.touch(present.iter().map(|e| (e.id, e.activity.last_ms())).collect());
+        let now = Instant::now();
+        if now.duration_since(noted) >= interval {
+            noted = now;
+            note_uses(shared);
         }
-        let tiers = present.into_iter().map(|entry| (shared.tier(&entry), entry)).collect::<Vec<_>>();
-        // One that asks to sleep sooner than the interval is looked at in time; the others do not mind.
-        let soonest = tiers.iter().filter_map(|((_, changes_in), _)| *changes_in).min();
-        next = soonest.unwrap_or(interval).clamp(TURN_MIN.min(interval), interval);
-        let due = tiers.into_iter().filter(|((tier, _), entry)| is_due(*tier, entry.status()));
+        let due = look(shared, &mut agenda, now);
         // Together, since one that takes its whole grace time must not hold up the others.
         futures_util::stream::iter(due)
-            .for_each_concurrent(
-                AT_ONCE,
-                |((tier, _), entry)| async move { put_to_sleep(&entry, tier).await },
-            )
+            .for_each_concurrent(AT_ONCE, |(tier, entry)| async move { put_to_sleep(&entry, tier).await })
             .await;
+    }
+}
+
+/// Looks at those that have changed and those whose time has come; returns what is to sleep.
+fn look(shared: &Shared, agenda: &mut Agenda, now: Instant) -> Vec<(Tier, Arc<Entry>)> {
+    let interval = shared.config.idle_interval;
+    let mut ids = shared.registry.tally().take_changed();
+    ids.extend(agenda.take_due(now));
+    let mut due = Vec::new();
+    for entry in ids.into_iter().filter_map(|id| shared.registry.find(id)) {
+        if entry.present().is_none() {
+            continue;
+        }
+        let (tier, changes_in) = shared.tier(&entry);
+        let is_due = is_due(tier, entry.status());
+        // A use can only put it off, and what else brings it nearer is told. But for two things: a connection
+        // that was silent ends, and what was to be done now may fail.
+        let is_certain = !is_due && !entry.activity.has_open();
+        let latest = changes_in.filter(|_| is_certain).map_or(interval, |time| time.max(interval));
+        let next = changes_in.unwrap_or(interval).clamp(TURN_MIN.min(interval), latest);
+        agenda.set(entry.id, now + next);
+        if is_due {
+            due.push((tier, entry));
+        }
+    }
+    due
+}
+
+/// Records when sandboxes were used last, of those that were.
+fn note_uses(shared: &Shared) {
+    let present = shared.registry.present();
+    let times: Vec<_> = present.iter().filter_map(|e| Some((e.id, e.activity.take_use()?))).collect();
+    if !times.is_empty() {
+        shared.touch(times);
     }
 }
 
@@ -97,7 +129,7 @@ async fn freeze_idle(shared: &Arc<Shared>) {
     }
     let mut idle: Vec<_> = shared
         .registry
-        .all()
+        .present()
         .into_iter()
         .filter(|entry| {
             entry.live().is_some()
@@ -117,7 +149,7 @@ async fn freeze_idle(shared: &Arc<Shared>) {
 
 /// Stops the sandbox that is missed least; false when there is none.
 async fn stop_one(shared: &Arc<Shared>) -> bool {
-    let present = shared.registry.all().into_iter().filter(|entry| entry.present().is_some());
+    let present = shared.registry.present().into_iter().filter(|entry| entry.present().is_some());
     let Some(entry) = present.min_by_key(|entry| (standing(entry), std::cmp::Reverse(entry.activity.idle())))
     else {
         return false;

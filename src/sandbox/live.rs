@@ -57,7 +57,7 @@ impl Live {
             ids: self.ids,
             cgroup_path: self.cgroup.path().display().to_string(),
             started_at: self.started_at,
-            memory_current: self.cgroup.memory_current(),
+            memory_current: None,
             is_throttled: self.throttle.is_held(),
         }
     }

@@ -13,6 +13,7 @@
 
 mod activity;
 mod admission;
+mod agenda;
 mod app;
 mod blank;
 mod connect;
@@ -29,6 +30,7 @@ mod limits;
 mod live;
 mod logs;
 mod oom;
+mod owners;
 mod pause;
 mod pool;
 mod presets;
@@ -41,6 +43,7 @@ mod request;
 mod sleep;
 mod supervisor;
 mod sweep;
+mod tally;
 mod throttle;
 mod view;
 

@@ -30,7 +30,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
         seen = kills;
         let shared = supervisor.shared.clone();
         let looking = blocking(move || {
-            for entry in shared.registry.all() {
+            for entry in shared.registry.present() {
                 if let Some(live) = entry.present() {
                     look(&shared, entry.id, &live);
                 }

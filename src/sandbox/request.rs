@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::view::Snapshot;
 use crate::model::{
     AppName, Environment, External, GitSource, HostHeader, IdlePolicy, Isolation, LimitsChange, SandboxId,
-    Status, TemplateName, Visibility,
+    TemplateName, Visibility,
 };
 
 /// What a client asks for when it creates a sandbox; everything is checked already.
@@ -62,7 +62,6 @@ pub enum Created {
 pub struct Filter {
     pub external_user_id: Option<String>,
     pub external_project_id: Option<String>,
-    pub status: Option<Status>,
 }
 
 /// What a start did.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
-use tokio::sync::{Notify, OnceCell, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,7 @@ use super::ids::UserSpaces;
 use super::leases::Leases;
 use super::limits::{ceiling, not_enforced};
 use super::logs::FOLLOWERS_MAX;
+use super::owners::Owners;
 use super::pool::Pool;
 use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
@@ -132,8 +133,8 @@ pub(super) struct Shared {
     pub(super) disk: Option<Disk>,
     /// Which limits the host cannot enforce.
     not_enforced: Vec<&'static str>,
-    /// Workspaces that are kept without a sandbox, and whose they are.
-    kept: Mutex<HashMap<SandboxId, External>>,
+    /// Workspaces that are kept without a sandbox.
+    kept: Mutex<Kept>,
     /// Permits for trees that are packed or unpacked.
     pub(super) transfers: Arc<Semaphore>,
     /// Permits for those who watch files.
@@ -142,14 +143,36 @@ pub(super) struct Shared {
     pub(super) watcher: OnceCell<Arc<Watcher>>,
     /// Whether the host has a freezer.
     pub(super) can_freeze: bool,
-    /// Wakes whoever looks for idle sandboxes: a policy was changed.
-    pub(super) policies: Notify,
     /// Memory is moved out of one sandbox at a time.
     pub(super) reclaiming: Semaphore,
     /// One permit for each log that may be followed.
     pub(super) followers: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,
+}
+
+/// Workspaces without a sandbox, and whose they are.
+#[derive(Debug, Default)]
+struct Kept {
+    owner: HashMap<SandboxId, External>,
+    owners: Owners,
+}
+
+impl Kept {
+    fn insert(&mut self, id: SandboxId, owner: External) {
+        self.remove(id);
+        self.owners.add(id, &owner);
+        self.owner.insert(id, owner);
+    }
+
+    /// Says whether it was there.
+    fn remove(&mut self, id: SandboxId) -> bool {
+        let owner = self.owner.remove(&id);
+        if let Some(owner) = &owner {
+            self.owners.remove(id, owner);
+        }
+        owner.is_some()
+    }
 }
 
 impl Supervisor {
@@ -187,7 +210,6 @@ impl Supervisor {
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             watcher: OnceCell::new(),
-            policies: Notify::new(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             tasks: TaskTracker::new(),
@@ -252,22 +274,32 @@ impl Supervisor {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn snapshot(&self, id: SandboxId) -> Result<Snapshot, Error> {
-        Ok(self.view(&*self.find(id)?))
+        let entry = self.find(id)?;
+        let mut snapshot = self.view(&entry);
+        // Read for one, and not for all in a list: it is a file of the kernel's for each.
+        if let (Some(seen), Some(live)) = (&mut snapshot.live, entry.present()) {
+            seen.memory_current = live.cgroup.memory_current();
+        }
+        Ok(snapshot)
     }
 
     /// Looks at all sandboxes that match, the newest first.
     pub fn list(&self, filter: &Filter) -> Vec<Snapshot> {
-        let matches =
-            |wanted: &Option<String>, has: Option<&str>| wanted.as_deref().is_none_or(|w| has == Some(w));
-        let mut found: Vec<_> = self.shared.registry.all();
-        found.retain(|entry| {
-            let record = entry.record();
-            filter.status.is_none_or(|s| record.status == s)
-                && matches(&filter.external_user_id, record.spec.external.user_id())
-                && matches(&filter.external_project_id, record.spec.external.project_id())
-        });
-        found.sort_by_key(|entry| std::cmp::Reverse((entry.record().created_at, entry.id)));
-        found.iter().map(|entry| self.view(entry)).collect()
+        self.shared.registry.matching(filter).iter().map(|entry| self.view(entry)).collect()
+    }
+
+    /// Looks at a page of those of a status: at most `limit` whose ids come before one, the greatest first. Says
+    /// whether there are more.
+    pub fn page(
+        &self,
+        status: Option<Status>,
+        before: Option<SandboxId>,
+        limit: usize,
+    ) -> (Vec<Snapshot>, bool) {
+        let mut found = self.shared.registry.page(status, before, limit.saturating_add(1));
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        (found.iter().map(|entry| self.view(entry)).collect(), has_more)
     }
 
     /// Starts a sandbox unless it runs.
@@ -324,7 +356,8 @@ impl Supervisor {
     /// # Errors
     /// The first sandbox that cannot be purged; the others are.
     pub async fn purge_of_user(&self, user: &str) -> Result<(u64, u64), Error> {
-        self.purge_all(|owner| owner.user_id() == Some(user)).await
+        let kept = self.shared.kept().owners.of_user(user).collect();
+        self.purge_all(self.shared.registry.of_user(user), kept).await
     }
 
     /// Purges every sandbox of a project; returns how many, and the bytes freed.
@@ -332,7 +365,8 @@ impl Supervisor {
     /// # Errors
     /// The first sandbox that cannot be purged; the others are.
     pub async fn purge_of_project(&self, project: &str) -> Result<(u64, u64), Error> {
-        self.purge_all(|owner| owner.project_id() == Some(project)).await
+        let kept = self.shared.kept().owners.of_project(project).collect();
+        self.purge_all(self.shared.registry.of_project(project), kept).await
     }
 
     /// Gives a sandbox an owner.
@@ -363,7 +397,7 @@ impl Supervisor {
     }
 
     pub fn counts(&self) -> Counts {
-        self.shared.registry.counts()
+        self.shared.registry.tally().counts()
     }
 
     /// Says whether sandboxes can be created.
@@ -460,14 +494,9 @@ impl Supervisor {
         }
     }
 
-    async fn purge_all(&self, owned: impl Fn(&External) -> bool) -> Result<(u64, u64), Error> {
-        let mut ids: Vec<SandboxId> = Vec::new();
-        ids.extend(
-            self.shared.registry.all().iter().filter(|e| owned(&e.record().spec.external)).map(|e| e.id),
-        );
-        ids.extend(self.shared.kept().iter().filter(|(_, owner)| owned(owner)).map(|(id, _)| *id));
+    async fn purge_all(&self, sandboxes: Vec<SandboxId>, kept: Vec<SandboxId>) -> Result<(u64, u64), Error> {
         let (mut count, mut bytes, mut failure) = (0, 0, None);
-        for id in ids {
+        for id in sandboxes.into_iter().chain(kept) {
             match self.purge(id).await {
                 Ok(freed) => (count, bytes) = (count + 1, bytes + freed),
                 Err(error) => failure = failure.or(Some(error)),
@@ -479,7 +508,7 @@ impl Supervisor {
 
 impl Shared {
     /// Makes an entry and the mailbox that its driver will read.
-    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Order>) {
+    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Box<Order>>) {
         let (mailbox, receiver) = mpsc::channel(MAILBOX);
         let id = record.spec.id;
         let activity = Activity::new(record.last_active_at);
@@ -495,11 +524,12 @@ impl Shared {
             workspace: self.storage.workspace_path(id),
             held: Semaphore::new(HELD_MAX),
             doors: Doors::default(),
+            count: self.registry.count(),
         };
         (Arc::new(entry), receiver)
     }
 
-    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Order>) {
+    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Box<Order>>) {
         self.tasks.spawn(driver::run(Arc::clone(self), entry, mailbox));
     }
 
@@ -553,7 +583,7 @@ impl Shared {
             Ok(freed)
         });
         let freed = freed.await?;
-        self.kept().remove(&id);
+        self.kept().remove(id);
         // If this is lost, the next start purges once more, and finds nothing.
         self.written(|done| self.metadata.forget(id, Durability::Process, done)).await?;
         Ok(freed)
@@ -561,7 +591,7 @@ impl Shared {
 
     /// Notes that a kept workspace has a sandbox again.
     pub(super) async fn forget_kept(&self, id: SandboxId) -> Result<(), Error> {
-        if self.kept().remove(&id).is_none() {
+        if !self.kept().remove(id) {
             return Ok(());
         }
         self.written(|done| self.metadata.forget(id, Durability::Process, done)).await
@@ -660,7 +690,7 @@ impl Shared {
 
     /// A workspace without a sandbox is given back to its owner only.
     fn check_workspace_owner(&self, id: SandboxId, owner: &External) -> Result<(), Error> {
-        let kept = self.kept().get(&id).cloned();
+        let kept = self.kept().owner.get(&id).cloned();
         match kept {
             Some(kept) if kept == *owner => Ok(()),
             Some(_) => Err(Error::Conflict(format!("the workspace of {id} belongs to another owner"))),
@@ -671,7 +701,7 @@ impl Shared {
         }
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, External>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -701,7 +731,9 @@ fn capacity(config: &Config, network: &Network) -> u32 {
 pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
     // A driver that has gone has deleted its sandbox, or the daemon is ending.
-    let order = Order { command: command(sender), trace: Trace::current().unwrap_or_else(Trace::new) };
+    // Boxed: a channel sets aside room for 32 messages from the beginning, and each sandbox has one.
+    let order =
+        Box::new(Order { command: command(sender), trace: Trace::current().unwrap_or_else(Trace::new) });
     entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
     receiver.await.map_err(|_closed| Error::Ending)?
 }

@@ -58,7 +58,7 @@ fn look(shared: &Shared, mut seen: BTreeMap<LaunchId, u32>) -> Result<BTreeMap<L
             remove(shared, *launch);
         }
     }
-    for entry in shared.registry.all() {
+    for entry in shared.registry.present() {
         if let Some(live) = entry.present() {
             check_reach(shared, &entry, &live);
         }

@@ -103,7 +103,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
         return;
     }
     while pause(shared, INTERVAL).await {
-        let running: Vec<_> = shared.registry.all().into_iter().filter(|e| e.live().is_some()).collect();
+        let running: Vec<_> = shared.registry.present().into_iter().filter(|e| e.live().is_some()).collect();
         let looking = blocking(move || {
             running.iter().for_each(look);
             Ok(())

@@ -42,7 +42,7 @@ pub struct LiveView {
     pub cgroup_path: String,
     /// Unix milliseconds.
     pub started_at: i64,
-    /// Bytes, page cache included.
+    /// Bytes, page cache included; only of a sandbox that is looked at alone.
     pub memory_current: Option<u64>,
     /// Whether it is slowed down at its `memory.high`.
     pub is_throttled: bool,

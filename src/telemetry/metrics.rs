@@ -179,8 +179,7 @@ impl Metrics {
         let (resident, threads) = own_status();
         self.resident_bytes.set(resident);
         self.threads.set(threads);
-        let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        self.open_fds.set(i64::try_from(fds).unwrap_or(i64::MAX));
+        self.open_fds.set(open_fds());
         let mut text = Vec::new();
         // Writing to memory cannot fail.
         let _infallible: prometheus::Result<()> =
@@ -197,6 +196,19 @@ fn own_status() -> (i64, i64) {
         line.and_then(|l| l.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
     (field("VmRSS:") * 1024, field("Threads:"))
+}
+
+/// How many descriptors are open. Since Linux 6.2 the directory's size says so (Documentation/filesystems/proc.rst);
+/// before, they have to be counted.
+fn open_fds() -> i64 {
+    let directory = "/proc/self/fd";
+    let told = std::fs::metadata(directory).map_or(0, |found| found.len());
+    let number = if told > 0 {
+        told
+    } else {
+        std::fs::read_dir(directory).map_or(0, |entries| entries.map(|_| 1).sum())
+    };
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn opts(name: &str, help: &str) -> Opts {

@@ -1,6 +1,6 @@
 //! Create, run, sleep, wake, delete, purge.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::many_at_once", many_at_once),
     ("lifecycle::a_manifest_is_kept_running", manifest),
     ("lifecycle::memory_refuses_creates_and_wakes", memory_refuses),
+    ("lifecycle::what_is_ended_has_left_the_host_within_a_second", gone_in_time),
 ];
 
 fn without_a_trace() {
@@ -284,4 +285,39 @@ fn memory_refuses() {
     assert_eq!(server.api("POST", &format!("/wake/{id}"), Value::Null).json()["error"], "wakes_refused");
     let preview = server.preview(&id, 3000, "GET", "/", &[], b"");
     assert_eq!((preview.status, preview.header("retry-after").as_deref()), (503, Some("30")));
+}
+
+/// A purge and a stop answer when the processes have ended; what they leave goes behind the answer.
+fn gone_in_time() {
+    let server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    for action in ["purge", "stop"] {
+        let mut times: Vec<Duration> = (0..5)
+            .map(|_| {
+                let id = server.create(json!({}));
+                server.sh(&id, "sleep 1000 >/dev/null 2>&1 & echo kept > file");
+                let path = match action {
+                    "purge" => format!("/sandbox/{id}/purge"),
+                    _ => format!("/v1/sandboxes/{id}/stop"),
+                };
+                assert_eq!(server.api("POST", &path, Value::Null).status, 200);
+                let answered = Instant::now();
+                eventually(&format!("{action}: all is gone"), Duration::from_secs(20), || {
+                    let mut now = HostSnapshot::take(&server);
+                    if action == "stop" {
+                        now.workspaces.remove(&id);
+                    }
+                    now == before
+                });
+                let took = answered.elapsed();
+                if action == "stop" {
+                    server.purge(&id);
+                }
+                took
+            })
+            .collect();
+        times.sort();
+        // The one in the middle: the kernel takes a network away in its own time, and other programs run beside this.
+        assert!(times[2] <= Duration::from_secs(1), "{action}: {times:?}");
+    }
 }
