@@ -14,7 +14,7 @@ static PLACE: LazyLock<(tempfile::TempDir, Storage, SandboxId)> = LazyLock::new(
     std::fs::create_dir_all(rootfs.join("etc/skel")).expect("a root file system");
     let storage = Storage::open(Config { data_dir, templates_dir: rootfs.join("templates"), rootfs }).expect("a place");
     let id = SandboxId::generate();
-    storage.prepare(id, None).expect("a workspace");
+    storage.prepare(id, None, || None).expect("a workspace");
     (directory, storage, id)
 });
 
