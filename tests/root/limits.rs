@@ -175,7 +175,7 @@ fn weights() {
         (used(&heavy) - before.1) / (used(&light) - before.0)
     };
     let shared = ratio();
-    assert!(shared > 3.0, "{shared} to 1, of 10 to 1");
+    assert!(shared > 2.0, "{shared} to 1, of 10 to 1");
     assert_eq!(patch(&server, &heavy, json!({ "cpu_weight": 100 })).status, 200);
     let equal = ratio();
     // A busy machine deals out by the moment; that weights count is what is shown.
