@@ -12,7 +12,8 @@ static PLACE: LazyLock<(tempfile::TempDir, Storage, SandboxId)> = LazyLock::new(
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (data_dir, rootfs) = (directory.path().join("data"), directory.path().join("rootfs"));
     std::fs::create_dir_all(rootfs.join("etc/skel")).expect("a root file system");
-    let storage = Storage::open(Config { data_dir, templates_dir: rootfs.join("templates"), rootfs }).expect("a place");
+    let storage =
+        Storage::open(Config { data_dir, templates_dir: rootfs.join("templates"), rootfs }).expect("a place");
     let id = SandboxId::generate();
     storage.prepare(id, None, || None).expect("a workspace");
     (directory, storage, id)

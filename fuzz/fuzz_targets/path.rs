@@ -6,7 +6,10 @@ use sandboxd::model::{ByteSize, SandboxId};
 use sandboxd::storage::FilePath;
 
 fuzz_target!(|text: &str| {
-    for path in [FilePath::parse(text), FilePath::parse_directory(text), FilePath::parse_entry(text)].into_iter().flatten() {
+    for path in [FilePath::parse(text), FilePath::parse_directory(text), FilePath::parse_entry(text)]
+        .into_iter()
+        .flatten()
+    {
         let shown = path.as_str();
         assert!(!shown.starts_with('/') && !shown.contains('\0'));
         assert!(shown.split('/').all(|part| part != ".."), "{shown:?}");
