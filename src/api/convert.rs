@@ -34,6 +34,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         git: git.map_err(|e| bad("git")(&e))?,
         limits: limits(body.limits, body.memory_high, style)?,
         isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
+        rootfs: parse(body.rootfs).map_err(|e| bad("rootfs")(&e))?.unwrap_or_default(),
         ports_default: Vec::new(),
         one_per_project: false,
     })
@@ -63,6 +64,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
         limits: limits(body.limits, None, style)?,
         isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
+        rootfs: parse(body.rootfs).map_err(|e| bad("rootfs")(&e))?.unwrap_or_default(),
         one_per_project: true,
         ..CreateRequest::default()
     })
@@ -155,6 +157,7 @@ pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
         sleeps_at: snapshot.sleeps_at.map(|ms| ms / 1000),
         stops_at: snapshot.stops_at.map(|ms| ms / 1000),
         isolation: spec.isolation.as_str(),
+        rootfs: spec.rootfs.as_str(),
     }
 }
 
@@ -202,6 +205,7 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
         sleeps_at: snapshot.sleeps_at.map(time),
         stops_at: snapshot.stops_at.map(time),
         isolation: record.spec.isolation.as_str(),
+        rootfs: record.spec.rootfs.as_str(),
     }
 }
 
@@ -413,6 +417,7 @@ mod tests {
             r#"{"limits":{"cpu_max":0}}"#,
             r#"{"external":{"user_id":"a\nb"}}"#,
             r#"{"isolation":"none"}"#,
+            r#"{"rootfs":"writable"}"#,
             r#"{"git":{"repo_url":"ext::sh -c id"}}"#,
         ] {
             assert!(check(bad).is_err(), "{bad}");

@@ -60,6 +60,7 @@ mod tests {
             userns: None,
             etc: Path::new("/run/sandboxd/etc"),
             ca_bundle: None,
+            is_writable: false,
             nofile: 1024,
         };
         let plain = Template::embedded().unwrap().spec(&plan);

@@ -67,6 +67,8 @@ pub struct Plan<'a> {
     /// The directory with `resolv.conf` and `hosts`.
     pub etc: &'a Path,
     pub ca_bundle: Option<&'a Path>,
+    /// Whether the root file system can be written.
+    pub is_writable: bool,
     /// How many files a process may have open.
     pub nofile: u64,
 }
@@ -105,6 +107,7 @@ impl Template {
         let mut spec = self.spec.clone();
         if let Some(root) = spec.root_mut() {
             root.set_path(plan.rootfs.to_owned());
+            root.set_readonly(Some(!plan.is_writable));
         }
         if let Some(process) = spec.process_mut() {
             let nofile = (PosixRlimitType::RlimitNofile, plan.nofile);
@@ -206,6 +209,7 @@ mod tests {
             userns: None,
             etc: Path::new("/run/sandboxd/etc"),
             ca_bundle: ca,
+            is_writable: false,
             nofile: 1024,
         };
         Template::embedded().unwrap().spec(&plan)

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::client::{CreateSandbox, ExternalIds};
-use crate::model::{ByteSize, Isolation, SandboxId, TemplateName};
+use crate::model::{ByteSize, Isolation, RootFs, SandboxId, TemplateName};
 
 use super::context::Context;
 use super::failure::Failure;
@@ -57,6 +57,9 @@ pub(super) struct Create {
     /// What stands between it and the host: `container` or `gvisor`
     #[arg(long, value_name = "TIER")]
     isolation: Option<Isolation>,
+    /// What its root file system takes: `read_only`, or `overlay` for what `--user root` installs
+    #[arg(long, value_name = "KIND")]
+    rootfs: Option<RootFs>,
 }
 
 impl Create {
@@ -85,6 +88,7 @@ impl Create {
             runtime_preset: self.preset.as_ref().map(ToString::to_string),
             idle_policy: self.always_on.then_some("always_on"),
             isolation: self.isolation.map(Isolation::as_str),
+            rootfs: self.rootfs.map(RootFs::as_str),
             external: has_owner
                 .then(|| ExternalIds { user_id: self.user.clone(), project_id: self.project.clone() }),
         }
@@ -122,9 +126,9 @@ mod tests {
         assert_eq!(json(""), "{}");
         assert_eq!(
             json(
-                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python --isolation gvisor"
+                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python --isolation gvisor --rootfs overlay"
             ),
-            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","isolation":"gvisor","external":{"user_id":"u"}}"#
+            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","isolation":"gvisor","rootfs":"overlay","external":{"user_id":"u"}}"#
         );
         assert_eq!(
             json("--id 01arz3ndektsv4rrffq69g5fav --project p"),

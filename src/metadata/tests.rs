@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::model::{
     ByteSize, CpuMax, Environment, GitSource, HostHeader, IdlePolicy, IoMax, Isolation, LaunchId, Limits,
-    SandboxSpec, SleepPolicy, Status, Visibility,
+    RootFs, SandboxSpec, SleepPolicy, Status, Visibility,
 };
 
 fn record(index: Option<u32>) -> Record {
@@ -38,6 +38,7 @@ fn record(index: Option<u32>) -> Record {
         app_id: Some("app.1".parse().unwrap()),
         git: Some(GitSource::new("https://example.org/x.git".into(), Some("main".into())).unwrap()),
         isolation: Isolation::Gvisor,
+        rootfs: RootFs::Overlay,
     };
     Record {
         spec,

@@ -23,6 +23,6 @@ pub use limits::{Ceiling, CpuMax, IoMax, LimitError, Limits, LimitsChange};
 pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};
 pub use spec::{
-    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, SandboxSpec, SleepPolicy, SpecError,
-    TemplateName, Tier, Visibility,
+    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, RootFs, SandboxSpec, SleepPolicy,
+    SpecError, TemplateName, Tier, Visibility,
 };

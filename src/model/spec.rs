@@ -35,6 +35,17 @@ pub struct SandboxSpec {
     pub app_id: Option<AppName>,
     pub git: Option<GitSource>,
     pub isolation: Isolation,
+    pub rootfs: RootFs,
+}
+
+/// What the root file system takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RootFs {
+    /// Nothing: it is the same for all.
+    #[default]
+    ReadOnly,
+    /// What root of the sandbox writes, in a layer of the sandbox's own that lasts as its workspace does.
+    Overlay,
 }
 
 /// Why a request to create a sandbox cannot be taken.
@@ -246,6 +257,27 @@ impl IdlePolicy {
             Self::Sleep => "sleep",
             Self::AlwaysOn => "always_on",
             Self::Manual => "manual",
+        }
+    }
+}
+
+impl RootFs {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read_only",
+            Self::Overlay => "overlay",
+        }
+    }
+}
+
+impl FromStr for RootFs {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "read_only" => Ok(Self::ReadOnly),
+            "overlay" => Ok(Self::Overlay),
+            _ => Err(choice(text, "read_only, overlay")),
         }
     }
 }

@@ -43,11 +43,24 @@ pub struct Stage {
     pub maps_rootfs: bool,
     /// By the name on the stage.
     pub files: Vec<(String, PathBuf)>,
+    /// Makes the root file system writable.
+    pub overlay: Option<Overlay>,
+}
+
+/// What is laid over a root file system.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Holds `upper` and `work`; it is mapped by the second user namespace.
+    pub layers: PathBuf,
+    /// The host's id of the sandbox's root.
+    pub root: u32,
+    /// What is mounted over in it, and whether that is a directory: nothing on the way may be a link.
+    pub destinations: Vec<(PathBuf, bool)>,
 }
 
 /// Asks for a container without identity; the descriptors ride along in this order: the socket for the
 /// reply, the control socket of `sandbox-init` (listening), the netns, the user namespace where there is a
-/// [`Stage`], then what [`LaunchRequest::cgroup_v2`] says.
+/// [`Stage`], the one by which its [`Overlay`] is mapped where there is one, then what [`LaunchRequest::cgroup_v2`] says.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub id: String,

@@ -16,6 +16,6 @@ pub use init::{
 };
 #[cfg(feature = "daemon")]
 pub use launch::{
-    Extent, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest, ProbeRequest, Runsc,
-    Stage,
+    Extent, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest, Overlay,
+    ProbeRequest, Runsc, Stage,
 };

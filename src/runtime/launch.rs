@@ -18,10 +18,10 @@ use tokio::sync::{Mutex, oneshot};
 use super::connection::{Control, ControlError};
 use super::engine::Engine;
 use super::gvisor::Gvisor;
-use crate::model::{Isolation, LaunchId};
+use crate::model::{Isolation, LaunchId, PathKind};
 use crate::protocol::{
     Decoder, Extent, FrameError, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest,
-    ProbeRequest, Runsc, Stage, encode,
+    Overlay, ProbeRequest, Runsc, Stage, encode,
 };
 use crate::sys::cgroup::Entry;
 use crate::sys::furnish::{Furnisher, Furniture};
@@ -106,6 +106,21 @@ pub struct UserSpace {
     pub maps_rootfs: bool,
     /// The files that the spec binds, by the names that it has for them.
     pub files: Vec<(String, PathBuf)>,
+    /// Makes the root file system writable.
+    pub overlay: Option<Writable>,
+}
+
+/// What is laid over a root file system.
+#[derive(Debug)]
+pub struct Writable {
+    /// Holds the layers.
+    pub layers: PathBuf,
+    /// By which they are mapped.
+    pub namespace: OwnedFd,
+    /// The host's id of the sandbox's root.
+    pub root: u32,
+    /// What is mounted over.
+    pub destinations: Vec<(PathBuf, PathKind)>,
 }
 
 /// What was made for a launch to come.
@@ -222,11 +237,15 @@ impl Runtime {
                 rootfs: user.rootfs.clone(),
                 maps_rootfs: user.maps_rootfs,
                 files: user.files.clone(),
+                overlay: user.overlay.as_ref().map(Writable::request),
             }),
         });
         let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
         descriptors.extend(workspace.iter().map(|tree| tree.as_fd()));
-        descriptors.extend(launch.user.iter().map(|user| user.namespace.as_fd()));
+        if let Some(user) = &launch.user {
+            descriptors.push(user.namespace.as_fd());
+            descriptors.extend(user.overlay.iter().map(|overlay| overlay.namespace.as_fd()));
+        }
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
             Entry::V2(directory) => descriptors.push(directory.as_fd()),
@@ -388,6 +407,14 @@ impl Runtime {
             }
             other => other.map_err(LaunchError::Send),
         }
+    }
+}
+
+impl Writable {
+    fn request(&self) -> Overlay {
+        let destinations = self.destinations.iter();
+        let destinations = destinations.map(|(path, kind)| (path.clone(), *kind == PathKind::Directory));
+        Overlay { layers: self.layers.clone(), root: self.root, destinations: destinations.collect() }
     }
 }
 

@@ -25,6 +25,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rustix::fs::{FileType, OFlags};
 
 use super::runsc;
 use crate::bundle::seccomp;
@@ -33,6 +34,7 @@ use crate::protocol::{
     ProbeRequest, Stage, encode,
 };
 use crate::sys::clone::{self, Fork};
+use crate::sys::fs::{self as sysfs, Links};
 use crate::sys::userns::{self, Support};
 use crate::sys::{capabilities, identity, mount, process, seccomp as filter, signal, socket};
 
@@ -150,11 +152,14 @@ fn serve_launch(
     let (Some(control), Some(netns)) = (descriptors.next(), descriptors.next()) else { return };
     let workspace = if request.runsc.is_some() { descriptors.next() } else { None };
     let userns = request.stage.as_ref().and_then(|_| descriptors.next());
+    let overlay = request.stage.as_ref().and_then(|stage| stage.overlay.as_ref());
+    let layers = overlay.and_then(|_| descriptors.next());
+    let spaces = userns.map(|user| Spaces { user, layers });
     let cgroup: Vec<OwnedFd> = descriptors.collect();
     let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
     let tasks: &[OwnedFd] = if request.cgroup_v2 { &[] } else { &cgroup };
     in_worker(directory, reply, || {
-        launch(request, control, netns, (workspace, userns, tasks), executor).map(Answer::from)
+        launch(request, control, netns, (workspace, spaces, tasks), executor).map(Answer::from)
     });
 }
 
@@ -211,13 +216,57 @@ fn probe(request: &ProbeRequest) -> LaunchReply {
     }
 }
 
+/// The user namespaces that a launch needs.
+struct Spaces {
+    user: OwnedFd,
+    /// By which the layers of an overlay are mapped.
+    layers: Option<OwnedFd>,
+}
+
+/// A tenant may have put links where libcontainer is about to mount. Nothing of his runs now, so what is seen stays
+/// so. What is missing is made.
+fn check_destinations(destinations: &[(PathBuf, bool)]) -> io::Result<()> {
+    let root = sysfs::open_directory(&staged("rootfs"))?;
+    for (destination, is_directory) in destinations {
+        let relative = destination.strip_prefix("/").unwrap_or(destination);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let refused = |problem| {
+            io::Error::other(format!(
+                "{} in the sandbox's own root file system {problem}",
+                destination.display()
+            ))
+        };
+        let found = match sysfs::open_beneath(&root, relative, flags, 0, Links::Refuse) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found.map_err(|_e| refused("is reached through a link"))?,
+        };
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode);
+        let expected = if *is_directory { FileType::Directory } else { FileType::RegularFile };
+        if kind != expected {
+            return Err(refused("is not what it has to be"));
+        }
+    }
+    Ok(())
+}
+
 /// Runs in the worker: puts what the container is made of where root of its user namespace finds it, in a mount
 /// namespace that ends with this process and the container.
-fn stage(stage: &Stage, userns: &OwnedFd) -> io::Result<()> {
+fn stage(stage: &Stage, spaces: &Spaces) -> io::Result<()> {
     mount::unshare()?;
-    let place = |name: &str, tree| mount::attach(tree, &Path::new(mount::STAGE).join(name));
-    let ids = stage.maps_rootfs.then(|| userns.as_fd());
+    let place = |name: &str, tree| mount::attach(tree, &staged(name));
+    let ids = stage.maps_rootfs.then(|| spaces.user.as_fd());
     place("rootfs", mount::detached_at(&stage.rootfs, ids)?)?;
+    if let Some(overlay) = &stage.overlay {
+        let layers = mount::detached_at(&overlay.layers, spaces.layers.as_ref().map(|fd| fd.as_fd()))?;
+        // Of the host's files these alone, for this launch alone.
+        mount::make_writable(&layers)?;
+        place("layers", layers)?;
+        // As the sandbox's root: what the kernel makes in the layers by itself is then theirs too.
+        let mounted =
+            identity::with_file_owner(overlay.root, || mount::overlay(&staged("rootfs"), &staged("layers")))?;
+        place("rootfs", mounted)?;
+        check_destinations(&overlay.destinations)?;
+    }
     for (name, path) in &stage.files {
         place(name, mount::detached_at(path, None)?)?;
     }
@@ -229,7 +278,7 @@ fn launch(
     request: &LaunchRequest,
     control: OwnedFd,
     netns: OwnedFd,
-    (workspace, userns, tasks): (Option<OwnedFd>, Option<OwnedFd>, &[OwnedFd]),
+    (workspace, spaces, tasks): (Option<OwnedFd>, Option<Spaces>, &[OwnedFd]),
     executor: &InitExecutor,
 ) -> Result<LaunchReply, LaunchReply> {
     for file in tasks {
@@ -241,9 +290,9 @@ fn launch(
     };
     place(control, CONTROL_DESCRIPTOR)?;
     place(netns, NETNS_DESCRIPTOR)?;
-    if let (Some(stage_plan), Some(userns)) = (&request.stage, userns) {
-        stage(stage_plan, &userns).map_err(|e| failed(LaunchStep::Stage, &e))?;
-        place(userns, USERNS_DESCRIPTOR)?;
+    if let (Some(plan), Some(spaces)) = (&request.stage, spaces) {
+        stage(plan, &spaces).map_err(|e| failed(LaunchStep::Stage, &e))?;
+        place(spaces.user, USERNS_DESCRIPTOR)?;
     }
     // Those of whoever started the daemon would be kept, and nothing inside takes them away.
     identity::leave_groups().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;

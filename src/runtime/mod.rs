@@ -19,5 +19,7 @@ pub use channel::{Attached, Channel, Event, Events, Started};
 pub use connection::{Control, ControlError, Conversation, SOCKET_NAME, Way};
 pub use engine::Engine;
 pub use gvisor::Gvisor;
-pub use launch::{Config, Identity, Launch, LaunchError, Launched, Namespaces, Runtime, Support, UserSpace};
+pub use launch::{
+    Config, Identity, Launch, LaunchError, Launched, Namespaces, Runtime, Support, UserSpace, Writable,
+};
 pub use ring::{Ended, Journal, MOVE_BYTES_MAX, Moved, Ring, Stream};

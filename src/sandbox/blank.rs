@@ -125,10 +125,11 @@ impl Blank {
     /// # Errors
     /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
     pub(super) async fn launch(shared: &Arc<Shared>, site: Site, nofile: u64) -> Result<Self, Error> {
-        Self::launch_as(shared, site, nofile, Engine::of(Isolation::Container), None).await
+        Self::launch_as(shared, site, nofile, Engine::of(Isolation::Container), None, None).await
     }
 
-    /// The same for any engine; one that does not begin nameless is somebody's at once.
+    /// The same for any engine; one that does not begin nameless is somebody's at once, and so is one whose root
+    /// file system is written to such layers.
     ///
     /// # Errors
     /// As [`Blank::launch`].
@@ -138,12 +139,13 @@ impl Blank {
         nofile: u64,
         engine: Engine,
         identity: Option<&Identity>,
+        layers: Option<PathBuf>,
     ) -> Result<Self, Error> {
         if !engine.has_users() {
             // Its network stays where it is.
             site.space = None;
         }
-        match launch(shared, &site, nofile, engine, identity).await {
+        match launch(shared, &site, nofile, engine, identity, layers).await {
             Ok(launched) => Ok(Self { site, launched, nofile, engine }),
             Err(cause) => Err(take_back(shared, site.undo(), cause).await),
         }
@@ -189,10 +191,12 @@ async fn launch(
     nofile: u64,
     engine: Engine,
     identity: Option<&Identity>,
+    layers: Option<PathBuf>,
 ) -> Result<Launched, Error> {
     let looking = Arc::clone(shared);
     let (directory, identity) = (site.run_directory.clone(), identity.cloned());
     let workspace = identity.as_ref().map(|identity| identity.workspace.clone());
+    let is_writable = layers.is_some();
     let bundle = blocking(move || {
         fail_point("provision-bundle")?;
         looking.check_rootfs()?;
@@ -202,7 +206,7 @@ async fn launch(
         }
         match identity {
             Some(identity) => looking.gvisor_bundle(&directory, nofile, &identity),
-            None => looking.bundle(nofile),
+            None => looking.bundle(nofile, is_writable),
         }
     });
     let bundle = phase("rootfs", bundle).await?;
@@ -213,7 +217,7 @@ async fn launch(
         directory: site.run_directory.clone(),
         bundle,
         netns: Arc::clone(&site.network.netns),
-        user: site.space.as_ref().map(|space| space.launch(shared)),
+        user: site.space.as_ref().map(|space| space.launch(shared, layers)).transpose()?,
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
         engine,
         workspace,

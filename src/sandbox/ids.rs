@@ -5,13 +5,17 @@
 //! kernel tells.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
 use super::supervisor::Shared;
-use crate::model::{IdBase, IdRange};
-use crate::runtime::{Support, UserSpace, launcher};
+use crate::model::{IdBase, IdRange, Isolation, RootFs};
+use crate::runtime::{Support, UserSpace, Writable, launcher};
 use crate::sys::userns::{self, Extent};
+
+/// Why there is no writable root file system.
+const NO_OVERLAY: &str = "\"rootfs\" can only be \"read_only\": this host cannot map the ids of files, so nobody could write it; see user_namespaces and `sandboxd check`";
 
 /// The map of a process that is in no user namespace but the host's.
 const HOST: [Extent; 1] = [(0, 0, u32::MAX)];
@@ -43,6 +47,19 @@ pub(super) struct Space {
     pub(super) workspace: Option<OwnedFd>,
 }
 
+/// Says whether a sandbox may have such a root file system.
+pub(super) fn check_rootfs(shared: &Shared, rootfs: RootFs, isolation: Isolation) -> Result<(), Error> {
+    let maps = shared.config.user_spaces.is_some_and(|s| s.support.maps_rootfs && s.support.maps_workspaces);
+    match rootfs {
+        RootFs::ReadOnly => Ok(()),
+        RootFs::Overlay if isolation != Isolation::Container => {
+            Err(Error::Invalid("\"rootfs\" \"overlay\" is for the isolation \"container\" only".to_owned()))
+        }
+        RootFs::Overlay if !maps => Err(Error::Invalid(NO_OVERLAY.to_owned())),
+        RootFs::Overlay => Ok(()),
+    }
+}
+
 impl UserSpaces {
     fn range(self, lease: u32) -> Result<IdRange, Error> {
         let none = || Error::Exhausted("no ids are left for another sandbox".into());
@@ -71,19 +88,30 @@ impl UserSpaces {
 
 impl Space {
     /// What the launcher has to know of it.
-    pub(super) fn launch(&self, shared: &Shared) -> UserSpace {
+    pub(super) fn launch(&self, shared: &Shared, layers: Option<PathBuf>) -> Result<UserSpace, Error> {
         let etc = &shared.etc_dir;
         let mut files: Vec<_> =
             ["resolv.conf", "hosts"].map(|name| (name.to_owned(), etc.join(name))).into_iter().collect();
         files.extend(
             shared.config.ca_bundle.iter().map(|path| (launcher::STAGED_CA.to_owned(), path.clone())),
         );
-        UserSpace {
+        let overlay = layers.map(|layers| self.overlay(shared, layers)).transpose()?;
+        Ok(UserSpace {
+            overlay,
             namespace: Arc::clone(&self.namespace),
             rootfs: shared.config.rootfs.clone(),
             maps_rootfs: self.ids.maps_rootfs,
             files,
-        }
+        })
+    }
+
+    fn overlay(&self, shared: &Shared, layers: PathBuf) -> Result<Writable, Error> {
+        let mapped = self.workspace.as_ref().ok_or_else(|| Error::Invalid(NO_OVERLAY.to_owned()))?;
+        let namespace = mapped.try_clone();
+        let namespace =
+            namespace.map_err(|source| Error::RunDirectory { path: layers.display().to_string(), source })?;
+        let destinations = shared.destinations.clone();
+        Ok(Writable { layers, namespace, root: self.ids.first, destinations })
     }
 }
 

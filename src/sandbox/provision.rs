@@ -24,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 use super::activity::now_ms;
 use super::blank::{Blank, Site};
 use super::error::Error;
+use super::ids;
 use super::live::Live;
 use super::process::LinkCell;
 use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
 use crate::bundle;
 use crate::metadata::Durability;
-use crate::model::{Limits, Record, SandboxId, Status};
+use crate::model::{Limits, Record, RootFs, SandboxId, Status};
 use crate::runtime::{Engine, Identity};
 use crate::storage::Prepared;
 use crate::sys::cgroup::Cgroup;
@@ -135,7 +136,7 @@ async fn steps(
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
     let engine = Engine::of(record.spec.isolation);
-    if !engine.begins_nameless() {
+    if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay {
         return named_steps(shared, record, occasion, undo, engine).await;
     }
     let mut of_workspace = Vec::new();
@@ -195,7 +196,7 @@ pub(super) async fn record_running(shared: &Arc<Shared>, record: Record) -> Resu
     phase("record-running", shared.put(record, Durability::Power)).await
 }
 
-/// The same for an engine that has to know whose it is when it is launched: the workspace comes first, and nothing is
+/// The same for what has to be somebody's when it is launched, by its engine or by its root file system: the workspace comes first, and nothing is
 /// ready before it is asked for but the site.
 async fn named_steps(
     shared: &Arc<Shared>,
@@ -206,12 +207,26 @@ async fn named_steps(
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
     let workspace = recorded_workspace(shared, record, occasion, undo).await?;
-    let site = site(shared, limits).await?;
     let identity = identity(shared, record);
-    let mut blank = Blank::launch_as(shared, site, limits.nofile, engine, Some(&identity)).await?;
+    let named = (!engine.begins_nameless()).then_some(&identity);
+    let layers = layers(shared, record).await?;
+    let site = site(shared, limits).await?;
+    let mut blank = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await?;
     let claimed = claim(shared, &mut blank, record, occasion).await;
     undo.append(&mut blank.site.undo());
     finish(blank, claimed?, workspace)
+}
+
+/// The layers of a root file system that can be written, which lie and go with the workspace.
+async fn layers(shared: &Arc<Shared>, record: &Record) -> Result<Option<PathBuf>, Error> {
+    ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
+    let Some(spaces) = shared.config.user_spaces.filter(|_| record.spec.rootfs == RootFs::Overlay) else {
+        return Ok(None);
+    };
+    let (storage, id) = (Arc::clone(shared), record.spec.id);
+    let made =
+        blocking(move || storage.storage.prepare_overlay(id, spaces.base.first()).map_err(Error::Storage));
+    made.await.map(Some)
 }
 
 /// What is left to do once a blank is somebody's and the record says so.

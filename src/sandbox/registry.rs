@@ -283,6 +283,7 @@ mod tests {
             spec: SandboxSpec {
                 id: SandboxId::generate(),
                 isolation: Isolation::default(),
+                rootfs: crate::model::RootFs::default(),
                 ports: Vec::new(),
                 env: Environment::default(),
                 template: None,

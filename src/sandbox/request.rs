@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::view::Snapshot;
 use crate::model::{
-    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, Isolation, LimitsChange, SandboxId,
-    TemplateName, Visibility,
+    AppName, Environment, External, GitSource, HostHeader, IdlePolicy, Isolation, LimitsChange, RootFs,
+    SandboxId, TemplateName, Visibility,
 };
 
 /// What a client asks for when it creates a sandbox; everything is checked already.
@@ -29,6 +29,7 @@ pub struct CreateRequest {
     pub limits: LimitsChange,
     /// `None`: the weakest that the client may have.
     pub isolation: Option<Isolation>,
+    pub rootfs: RootFs,
     /// Answer the existing sandbox of the same project instead of making a second one.
     pub one_per_project: bool,
 }

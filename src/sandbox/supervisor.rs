@@ -18,7 +18,7 @@ use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
 use super::files::{TRANSFERS_MAX, WATCHES_MAX};
-use super::ids::UserSpaces;
+use super::ids::{self, UserSpaces};
 use super::leases::Leases;
 use super::limits::{ceiling, not_enforced};
 use super::logs::FOLLOWERS_MAX;
@@ -121,14 +121,14 @@ pub(super) struct Shared {
     pub(super) cgroups: Hierarchy,
     pub(super) sockets: SocketMaker,
     pub(super) template: Template,
-    destinations: Vec<(PathBuf, PathKind)>,
+    pub(super) destinations: Vec<(PathBuf, PathKind)>,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
     pub(super) leases: Leases,
     pub(super) admission: Admission,
     pub(super) pool: Pool,
     /// The directories with `config.json`, by the limit on open files that each asks for.
-    bundles: Mutex<HashMap<u64, PathBuf>>,
+    bundles: Mutex<HashMap<(u64, bool), PathBuf>>,
     /// What holds the workspaces, if it is one disk.
     pub(super) disk: Option<Disk>,
     /// Which limits the host cannot enforce.
@@ -244,6 +244,7 @@ impl Supervisor {
         let (git, one_per_project) = (request.git.clone(), request.one_per_project);
         let record = self.new_record(request)?;
         let (id, engine) = (record.spec.id, Engine::of(record.spec.isolation));
+        ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
         engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
         let runtime = shared.runtime.clone();
         blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
@@ -451,6 +452,7 @@ impl Supervisor {
             app_id: request.app_id,
             git: request.git,
             isolation: request.isolation.unwrap_or_default(),
+            rootfs: request.rootfs,
         };
         Ok(Record {
             spec,
@@ -609,17 +611,20 @@ impl Shared {
     }
 
     /// The bundle of all sandboxes with such a limit, written when it is first needed.
-    pub(super) fn bundle(&self, nofile: u64) -> Result<PathBuf, Error> {
+    pub(super) fn bundle(&self, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
         let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at, since somebody may have cleared the run directory.
-        if let Some(bundle) = bundles.get(&nofile).filter(|bundle| bundle.join("config.json").exists()) {
+        if let Some(bundle) =
+            bundles.get(&(nofile, is_writable)).filter(|bundle| bundle.join("config.json").exists())
+        {
             return Ok(bundle.clone());
         }
-        let bundle = self.config.run_dir.join("bundles").join(nofile.to_string());
+        let name = format!("{nofile}{}", if is_writable { "-writable" } else { "" });
+        let bundle = self.config.run_dir.join("bundles").join(name);
         let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
         std::fs::create_dir_all(&bundle).map_err(failed)?;
-        bundle::write(&bundle, &self.spec(nofile)).map_err(Error::Bundle)?;
-        bundles.insert(nofile, bundle.clone());
+        bundle::write(&bundle, &self.spec(nofile, is_writable)).map_err(Error::Bundle)?;
+        bundles.insert((nofile, is_writable), bundle.clone());
         Ok(bundle)
     }
 
@@ -641,7 +646,7 @@ impl Shared {
     }
 
     /// The spec of a container: with a user namespace it is made of what is on the stage.
-    fn spec(&self, nofile: u64) -> Spec {
+    fn spec(&self, nofile: u64, is_writable: bool) -> Spec {
         if self.config.user_spaces.is_none() {
             return self.plain_spec(nofile);
         }
@@ -652,6 +657,7 @@ impl Shared {
             userns: Some(&launcher::userns_path()),
             etc: &launcher::staged(""),
             ca_bundle: certificates.as_deref(),
+            is_writable,
             nofile,
         })
     }
@@ -664,6 +670,7 @@ impl Shared {
             userns: None,
             etc: &self.etc_dir,
             ca_bundle: self.config.ca_bundle.as_deref(),
+            is_writable: false,
             nofile,
         })
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/workspaces/<ID>           the home of a sandbox's user, bound into the sandbox
 //!        └ workspace/app           the app directory, where the paths of the files API begin
+//! <data>/overlays/<ID>             what its root has written to the root file system, where that is writable
 //! <data>/staging/<ID>, tree.<n>    a workspace or tree that is being made; renamed into place when it is whole
 //! <data>/trash/<ID>.<n>, files.<n> what is being removed; renamed out of place first
 //! ```
@@ -115,6 +116,7 @@ impl Storage {
                 .map_err(StorageError::at("make the directory", &path))
         };
         drop(directory("workspaces", 0o711)?);
+        drop(directory("overlays", 0o700)?);
         let yard =
             Arc::new(Yard { staging: directory("staging", 0o700)?, trash: directory("trash", 0o700)? });
         Ok(Self { removals: AtomicU64::new(0), yard, config })
@@ -199,12 +201,37 @@ impl Storage {
         Ok(Prepared::Made)
     }
 
-    /// Removes a workspace; returns the bytes that it took. One that is not there is no error.
+    /// Makes the directory with the layers of a writable root file system, if it is not there: `upper`, which
+    /// belongs to root of the sandbox as it is stored, and `work`, the kernel's.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn prepare_overlay(&self, id: SandboxId, root: u32) -> Result<PathBuf, StorageError> {
+        let path = self.config.data_dir.join("overlays").join(id.to_string());
+        let failed = StorageError::at("make the layers in", &path);
+        // Anybody may pass, who gets past the directory above: root of the sandbox has to.
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(&failed)?;
+        let directory = sysfs::open_directory(&path).map_err(&failed)?;
+        for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
+            match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(mode)) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::EXIST) => continue,
+                Err(errno) => return Err(failed(errno.into())),
+            }
+            sysfs::give_name(&directory, name, root, root).map_err(&failed)?;
+        }
+        drop(failed);
+        Ok(path)
+    }
+
+    /// Removes a workspace and what belongs to it; returns the bytes that it took. One that is not there is no error.
     ///
     /// # Errors
     /// Something in it cannot be removed; what is left is out of the way and tried again at the next start.
     pub fn remove(&self, id: SandboxId) -> Result<u64, StorageError> {
-        self.discard(&self.workspace_path(id))
+        let overlay = self.config.data_dir.join("overlays").join(id.to_string());
+        let (workspace, overlay) = (self.discard(&self.workspace_path(id)), self.discard(&overlay));
+        Ok(workspace? + overlay?)
     }
 
     /// Notes that the record of a new workspace is on the disk.

@@ -105,6 +105,30 @@ pub fn become_whom(whom: Whom) -> io::Result<()> {
     }
 }
 
+/// Runs a step in which files that are made belong to somebody else, and no quota or reserve can be passed
+/// (`CAP_SYS_RESOURCE`): an overlay remembers the credentials of whoever mounts it and uses them for ever after.
+/// For a process that is root of the host, with one thread.
+///
+/// # Errors
+/// The kernel's, or the step's.
+#[cfg(feature = "daemon")]
+pub fn with_file_owner<T>(id: u32, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
+    let (before, bits) = (rustix::thread::capabilities(None)?, capabilities_secure_bits()?);
+    // Without it the capabilities over files would go with the id of root.
+    set_capabilities_secure_bits(bits | CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    let effective = before.effective.difference(CapabilitySet::SYS_RESOURCE);
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, ..before })?;
+    nix::unistd::setfsgid(id.into());
+    nix::unistd::setfsuid(id.into());
+    let done = step();
+    nix::unistd::setfsuid(0.into());
+    nix::unistd::setfsgid(0.into());
+    rustix::thread::set_capabilities(None, before)?;
+    set_capabilities_secure_bits(bits)?;
+    done
+}
+
 /// `setgroups(0)`: leaves all supplementary groups.
 ///
 /// # Errors

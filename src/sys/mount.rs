@@ -15,8 +15,13 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 /// [`STAGED`].
 pub const STAGE: &str = "/sys/fs/cgroup";
 /// What there is on the stage, and whether it is a directory.
-pub const STAGED: [(&str, bool); 4] =
-    [("rootfs", true), ("resolv.conf", false), ("hosts", false), ("ca-certificates.crt", false)];
+pub const STAGED: [(&str, bool); 5] = [
+    ("rootfs", true),
+    ("layers", true),
+    ("resolv.conf", false),
+    ("hosts", false),
+    ("ca-certificates.crt", false),
+];
 
 /// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
 /// written (and `/proc` and `/sys`, whose files are not a file system's), and in which the cgroup file systems
@@ -89,12 +94,42 @@ pub fn detached_at(path: &Path, ids: Option<BorrowedFd<'_>>) -> io::Result<Owned
     detached(CWD, path, ids)
 }
 
+/// `mount_setattr(tree, -MOUNT_ATTR_RDONLY)`: lets a detached copy be written although what it was taken from is
+/// read-only here.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_writable(tree: &OwnedFd) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+    set_attributes(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &attributes)
+}
+
 /// `unshare(CLONE_NEWNS)`: moves the calling, single-threaded process into a copy of its mount namespace.
 ///
 /// # Errors
 /// The kernel's.
 pub fn unshare() -> io::Result<()> {
     unshare_mounts()
+}
+
+/// Lays `upper` in a directory over another one; the mount is nowhere yet.
+///
+/// `fsopen("overlay")`, `fsconfig(lowerdir, upperdir, workdir)`, `fsmount(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)`.
+///
+/// # Errors
+/// The kernel's.
+pub fn overlay(lower: &Path, layers: &Path) -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_set_string};
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |name: &str, path: &Path| fsconfig_set_string(context.as_fd(), name, path);
+    set("source", Path::new("overlay"))?;
+    set("lowerdir", lower)?;
+    set("upperdir", &layers.join("upper"))?;
+    set("workdir", &layers.join("work"))?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// `fsopen(type)`, `fsmount`: mounts a file system nowhere, to see whether that may be.

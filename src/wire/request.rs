@@ -32,6 +32,8 @@ pub struct CreateBody {
     pub preview: Option<PreviewBody>,
     /// What stands between it and the host: `container` (default, unless the key demands more) or `gvisor`.
     pub isolation: Option<String>,
+    /// `read_only` (default), or `overlay`: `user: root` may write the root file system, as packages do.
+    pub rootfs: Option<String>,
 }
 
 /// How previews reach the app.
@@ -74,6 +76,8 @@ pub struct CreateV1Body {
     pub limits: Option<LimitsBody>,
     /// What stands between it and the host: `container` (default, unless the key demands more) or `gvisor`.
     pub isolation: Option<String>,
+    /// `read_only` (default), or `overlay`: `user: root` may write the root file system, as packages do.
+    pub rootfs: Option<String>,
 }
 
 /// When a sandbox that nobody uses goes to sleep.

@@ -52,6 +52,8 @@ pub struct Row {
     pub stops_at: Option<i64>,
     /// `container` or `gvisor`.
     pub isolation: &'static str,
+    /// `read_only`, or `overlay`: root may write it, into a layer that lasts as the workspace does.
+    pub rootfs: &'static str,
 }
 
 /// `GET /sandbox/{id}`.

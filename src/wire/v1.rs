@@ -30,6 +30,8 @@ pub struct Sandbox {
     pub stops_at: Option<String>,
     /// What stands between it and the host: `container` or `gvisor`.
     pub isolation: &'static str,
+    /// `read_only`, or `overlay`: root may write it, into a layer that lasts as the workspace does.
+    pub rootfs: &'static str,
 }
 
 /// When it sleeps, in seconds; its own policy, else the server's.

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("userns::no_two_sandboxes_share_an_id", ids_are_disjoint),
     ("userns::what_is_counted_for_a_user_is_counted_for_each_sandbox", counts_are_apart),
     ("userns::without_them_sandboxes_work_and_root_is_refused", off),
+    ("userns::packages_are_installed_into_an_overlay_and_stay", overlay),
     ("userns::a_file_system_that_cannot_be_mapped_is_said_and_safe", unmapped),
 ];
 
@@ -254,6 +255,75 @@ fn off() {
     assert_eq!(root(&server, &id, "id -u; stat -c %u ~sandbox/f"), "0\n1000\n");
 }
 
+/// Makes a package and a repository with it, updates and installs.
+const INSTALL: &str = r#"
+set -e
+mkdir -p /srv/repo /tmp/p/DEBIAN /tmp/p/usr/bin /tmp/p/var/lib/probe
+printf '#!/bin/sh\necho installed\n' > /tmp/p/usr/bin/probe-tool; chmod 755 /tmp/p/usr/bin/probe-tool
+printf '#!/bin/sh\nset -e\nchown games:games /var/lib/probe\nchmod 2750 /var/lib/probe\n' > /tmp/p/DEBIAN/postinst; chmod 755 /tmp/p/DEBIAN/postinst
+printf 'Package: probe-tool\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: a tool\n' > /tmp/p/DEBIAN/control
+dpkg-deb --build /tmp/p /srv/repo/probe-tool.deb > /dev/null
+cd /srv/repo
+{ cat /tmp/p/DEBIAN/control; echo "Filename: ./probe-tool.deb"; echo "Size: $(stat -c %s probe-tool.deb)"; echo "SHA256: $(sha256sum < probe-tool.deb | cut -d' ' -f1)"; echo; } > Packages
+rm -f /etc/apt/sources.list.d/* /etc/apt/sources.list
+echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
+apt-get update 2>&1
+DEBIAN_FRONTEND=noninteractive apt-get install -y probe-tool 2>&1
+"#;
+
+fn overlay() {
+    let mut server = Server::start(&[]);
+    let id = server.create(json!({ "rootfs": "overlay" }));
+    let plain = server.create(json!({}));
+    let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"].clone();
+    assert_eq!(row["rootfs"], "overlay", "{row}");
+    let (text, code) = as_root(&server, &id, INSTALL);
+    assert!(code == 0 && !text.contains("W:"), "{text}");
+    let looks = "probe-tool; stat -c '%U:%G %a' /var/lib/probe; dpkg -s probe-tool | grep ^Status; rm -f /etc/motd; ls /etc/motd 2>&1 | wc -l";
+    let expected = "installed\ngames:games 2750\nStatus: install ok installed\n1\n";
+    assert_eq!(root(&server, &id, looks), expected);
+    // The user writes there as little as before, and the other sandbox sees nothing of it.
+    for path in ["/usr/bin/x", "/etc/x", "/x"] {
+        assert_ne!(server.exec(&id, &format!("echo x > {path}")).1, 0, "{path}");
+    }
+    assert_ne!(server.exec(&plain, "probe-tool").1, 0);
+    assert_ne!(as_root(&server, &plain, "touch /usr/bin/x").1, 0);
+    // It lasts over a sleep and a daemon that is killed, with other ids each time.
+    let before = ids(&server, &id)["first_id"].clone();
+    server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
+    assert_eq!(root(&server, &id, looks), expected);
+    assert_ne!(ids(&server, &id)["first_id"], before);
+    server.kill();
+    server.boot();
+    assert_eq!(
+        root(
+            &server,
+            &id,
+            "probe-tool; touch /usr/local/after; echo x > /etc/probe; mv /etc/probe /usr/local"
+        ),
+        "installed\n"
+    );
+    // On the disk it is nobody's.
+    let layers = server.data().join("overlays").join(&id);
+    for name in ["usr/bin/probe-tool", "usr/local/after"] {
+        assert_eq!(std::fs::metadata(layers.join("upper").join(name)).unwrap().uid(), ID_BASE, "{name}");
+    }
+    assert_eq!(server.sh(&id, "ls -a ~ ~/workspace/app | grep -c upper || true"), "0\n");
+    // Links in the way of what is mounted are refused, and nothing of the host is touched by them.
+    let outside = server.directory.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    root(&server, &id, &format!("rm -rf /etc/ssl/certs; ln -s {} /etc/ssl/certs", outside.display()));
+    server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
+    let refused = server.api("POST", &format!("/v1/sandboxes/{id}/start"), Value::Null);
+    assert!(refused.status >= 400, "{}", refused.text());
+    assert!(server.log_text().contains("is reached through a link"), "{}", refused.text());
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    server.purge(&id);
+    assert!(!layers.exists());
+    let off = server.api("POST", "/sandbox", json!({ "rootfs": "overlay", "isolation": "gvisor" }));
+    assert_eq!(off.status, 400, "{}", off.text());
+}
+
 /// An overlay, which cannot be mapped, in the place of a directory; unmounted with the value.
 struct Overlay(PathBuf, #[expect(dead_code, reason = "what it holds is removed with it")] tempfile::TempDir);
 
@@ -291,6 +361,8 @@ fn unmapped() {
     server.boot();
     let id = server.create(json!({}));
     assert_eq!(ids(&server, &id)["rootfs_mapped"], false);
+    let refused = server.api("POST", "/sandbox", json!({ "rootfs": "overlay" }));
+    assert!(refused.status == 400 && refused.text().contains("cannot map"), "{}", refused.text());
     // Files of the root file system are nobody's; what anybody may use works, and root is one all the same.
     assert_eq!(server.sh(&id, "stat -c %U /etc/passwd; python3 -c 'print(1)'; touch ~/f"), "nobody\n1\n");
     assert_eq!(root(&server, &id, "id -u; stat -c %u ~sandbox/f"), "0\n1000\n");
