@@ -42,6 +42,6 @@ ENV SANDBOXD_ADDR=0.0.0.0:9090 SANDBOXD_PREVIEW_ADDR=0.0.0.0:80
 VOLUME /var/lib/sandboxd
 EXPOSE 9090 80
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=6s --start-period=20s CMD ["/usr/local/bin/sandboxd", "health"]
+HEALTHCHECK --interval=10s --timeout=6s --start-period=90s CMD ["/usr/local/bin/sandboxd", "health"]
 ENTRYPOINT ["/usr/local/bin/sandboxd"]
 CMD ["supervise"]

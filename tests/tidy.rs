@@ -116,6 +116,7 @@ fn the_server_executes_these_programs_only() {
     }
     found.sort_unstable();
     let expected = [
+        "daemon: \"cp\"",
         "daemon: std::env::current_exe(",
         "network: \"iptables\"",
         "network: \"nft\"",

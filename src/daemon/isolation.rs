@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::exit::Exit;
+use super::rootfs;
 use crate::config::{Config, UserNamespaces};
 use crate::model::{Finding, IdBase};
 use crate::runtime::{Runtime, Support};
@@ -65,7 +66,9 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         }
     };
     let mapped = |found: fn(&userns::Support) -> bool| probed.as_ref().is_ok_and(found);
-    let (rootfs, workspaces) = (mapped(|s| s.maps_rootfs), mapped(|s| s.maps_workspaces));
+    let workspaces = mapped(|s| s.maps_workspaces);
+    let copied = workspaces && rootfs::is_copied(config);
+    let root_files = copied || mapped(|s| s.maps_rootfs);
     let said = |mapped: bool| if mapped { "can be mapped" } else { "cannot be mapped" }.to_owned();
     let overlap = subordinate_overlap(config.id_base);
     vec![
@@ -93,10 +96,14 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         },
         Finding {
             feature: "mapped root files",
-            found: rootfs,
-            detail: said(rootfs),
+            found: root_files,
+            detail: if copied {
+                "by a copy in data_dir, made at the first start".to_owned()
+            } else {
+                said(root_files)
+            },
             consequence: "files of the root file system show as nobody's inside, and root there cannot read those that only root may",
-            remedy: "a rootfs on ext4, XFS, btrfs or tmpfs, not on overlayfs as in an image",
+            remedy: "a rootfs on ext4, XFS, btrfs or tmpfs; or on overlayfs, as in an image, and a data_dir that is not",
             required: false,
         },
         Finding {

@@ -16,6 +16,7 @@ use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
 use super::lock;
+use super::rootfs;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
@@ -113,7 +114,7 @@ pub(super) fn launcher(init: PathBuf, writable: Vec<PathBuf>) -> Exit {
     }
 }
 
-async fn serve(config: Config) -> Exit {
+async fn serve(mut config: Config) -> Exit {
     for name in &config.ignored {
         tracing::warn!(name, "a setting of the former product means nothing here");
     }
@@ -173,6 +174,8 @@ async fn serve(config: Config) -> Exit {
             "THE RECORD WAS DAMAGED: its last good copy is used, and what happened since that was made is not known"
         );
     }
+    // Nobody is served yet who could wait for it.
+    config.rootfs = rootfs::place(&config);
     let code = match build(&config, metadata.clone(), contents).await {
         Ok(app) => app.run(&config, api_listener, preview_listener).await,
         Err(exit) => exit,
