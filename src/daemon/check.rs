@@ -307,7 +307,7 @@ fn kernel() -> Vec<Finding> {
         finding(
             "inotify instances",
             probe::inotify_instances(),
-            "some dozens of development servers at once use them up; further ones do not see changed files",
+            "without user namespaces some dozens of development servers at once use up what all sandboxes share; with them, as many in one sandbox",
             "sysctl fs.inotify.max_user_instances=8192",
             false,
         ),

@@ -30,8 +30,7 @@ const RUN_MIN: Duration = Duration::from_secs(10);
 const SHORT_RUNS_MAX: u32 = 5;
 /// Between TERM and KILL when a process is replaced.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How often the manifest is looked at. A watch would cost one of the 128 inotify instances that all
-/// sandboxes share while they run under one uid of the host.
+/// How often the manifest is looked at. A watch would cost one of the 128 inotify instances that the sandbox's user has.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How much of a failed build's output is told.
 const BUILD_TAIL_BYTES: u64 = 2000;

@@ -258,55 +258,78 @@ fn open_files() {
     assert_eq!(opens(), 297);
 }
 
-/// Each kind of abuse in one sandbox, and how long a command takes in another meanwhile: a ratio within one run.
-/// Hogs of the processors are held by their own limit, as an operator would.
+/// How long a request to an app takes while each kind of abuse goes on in another sandbox, with nothing but the limits
+/// that every sandbox has. The one is frozen and let go in turns, so that whatever else the machine does counts on both sides.
 fn hogs() {
     let server = Server::start(&[]);
-    let neighbour = server.create(json!({}));
-    let median = || {
-        let mut times: Vec<_> = (0..40)
-            .map(|_| {
-                let begun = Instant::now();
-                server.sh(&neighbour, "true");
-                begun.elapsed()
-            })
-            .collect();
+    let neighbour = server.create(json!({ "ports": [3000] }));
+    let start = |id: &str, script: &str| {
+        let body = json!({ "cmd": ["python3", "-c", script], "detach": true });
+        let answer = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    };
+    let app = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
+    start(&neighbour, app);
+    let ask = || server.preview(&neighbour, 3000, "GET", "/", &[], b"").status == 200;
+    eventually("the neighbour answers", Duration::from_secs(20), ask);
+    let times = |count: usize| -> Vec<Duration> {
+        let one = |_| {
+            let begun = Instant::now();
+            assert!(ask());
+            begun.elapsed()
+        };
+        (0..count).map(one).collect()
+    };
+    let median = |mut times: Vec<Duration>| {
         times.sort();
         times[times.len() / 2]
     };
-    median();
+    times(50);
+    let mut measured = Vec::new();
     for (name, hog) in [
         ("fork bomb", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
         (
             "memory hog",
-            "import os, sys\nwhile True:\n  if os.fork() == 0:\n    x = bytearray(1 << 30)\n  else: os.wait()",
+            "import os\nwhile True:\n  if os.fork() == 0:\n    x = b'x' * (1 << 30)\n  else: os.wait()",
         ),
         (
             "disk hog",
-            "import os\nwhile True:\n  with open('/home/sandbox/fill', 'wb') as f:\n    for _ in range(64): f.write(b'x' * (1 << 20))",
+            "import os\nwhile True:\n  with open('/home/sandbox/fill', 'wb') as f:\n    for _ in range(256): f.write(b'x' * (1 << 20))\n    os.fsync(f.fileno())",
         ),
-        ("log flood", "import sys\nwhile True: sys.stdout.write('y' * 65536 + chr(10))"),
+        ("log flood", "import os\nwhile True: os.write(1, b'y' * 65536)"),
         (
             "inotify hog",
-            "import ctypes, time\nc = ctypes.CDLL(None)\nwhile True:\n  if c.inotify_init() < 0: time.sleep(0.01)",
+            "import ctypes, os, threading\nc = ctypes.CDLL(None)\nos.makedirs('/tmp/d', exist_ok=True)\ni = c.inotify_init()\nc.inotify_add_watch(i, b'/tmp/d', 0xfff)\nwhile True:\n  c.inotify_init()\n  for n in range(500): open('/tmp/d/%d' % n, 'w').close()",
         ),
     ] {
-        let quiet = median();
-        let id =
-            server.create(json!({ "limits": { "cpu_max": 0.5, "pids_max": 200, "memory_max": "128M" } }));
-        let script = format!(
-            "cat > /tmp/hog.py <<'X'\n{hog}\nX\n(setsid python3 /tmp/hog.py > /dev/null 2>&1 < /dev/null &)"
-        );
-        server.sh(&id, &script);
-        eventually("the hog runs", Duration::from_secs(10), || {
-            stats(&server, &id)["pids"]["current"].as_u64().is_some_and(|n| n > 1)
-        });
-        let under = median();
+        let id = server.create(json!({}));
+        start(&id, hog);
+        let verb = |verb: &str| {
+            let answer = server.api("POST", &format!("/v1/sandboxes/{id}/{verb}"), Value::Null);
+            assert_eq!(answer.status, 200, "{name}: {verb}: {}", answer.text());
+        };
+        // By then it has begun.
+        times(25);
+        let (mut beside, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            beside.extend(times(25));
+            verb("pause");
+            without.extend(times(25));
+            verb("resume");
+        }
+        let (beside, without) = (median(beside), median(without));
         let begun = Instant::now();
         server.purge(&id);
-        assert!(begun.elapsed() < Duration::from_secs(5), "{name}: gone after {:?}", begun.elapsed());
-        // Without it again: what the machine itself is doing changes meanwhile.
-        let quiet = quiet.max(median()).max(Duration::from_millis(10));
-        assert!(under < quiet * 3, "{name}: {under:?} beside it, {quiet:?} without");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{name}: gone after {:?}", begun.elapsed());
+        measured.push((name, beside, without));
     }
+    let lines = measured
+        .iter()
+        .map(|(name, beside, without)| format!("{name}: {beside:.1?} beside it, {without:.1?} without"));
+    let table = lines.collect::<Vec<_>>().join("\n");
+    // For the specification; the virtual machine has no such directory.
+    let _kept = std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/neighbours.txt"), &table);
+    // What little there is when all is quiet doubles for less: a busy core's caches.
+    let floor = Duration::from_millis(10);
+    assert!(measured.iter().all(|(_, beside, without)| *beside < (*without).max(floor) * 2), "{table}");
 }
