@@ -148,14 +148,16 @@ impl Channel {
     /// Starts a process; see [`Request::Spawn`] for the descriptors.
     ///
     /// # Errors
-    /// [`ControlError::Exec`] when the command itself cannot be started.
+    /// [`ControlError::Exec`] when the command itself cannot be started; [`ControlError::Unanswered`] or `Silent`
+    /// when it may have been. After any other nothing was started.
     pub async fn spawn(&self, spawn: Spawn, descriptors: &[BorrowedFd<'_>]) -> Result<Started, ControlError> {
         let (sender, receiver) = oneshot::channel();
         let key = spawn.key;
         lock(&self.waiting).insert(key, sender);
         let answered = async {
             self.ask(&Request::Spawn(spawn), descriptors).await?;
-            receiver.await.unwrap_or(Err(ControlError::Ended))
+            // Read or not by `sandbox-init`: who cannot know must not ask twice.
+            receiver.await.unwrap_or(Err(ControlError::Unanswered))
         };
         let deadline = super::connection::ANSWER_DEADLINE;
         let result = tokio::time::timeout(deadline, answered).await.unwrap_or(Err(ControlError::Silent));

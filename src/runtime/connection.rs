@@ -38,6 +38,8 @@ pub enum ControlError {
     Frame(#[source] FrameError),
     #[error("get an answer from sandbox-init: it ended the connection")]
     Ended,
+    #[error("learn whether the command was started: sandbox-init ended before it said so")]
+    Unanswered,
     #[error("get an answer from sandbox-init within {} s", ANSWER_DEADLINE.as_secs())]
     Silent,
     #[error("understand sandbox-init: it gave an answer that does not belong to the question")]

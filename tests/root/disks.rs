@@ -85,7 +85,7 @@ fn goes_on(server: &Server, id: &str) {
 
 /// A create is refused by a status and a text, and leaves nothing.
 fn refuses(server: &Server, status: u16, text: &str) {
-    let before = HostSnapshot::take(server);
+    let before = HostSnapshot::settled(server);
     let rows = || server.api("GET", "/sandboxes", Value::Null).json().as_array().unwrap().len();
     let count = rows();
     let answer = server.api("POST", "/sandbox", json!({}));
@@ -214,7 +214,7 @@ fn held() {
     let server = Server::start(&[]);
     let (id, asleep) = (serving(&server), server.create(Value::Null));
     assert_eq!(v1(&server, &asleep, "stop").status, 200);
-    let before = HostSnapshot::take(&server);
+    let before = HostSnapshot::settled(&server);
     let other = rusqlite::Connection::open(server.data().join("sandboxd.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let begun = Instant::now();

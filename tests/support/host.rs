@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
+use super::eventually;
 use super::server::{INSTANCE, Server};
 
 /// Everything of ours that is on the host.
@@ -20,6 +22,17 @@ pub(crate) struct HostSnapshot {
 }
 
 impl HostSnapshot {
+    /// What is there once nothing changes any more: tear-down goes on behind answers.
+    pub(crate) fn settled(server: &Server) -> Self {
+        let mut last = Self::take(server);
+        eventually("the host settles", Duration::from_secs(20), || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = Self::take(server);
+            std::mem::replace(&mut last, now) == last
+        });
+        last
+    }
+
     pub(crate) fn take(server: &Server) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let data = server.directory.path().join("data");

@@ -237,11 +237,16 @@ async fn start(shared: &Arc<Shared>, entry: &Arc<Entry>, request: ProcessRequest
         let live = awake(entry).await?;
         fail_point("exec")?;
         match kept_awake(entry, start_in(shared, entry, &live, &request)).await {
-            // It was put to sleep between the look and the command: once more, awake.
+            // It was put to sleep between the look and the command, which was not sent: once more, awake.
             Err(Error::Control(ControlError::Ended | ControlError::Socket { .. })) if !is_second => {
                 is_second = true;
                 // If it lives on, what is missing is on our side, such as a descriptor.
                 let _lives: Result<(), _> = tokio::time::timeout(ENDING_DEADLINE, live.wait()).await;
+            }
+            Err(Error::Control(ControlError::Unanswered)) => {
+                let text =
+                    "the sandbox ended while the command was being started; whether it ran is not known";
+                break Err(Error::Conflict(text.to_owned()));
             }
             // Its own processes have used up what it may have; some of them may be about to end.
             Err(Error::Control(ControlError::Exec(errno))) if is_exhausted(errno) => {
