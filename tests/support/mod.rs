@@ -18,9 +18,14 @@ use std::time::{Duration, Instant};
 
 /// Waits until something holds; panics with what was waited for when it does not in time.
 pub(crate) fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
+    eventually_seen(what, deadline, || if holds() { Ok(()) } else { Err("it never did".to_owned()) });
+}
+
+/// The same; what was seen last instead is told too.
+pub(crate) fn eventually_seen(what: &str, deadline: Duration, mut holds: impl FnMut() -> Result<(), String>) {
     let end = Instant::now() + deadline;
-    while !holds() {
-        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+    while let Err(seen) = holds() {
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}: {seen}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

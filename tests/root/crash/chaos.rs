@@ -12,10 +12,10 @@ use sandboxd::model::SandboxId;
 use serde_json::{Value, json};
 
 use super::{children, has_word, kill, kill_if_there, launcher_of, pid_of};
-use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
 use crate::support::server::{API, Server};
+use crate::support::{eventually, eventually_seen};
 
 /// What clients were told.
 #[derive(Default)]
@@ -162,7 +162,8 @@ pub(super) fn compare(server: &Server, history: &History, what: &str, ahead: Ahe
         let lost: Vec<_> = lines.acknowledged.difference(&seen).collect();
         assert!(lost.is_empty(), "{what}: {id} has lost {lost:?}");
     }
-    eventually(&format!("{what}: the host has what runs, and nothing else"), Duration::from_secs(10), || {
+    let alike = format!("{what}: the host has what runs, and nothing else");
+    eventually_seen(&alike, Duration::from_secs(20), || {
         let rows = server.api("GET", "/sandboxes", Value::Null).json();
         let present = rows
             .as_array()
@@ -174,9 +175,10 @@ pub(super) fn compare(server: &Server, history: &History, what: &str, ahead: Ahe
         let cgroups = host.cgroups.iter().filter(|c| c.starts_with("pids/")).count();
         let run = host.run.iter().filter(|name| name.len() == 26).count();
         let places = present + ahead.blanks + ahead.sites;
-        (cgroups == places || host.cgroups.is_empty())
+        let is_alike = (cgroups == places || host.cgroups.is_empty())
             && run == places
-            && host.inits == present + ahead.blanks
+            && host.inits == present + ahead.blanks;
+        if is_alike { Ok(()) } else { Err(format!("{ahead:?}, {host:?}, {rows}")) }
     });
 }
 
