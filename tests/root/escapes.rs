@@ -46,6 +46,8 @@ impl Image {
         let options =
             format!("lowerdir={},upperdir={},workdir={}", rootfs().display(), path("upper"), path("work"));
         run("mount", &["-t", "overlay", "overlay", "-o", &options, &path("merged")]);
+        // Only what was built whole is copied to where nobody changes it.
+        fs::remove_file(base.path().join("merged/.complete")).unwrap();
         Self { base }
     }
 

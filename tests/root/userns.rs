@@ -357,6 +357,8 @@ impl Drop for Overlay {
 fn unmapped() {
     let scene = tempfile::tempdir().unwrap();
     let tree = Overlay::over(&rootfs(), &scene.path().join("rootfs"));
+    // Only what was built whole is copied to where it can be mapped.
+    std::fs::remove_file(tree.0.join(".complete")).unwrap();
     let mut server = Server::prepare(&[("SANDBOXD_ROOTFS", tree.0.to_str().unwrap())]);
     server.boot();
     let id = server.create(json!({}));
