@@ -46,7 +46,7 @@ pub(crate) fn measure(
         for &clients in &plan.clients {
             let each = (plan.creates / clients).max(1);
             let (took, ids) = runtime.block_on(many(server, clients, each, purges))?;
-            runtime.block_on(purge_all(server, ids))?;
+            runtime.block_on(on_each(server, ids, Action::Purge))?;
             let per_second = f64::from(clients * each) / took.as_secs_f64();
             note(&format!(
                 "{contender}: {per_second:.1} sandboxes per second, {clients} clients, purged: {purges}"
@@ -58,7 +58,7 @@ pub(crate) fn measure(
     std::thread::sleep(Duration::from_secs(5).min(plan.idle * 2));
     let (took, ids) = runtime.block_on(many(server, plan.burst, 1, false))?;
     load.burst = Some(Burst { count: plan.burst, seconds: took.as_secs_f64() });
-    runtime.block_on(purge_all(server, ids))?;
+    runtime.block_on(on_each(server, ids, Action::Purge))?;
     crowds(&runtime, server, pid, plan, &mut load)?;
     Ok(load)
 }
@@ -106,7 +106,15 @@ pub(crate) async fn create_exec(client: &Client) -> Result<String, Trouble> {
     Ok(id)
 }
 
-pub(crate) async fn purge_all(server: &Server, ids: Vec<String>) -> Result<(), Trouble> {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Pause,
+    Stop,
+    Purge,
+}
+
+/// Does the same to many, with a few clients at once.
+pub(crate) async fn on_each(server: &Server, ids: Vec<String>, action: Action) -> Result<(), Trouble> {
     let ids = Arc::new(std::sync::Mutex::new(ids));
     let mut tasks = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -114,7 +122,12 @@ pub(crate) async fn purge_all(server: &Server, ids: Vec<String>) -> Result<(), T
         tasks.spawn(async move {
             let next = || ids.lock().ok()?.pop();
             while let Some(id) = next() {
-                client.purge(&id).await.map_err(|e| Trouble::because("purge", &e))?;
+                let done = match action {
+                    Action::Pause => client.pause(&id).await.map(|_| ()),
+                    Action::Stop => client.stop(&id).await.map(|_| ()),
+                    Action::Purge => client.purge(&id).await.map(|_| ()),
+                };
+                done.map_err(|e| Trouble::because(format!("{action:?} {id}"), &e))?;
             }
             Ok::<_, Trouble>(())
         });
@@ -158,7 +171,7 @@ fn crowds(
         load.idle_percent =
             before.zip(processor_seconds(pid)).map(|(a, b)| (b - a) / plan.idle.as_secs_f64() * 100.0);
     }
-    runtime.block_on(purge_all(server, live))?;
+    runtime.block_on(on_each(server, live, Action::Purge))?;
     grown
 }
 

@@ -5,15 +5,13 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sandboxd::client::Client;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
-use super::load::{CLIENTS, create_exec, many, processor_seconds, purge_all};
+use super::load::{Action, CLIENTS, create_exec, many, on_each, processor_seconds};
 use super::machine;
 use super::memory::{self, Processes};
 use super::ours::{LIMIT, Server, connect};
@@ -72,7 +70,7 @@ pub(crate) fn run(server: &Server, pid: u32, plan: Plan, out: &Path) -> Result<(
     let (started, ids) = (Instant::now(), std::mem::take(&mut scene.ids));
     let count = ids.len();
     note(&format!("purging {count}"));
-    let purged = scene.runtime.block_on(purge_all(server, ids));
+    let purged = scene.runtime.block_on(on_each(server, ids, Action::Purge));
     scene.found.figures.push(("purges", rate(count, started.elapsed()), "per s"));
     measured.and(purged)?;
     publish(&scene.found, plan, out)
@@ -85,7 +83,7 @@ impl Scene<'_> {
         let started = Instant::now();
         let frozen = self.ids.clone();
         note(&format!("freezing {}", frozen.len()));
-        self.runtime.block_on(each(self.server, frozen.clone(), Action::Pause))?;
+        self.runtime.block_on(on_each(self.server, frozen.clone(), Action::Pause))?;
         self.found.figures.push(("freezes", rate(frozen.len(), started.elapsed()), "per s"));
         std::thread::sleep(SETTLE);
         self.found.memory = Processes::read(&["sandbox"]).since(&before, report::OURS, self.plan.frozen);
@@ -138,7 +136,7 @@ impl Scene<'_> {
                 let (_, ids) = self.runtime.block_on(made)?;
                 self.ids.extend(ids.iter().cloned());
                 if stops {
-                    self.runtime.block_on(each(self.server, ids, Action::Stop))?;
+                    self.runtime.block_on(on_each(self.server, ids, Action::Stop))?;
                 }
             }
             let what = if stops { "creates with exec and stop" } else { "creates with exec" };
@@ -175,7 +173,7 @@ impl Scene<'_> {
             let started = Instant::now();
             let id = self.runtime.block_on(create_exec(&self.client))?;
             samples.push(started.elapsed().as_secs_f64() * 1e3);
-            self.runtime.block_on(purge_all(self.server, vec![id]))?;
+            self.runtime.block_on(on_each(self.server, vec![id], Action::Purge))?;
         }
         Ok(samples)
     }
@@ -214,33 +212,6 @@ impl Scene<'_> {
     fn count(&self) -> u32 {
         u32::try_from(self.ids.len()).unwrap_or(u32::MAX)
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Action {
-    Pause,
-    Stop,
-}
-
-/// Does the same to many, with a few clients at once.
-async fn each(server: &Server, ids: Vec<String>, action: Action) -> Result<(), Trouble> {
-    let ids = Arc::new(Mutex::new(ids));
-    let mut tasks = JoinSet::new();
-    for _ in 0..CLIENTS {
-        let (client, ids) = (connect(server)?, Arc::clone(&ids));
-        tasks.spawn(async move {
-            let next = || ids.lock().ok()?.pop();
-            while let Some(id) = next() {
-                let done = match action {
-                    Action::Pause => client.pause(&id).await,
-                    Action::Stop => client.stop(&id).await,
-                };
-                done.map_err(|e| Trouble::because(format!("{action:?} {id}"), &e))?;
-            }
-            Ok::<_, Trouble>(())
-        });
-    }
-    tasks.join_all().await.into_iter().collect()
 }
 
 /// A request on a connection of its own, read to its end.

@@ -68,3 +68,23 @@ pub struct Record {
     pub stopped_at: Option<i64>,
     pub keepalive_until: Option<i64>,
 }
+
+impl Record {
+    /// The record of a sandbox that is about to be made.
+    pub fn new(spec: SandboxSpec, now: i64) -> Self {
+        Self {
+            spec,
+            status: Status::Creating,
+            error_message: None,
+            address_index: None,
+            launch: None,
+            init_pid: None,
+            init_start_ticks: None,
+            created_at: now,
+            updated_at: now,
+            last_active_at: now,
+            stopped_at: None,
+            keepalive_until: None,
+        }
+    }
+}

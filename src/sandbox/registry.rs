@@ -279,35 +279,23 @@ mod tests {
 
     fn entry(registry: &Registry, number: u64) -> Arc<Entry> {
         let now = crate::sandbox::activity::now_ms();
-        let record = Record {
-            spec: SandboxSpec {
-                id: SandboxId::generate(),
-                isolation: Isolation::default(),
-                rootfs: crate::model::RootFs::default(),
-                ports: Vec::new(),
-                env: Environment::default(),
-                template: None,
-                visibility: Visibility::Private,
-                idle_policy: IdlePolicy::Sleep,
-                host_header: HostHeader::Upstream,
-                sleep: None,
-                limits: Limits::with_memory(ByteSize::mib(512)),
-                external: External::new(Some(format!("user-{}", number % 1000)), None, None).unwrap(),
-                app_id: None,
-                git: None,
-            },
-            status: Status::Stopped,
-            error_message: None,
-            address_index: None,
-            launch: None,
-            init_pid: None,
-            init_start_ticks: None,
-            created_at: now,
-            updated_at: now,
-            last_active_at: now,
-            stopped_at: None,
-            keepalive_until: None,
+        let spec = SandboxSpec {
+            id: SandboxId::generate(),
+            isolation: Isolation::default(),
+            rootfs: crate::model::RootFs::default(),
+            ports: Vec::new(),
+            env: Environment::default(),
+            template: None,
+            visibility: Visibility::Private,
+            idle_policy: IdlePolicy::Sleep,
+            host_header: HostHeader::Upstream,
+            sleep: None,
+            limits: Limits::with_memory(ByteSize::mib(512)),
+            external: External::new(Some(format!("user-{}", number % 1000)), None, None).unwrap(),
+            app_id: None,
+            git: None,
         };
+        let record = Record { status: Status::Stopped, ..Record::new(spec, now) };
         let published =
             Published { record: Arc::new(record), live: None, app: AppView::default(), generation: 0 };
         Arc::new(Entry {

@@ -454,20 +454,7 @@ impl Supervisor {
             isolation: request.isolation.unwrap_or_default(),
             rootfs: request.rootfs,
         };
-        Ok(Record {
-            spec,
-            status: Status::Creating,
-            error_message: None,
-            address_index: None,
-            launch: None,
-            init_pid: None,
-            init_start_ticks: None,
-            created_at: now,
-            updated_at: now,
-            last_active_at: now,
-            stopped_at: None,
-            keepalive_until: None,
-        })
+        Ok(Record::new(spec, now))
     }
 
     pub(super) fn view(&self, entry: &Entry) -> Snapshot {

@@ -30,13 +30,17 @@ const MIB: u64 = 1 << 20;
 /// What is left in memory of a frozen sandbox whose app has 64 MiB: the kernel's own part (page tables, stacks,
 /// sockets), and what is not worth a step.
 const LEFT_MAX: u64 = 8 * MIB;
-/// An app with 64 MiB, half of them random and half of them text, that knows when a byte of them has changed.
-const APP: &str = r#"
-import http.server, os, zlib
-DATA = bytearray(64 << 20)
+/// 64 MiB, half of them random and half of them text.
+const HALF_RANDOM: &str = r#"DATA = bytearray(64 << 20)
 DATA[:32 << 20] = os.urandom(1 << 20) * 32
-DATA[32 << 20:] = ((b'0123456789abcdef' * 256 + b'%08d' % 7) * 8192)[:32 << 20]
-DIGEST = zlib.crc32(DATA)
+DATA[32 << 20:] = ((b'0123456789abcdef' * 256 + b'%08d' % 7) * 8192)[:32 << 20]"#;
+
+/// An app that has the bytes which a piece of Python calls `DATA`, and knows when one of them has changed.
+pub(super) fn app_with(data: &str) -> String {
+    format!("import http.server, os, zlib\n{data}\n{SERVER}")
+}
+
+const SERVER: &str = r#"DIGEST = zlib.crc32(DATA)
 class H(http.server.BaseHTTPRequestHandler):
     def log_message(self, *a): pass
     def do_GET(self):
@@ -56,7 +60,7 @@ struct App<'a> {
 impl<'a> App<'a> {
     fn start(server: &'a Server) -> Self {
         let id = server.create(json!({ "ports": [3000] }));
-        assert_eq!(server.put(&id, "app.py", APP.as_bytes()).status, 200);
+        assert_eq!(server.put(&id, "app.py", app_with(HALF_RANDOM).as_bytes()).status, 200);
         assert_eq!(
             server.put(&id, "sandbox.yaml", b"version: 1\nweb: {command: python3 app.py}\n").status,
             200

@@ -20,20 +20,9 @@ use crate::support::server::Server;
 const HANDS: usize = 4;
 /// How many of them have every byte checked.
 const CHECKED: usize = 8;
-/// An app with 64 MiB: a quarter cannot be compressed, and the rest is text, as most of a heap is.
-const APP: &[u8] = br#"
-import http.server, os, zlib
-DATA = bytearray(os.urandom(1 << 20) * 16) + bytearray(b''.join(b'{"number": %d, "name": "one of many"},' % i for i in range(30000)) * 60)[:48 << 20]
-DATA += bytes((64 << 20) - len(DATA))
-DIGEST = zlib.crc32(DATA)
-class H(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *a): pass
-    def do_GET(self):
-        well = self.path != '/check' or zlib.crc32(DATA) == DIGEST
-        body = b'well' if well else b'DAMAGED'
-        self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers(); self.wfile.write(body)
-http.server.ThreadingHTTPServer(('127.0.0.1', 3000), H).serve_forever()
-"#;
+/// 64 MiB: a quarter cannot be compressed, and the rest is text, as most of a heap is.
+const DATA: &str = r#"DATA = bytearray(os.urandom(1 << 20) * 16) + bytearray(b''.join(b'{"number": %d, "name": "one of many"},' % i for i in range(30000)) * 60)[:48 << 20]
+DATA += bytes((64 << 20) - len(DATA))"#;
 
 /// One of the apps.
 struct Sleeper {
@@ -47,7 +36,7 @@ struct Sleeper {
 impl Sleeper {
     fn make(server: &Server) -> Self {
         let id = server.create(json!({ "ports": [3000] }));
-        assert_eq!(server.put(&id, "app.py", APP).status, 200);
+        assert_eq!(server.put(&id, "app.py", super::app_with(DATA).as_bytes()).status, 200);
         assert_eq!(
             server.put(&id, "sandbox.yaml", b"version: 1\nweb: {command: python3 app.py}\n").status,
             200
