@@ -104,6 +104,10 @@ fn programs() {
     read_until(&mut socket, "[work]");
     // Split, write in the new half, come back, leave: what ran in it is still there.
     type_in(&mut socket, "\x02%");
+    // What is typed before its shell reads may be read by nobody.
+    eventually("the second pane has a prompt", Duration::from_secs(20), || {
+        !server.exec(&id, "tmux capture-pane -p -t work.1").0.trim().is_empty()
+    });
     type_in(&mut socket, "echo in-$((20+3)) > pane.txt; tty >> pane.txt\n");
     eventually("the second pane has run it", Duration::from_secs(10), || {
         server.exec(&id, "cat pane.txt").0.starts_with("in-23\n/dev/pts/")
