@@ -17,7 +17,7 @@ pub(crate) struct HostSnapshot {
     pub workspaces: BTreeSet<String>,
     pub staging: BTreeSet<String>,
     pub trash: BTreeSet<String>,
-    /// How many processes are called `sandbox-init`.
+    /// How many sandboxes have their first process.
     pub inits: usize,
 }
 
@@ -52,7 +52,7 @@ impl HostSnapshot {
             workspaces: names(&data.join("workspaces")),
             staging: names(&data.join("staging")),
             trash: names(&data.join("trash")),
-            inits: processes("sandbox-init"),
+            inits: first_processes(),
         }
     }
 }
@@ -72,13 +72,25 @@ fn directories(directory: &Path) -> BTreeSet<String> {
     names(directory).into_iter().filter(|n| directory.join(n).is_dir()).collect()
 }
 
-/// Counts the processes of a name that are not zombies and in no other instance's cgroups.
-fn processes(name: &str) -> usize {
-    let alive = |pid: &String| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+/// Counts the first processes of sandboxes that are neither zombies nor in another instance's cgroups.
+///
+/// What a sandbox forks bears the same name until it has executed its program, which it never does while it is frozen;
+/// the first one is number 1 of a pid namespace just beneath ours (`NSpid`, proc_pid_status(5)).
+fn first_processes() -> usize {
+    let depth = namespace_pids("self").len() + 1;
+    let is_one = |pid: &String| {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let (stat, cgroups, pids) = (read("stat"), read("cgroup"), namespace_pids(pid));
         let is_ours = cgroups.contains(&format!("/{INSTANCE}/")) || !cgroups.contains("/sb");
-        stat.contains(&format!("({name})")) && !stat.contains(") Z ") && is_ours
+        let is_first = pids.len() == depth && pids.last().is_some_and(|pid| pid == "1");
+        is_first && is_ours && stat.contains("(sandbox-init)") && !stat.contains(") Z ")
     };
-    names(Path::new("/proc")).iter().filter(|n| n.parse::<u32>().is_ok()).filter(|pid| alive(pid)).count()
+    names(Path::new("/proc")).iter().filter(|n| n.parse::<u32>().is_ok()).filter(|pid| is_one(pid)).count()
+}
+
+/// A process's numbers, from our pid namespace inwards.
+fn namespace_pids(pid: &str) -> Vec<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
