@@ -333,7 +333,7 @@ fn stopped() {
     eventually("it runs", DEADLINE, || server.exec(&id, "pgrep -f 'sleep 1234'").1 == 0);
     let begun = Instant::now();
     manifest(&server, &id, "version: 1\nworkers:\n- {name: stubborn, command: 'echo new; sleep 5678'}\n");
-    eventually("the new one runs", Duration::from_secs(15), || {
+    eventually("the new one runs", Duration::from_secs(20), || {
         server.exec(&id, "pgrep -f 'sleep 5678'").1 == 0
     });
     let took = begun.elapsed();

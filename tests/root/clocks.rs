@@ -74,7 +74,7 @@ fn jumps() {
         let row = server.api("GET", &format!("/sandbox/{sleeper}"), Value::Null).json();
         let used = row["row"]["last_active_at"].as_i64().unwrap();
         assert!((used - now() - ahead).abs() < 60, "the clock was not set by {ahead}: {used}");
-        eventually("an idle one sleeps", Duration::from_secs(10), || server.status(&sleeper) == "paused");
+        eventually("an idle one sleeps", Duration::from_secs(20), || server.status(&sleeper) == "paused");
         for id in ours {
             let view = view(&server, id);
             assert_eq!(view["status"], "running", "{ahead}: {view}");
@@ -98,7 +98,7 @@ fn jumps() {
     let mut events = Reader::open(&server, "", None);
     let sleeper = server.create(short);
     assert!(events.next().0 > seen.last().unwrap().0, "numbers came twice");
-    eventually("an idle one sleeps", Duration::from_secs(10), || server.status(&sleeper) == "paused");
+    eventually("an idle one sleeps", Duration::from_secs(20), || server.status(&sleeper) == "paused");
     for id in ours {
         assert_eq!(server.status(id), "running");
     }

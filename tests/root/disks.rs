@@ -58,7 +58,7 @@ fn serving(server: &Server) -> String {
     let id = server.create(json!({ "ports": [3000] }));
     assert_eq!(server.put(&id, "page", b"content").status, 200);
     server.sh(&id, "cd app; nohup python3 -m http.server 3000 >/dev/null 2>&1 &");
-    eventually("it serves", Duration::from_secs(10), || page(server, &id).status == 200);
+    eventually("it serves", Duration::from_secs(20), || page(server, &id).status == 200);
     id
 }
 
@@ -94,7 +94,7 @@ fn refuses(server: &Server, status: u16, text: &str) {
     let v1 = server.api("POST", "/v1/sandboxes", json!({ "project": { "id": "p", "user_id": "u" } }));
     assert!(v1.json()["error"]["retryable"] == true && v1.text().contains(text), "{}", v1.text());
     assert_eq!(rows(), count);
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(server) == before);
 }
 
 fn is_ready(server: &Server) -> bool {
@@ -121,7 +121,7 @@ fn read_only() {
     let (id, asleep, doomed) = (serving(&server), server.create(Value::Null), server.create(Value::Null));
     server.sh(&asleep, "echo kept > file");
     assert_eq!(v1(&server, &asleep, "stop").status, 200);
-    eventually("nobody writes", Duration::from_secs(10), || disk.remount("ro"));
+    eventually("nobody writes", Duration::from_secs(20), || disk.remount("ro"));
     goes_on(&server, &id);
     refuses(&server, 503, "disk cannot be written");
     let refused = server.put(&id, "page", b"other");
@@ -241,7 +241,7 @@ fn held() {
     // One after the other they would have waited five seconds each.
     assert!(begun.elapsed() < Duration::from_secs(24), "{:?}", begun.elapsed());
     other.execute_batch("ROLLBACK").unwrap();
-    eventually("nothing is left", Duration::from_secs(10), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
     assert_eq!(server.status(&asleep), "stopped");
     server.sh(&asleep, "true");
     works(&server, &id);

@@ -156,13 +156,13 @@ fn oom() {
         "{memory}"
     );
     let view = || server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json();
-    eventually("the app is started again", Duration::from_secs(10), || {
+    eventually("the app is started again", Duration::from_secs(20), || {
         let view = view();
         view["status"] == "running"
             && view["processes"][0]["running"] == true
             && view["processes"][0]["restarts"] == 1
     });
-    eventually("it goes on where it should", Duration::from_secs(5), || {
+    eventually("it goes on where it should", Duration::from_secs(20), || {
         server.exec(&id, "test -e app/well").1 == 0
     });
     server.sh(&neighbour, "kill -0 $(cat pid)");

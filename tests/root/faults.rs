@@ -117,7 +117,7 @@ fn failing_steps() {
         let answer = server.api("POST", "/sandbox", json!({ "template": "python-http" }));
         assert_eq!(answer.status, 500, "{step}: {}", answer.text());
         assert!(!answer.text().contains(step), "the cause is told: {}", answer.text());
-        eventually(&format!("{step} leaves nothing"), std::time::Duration::from_secs(5), || {
+        eventually(&format!("{step} leaves nothing"), std::time::Duration::from_secs(20), || {
             HostSnapshot::take(&server) == before
         });
         assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");

@@ -79,7 +79,7 @@ fn own_kernel() {
     let granted = server.sh(&id, "grep -E '^Cap(Inh|Prm|Eff|Bnd)' /proc/self/status");
     assert!(granted.lines().all(|line| line.ends_with("0000000000000000")), "{granted}");
     server.purge(&id);
-    eventually("nothing is left", Duration::from_secs(10), || {
+    eventually("nothing is left", Duration::from_secs(20), || {
         HostSnapshot::take(&server) == before && kernels() == 0
     });
 }
@@ -112,7 +112,7 @@ fn sleeps() {
     let count = "i=0; while :; do i=$((i+1)); echo $i > tick; sleep 0.01; done";
     server.start_process(&id, json!({ "cmd": ["bash", "-c", count], "detach": true }));
     let ticks = || std::fs::read_to_string(workspace(&server, &id).join("tick")).unwrap_or_default();
-    eventually("it counts", Duration::from_secs(10), || !ticks().is_empty());
+    eventually("it counts", Duration::from_secs(20), || !ticks().is_empty());
     assert_eq!(
         server.api("POST", &format!("/v1/sandboxes/{id}/pause"), Value::Null).json()["status"],
         "paused"
@@ -126,13 +126,13 @@ fn sleeps() {
     assert_eq!(server.status(&id), "paused");
     assert_eq!(server.sh(&id, "echo awake"), "awake\n");
     let ticks = || std::fs::read_to_string(workspace(&server, &id).join("tick")).unwrap_or_default();
-    eventually("it counts again", Duration::from_secs(10), || ticks() != frozen && !ticks().is_empty());
+    eventually("it counts again", Duration::from_secs(20), || ticks() != frozen && !ticks().is_empty());
     server.sh(&id, "echo kept > file");
     assert_eq!(
         server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).json()["status"],
         "stopped"
     );
-    eventually("no kernel runs", Duration::from_secs(10), || kernels() == 0);
+    eventually("no kernel runs", Duration::from_secs(20), || kernels() == 0);
     assert_eq!(server.sh(&id, "cat file; dmesg | grep -c gVisor"), "kept\n1\n");
 }
 

@@ -84,7 +84,7 @@ fn hung_up() {
         let (mut socket, response) = server.socket(&format!("/v1/sandboxes/{id}/terminal"), &[]).unwrap();
         let line = format!("trap 'touch ~/hung-up-{name}; exit' HUP; touch ~/open-{name}\n");
         socket.send(Message::binary(line.into_bytes())).unwrap();
-        eventually("the shell has taken it", Duration::from_secs(10), || {
+        eventually("the shell has taken it", Duration::from_secs(20), || {
             server.exec(&id, &format!("test -e ~/open-{name}")).1 == 0
         });
         (socket, response.headers()["x-process-id"].to_str().unwrap().to_owned())
@@ -95,7 +95,7 @@ fn hung_up() {
     // No farewell: the connection is just gone.
     drop((left, cut));
     let mut again = server.follow(&id, &process, 0);
-    eventually("the one that was left is hung up", Duration::from_secs(15), || {
+    eventually("the one that was left is hung up", Duration::from_secs(20), || {
         server.exec(&id, "test -e ~/hung-up-left").1 == 0
     });
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());

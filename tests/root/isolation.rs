@@ -150,7 +150,7 @@ fn descriptors() {
             .unwrap();
     // The pipes of a command that has ended go once the daemon has told that it has its output.
     let mut held = Vec::new();
-    eventually("PID 1 holds nothing else", std::time::Duration::from_secs(5), || {
+    eventually("PID 1 holds nothing else", std::time::Duration::from_secs(20), || {
         let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
         held = entries.filter_map(|e| std::fs::read_link(e.path()).ok()).collect();
         let known = ["/dev/null", "socket:", "anon_inode:[signalfd]", "pipe:"];

@@ -38,7 +38,7 @@ fn without_a_trace() {
         "stopped"
     );
     // The answer does not wait for it, but it is gone soon.
-    eventually("nothing runs", Duration::from_secs(2), || {
+    eventually("nothing runs", Duration::from_secs(20), || {
         let asleep = HostSnapshot::take(&server);
         (asleep.inits, asleep.cgroups.len(), asleep.run.len()) == (before.inits, before.cgroups.len(), 0)
     });
@@ -46,7 +46,7 @@ fn without_a_trace() {
     assert_eq!(server.sh(&id, "cat file"), "kept\n");
     let freed = server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null).json();
     assert!(freed["purged"] == true && freed["freed_bytes"].as_u64().unwrap() > 0, "{freed}");
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
     assert_eq!(server.api("GET", &format!("/sandbox/{id}"), Value::Null).status, 404);
     assert_eq!(server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null).json()["purged"], true);
 }
@@ -137,14 +137,14 @@ fn idle() {
     let (running, server_ref) = (busy.clone(), &server);
     std::thread::scope(|scope| {
         let command = scope.spawn(move || server_ref.sh(&running, "sleep 6; echo done"));
-        eventually("the lazy one sleeps", Duration::from_secs(10), || server.status(&lazy) == "stopped");
+        eventually("the lazy one sleeps", Duration::from_secs(20), || server.status(&lazy) == "stopped");
         assert_eq!(server.status(&always), "running");
         assert_eq!(server.status(&kept), "running");
         assert_eq!(server.status(&busy), "running");
         assert_eq!(command.join().unwrap(), "done\n");
     });
     // Looking at it is no use of it.
-    eventually("the busy one sleeps too", Duration::from_secs(10), || server.status(&busy) == "stopped");
+    eventually("the busy one sleeps too", Duration::from_secs(20), || server.status(&busy) == "stopped");
 }
 
 fn bad_requests() {
@@ -233,7 +233,7 @@ fn many_at_once() {
             scope.spawn(|| server.purge(id));
         }
     });
-    eventually("nothing is left", Duration::from_secs(10), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
 fn manifest() {
@@ -243,17 +243,17 @@ fn manifest() {
     assert_eq!(server.put(&id, "index.html", b"hello").status, 200);
     assert_eq!(server.put(&id, "sandbox.yaml", app).status, 200);
     let view = || server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json();
-    eventually("the app is ready", Duration::from_secs(15), || view()["preview"]["status"] == "ready");
+    eventually("the app is ready", Duration::from_secs(20), || view()["preview"]["status"] == "ready");
     assert_eq!(server.preview(&id, 3000, "GET", "/index.html", &[], b"").text(), "hello");
     assert_eq!(view()["processes"].as_array().unwrap().len(), 2);
     // A process that dies is started again.
     server.sh(&id, "pkill -f http.server");
-    eventually("the app was started again", Duration::from_secs(15), || {
+    eventually("the app was started again", Duration::from_secs(20), || {
         view()["processes"][0]["restarts"] == 1 && view()["preview"]["status"] == "ready"
     });
     // A manifest that is wrong is reported, and stops what it no longer declares.
     assert_eq!(server.put(&id, "sandbox.yaml", b"version: 9\n").status, 200);
-    eventually("the mistake is shown", Duration::from_secs(10), || {
+    eventually("the mistake is shown", Duration::from_secs(20), || {
         let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["row"].clone();
         row["error_message"].as_str().is_some_and(|m| m.contains("version"))
     });
@@ -264,7 +264,7 @@ fn manifest() {
     // A build runs first, and its failure is told.
     let build = b"version: 1\nbuild:\n  command: 'echo broken pieces; exit 3'\nweb:\n  command: 'false'\n";
     assert_eq!(server.put(&id, "sandbox.yaml", build).status, 200);
-    eventually("the failed build is shown", Duration::from_secs(10), || {
+    eventually("the failed build is shown", Duration::from_secs(20), || {
         view()["preview"]["build_error_message"].as_str().is_some_and(|m| m.contains("broken pieces"))
     });
 }

@@ -123,7 +123,7 @@ fn processes() {
         let body = json!({ "cmd": ["python3", "-c", script] });
         let answer = server.api("POST", &format!("/sandbox/{id}/exec"), body).json();
         let made = answer["stdout"].as_str().unwrap().trim().parse().unwrap();
-        eventually("the processes are gone", Duration::from_secs(10), || {
+        eventually("the processes are gone", Duration::from_secs(20), || {
             stats(server, &id)["pids"]["current"].as_u64().unwrap() < 8
         });
         made

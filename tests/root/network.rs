@@ -30,7 +30,7 @@ fn kept_apart() {
     let server = Server::start(&[]);
     let (a, b) = (server.create(json!({})), server.create(json!({})));
     server.sh(&b, "nohup python3 -m http.server 8000 >/dev/null 2>&1 &");
-    eventually("the neighbour's server listens", std::time::Duration::from_secs(5), || {
+    eventually("the neighbour's server listens", std::time::Duration::from_secs(20), || {
         server.exec(&b, "curl -s -o /dev/null 127.0.0.1:8000").1 == 0
     });
     let neighbour = address(&server, &b);

@@ -36,7 +36,7 @@ fn hits(server: &Server) -> u64 {
 
 fn start() -> Server {
     let server = Server::start(&[("SANDBOXD_POOL_SIZE", SIZE), ("SANDBOXD_LAUNCH_SPARES", "2")]);
-    eventually("something is ready", Duration::from_secs(10), || ready(&server) >= 1);
+    eventually("something is ready", Duration::from_secs(20), || ready(&server) >= 1);
     server
 }
 
@@ -205,7 +205,7 @@ fn used() {
     server.signal("TERM");
     server.set("SANDBOXD_POOL_SIZE", SIZE);
     server.boot();
-    eventually("one is ready", Duration::from_secs(10), || ready(&server) == 1);
+    eventually("one is ready", Duration::from_secs(20), || ready(&server) == 1);
     // Far more at once than are ready: each gets one of its own, and the rest is launched.
     let ids: Vec<String> = std::thread::scope(|scope| {
         let creates: Vec<_> = (0..8).map(|_| scope.spawn(|| server.create(json!({})))).collect();
@@ -217,7 +217,7 @@ fn used() {
     }
     let misses = metric(&server, "sandboxd_pool_claims_total{outcome=\"miss\"}");
     assert!(hits(&server) >= 1 && misses >= 1, "{} {misses}", hits(&server));
-    eventually("demand has made it grow", Duration::from_secs(10), || ready(&server) == 4);
+    eventually("demand has made it grow", Duration::from_secs(20), || ready(&server) == 4);
     // One that wakes is another process with the same files.
     let seen = hits(&server);
     server.api("POST", &format!("/v1/sandboxes/{}/stop", ids[0]), Value::Null);
@@ -230,12 +230,12 @@ fn used() {
     server.kill();
     server.set("SANDBOXD_POOL_SIZE", "0");
     server.boot();
-    eventually("what was ready is gone", Duration::from_secs(5), || {
+    eventually("what was ready is gone", Duration::from_secs(20), || {
         HostSnapshot::take(&server).inits == before.inits + ids.len()
     });
     assert!(ids.iter().all(|id| server.sh(id, "cat mine").trim() == id));
     ids.iter().for_each(|id| server.purge(id));
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
 fn unusable() {
@@ -245,11 +245,11 @@ fn unusable() {
     server.set("SANDBOXD_POOL_SIZE", SIZE);
     server.set("FAILPOINTS", "provision-claim=1*return");
     server.boot();
-    eventually("one is ready", Duration::from_secs(10), || ready(&server) == 1);
+    eventually("one is ready", Duration::from_secs(20), || ready(&server) == 1);
     let failed = |server: &Server| metric(server, "sandboxd_pool_claims_total{outcome=\"failed\"}");
     let id = server.create(json!({}));
     assert_eq!((server.sh(&id, "echo works"), failed(&server)), ("works\n".to_owned(), 1));
-    eventually("another is ready", Duration::from_secs(10), || ready(&server) >= 1);
+    eventually("another is ready", Duration::from_secs(20), || ready(&server) >= 1);
     // Killed while they waited.
     let mine =
         server.api("GET", &format!("/sandbox/{id}"), Value::Null).json()["live_state"]["pid"].to_string();
@@ -268,7 +268,7 @@ fn unusable() {
     server.set("SANDBOXD_POOL_SIZE", "0");
     server.unset("FAILPOINTS");
     server.boot();
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
 fn crash() {
@@ -279,17 +279,17 @@ fn crash() {
         server.set("SANDBOXD_POOL_SIZE", SIZE);
         server.set("SANDBOXD_LAUNCH_SPARES", "2");
         server.boot();
-        eventually("one is ready", Duration::from_secs(10), || ready(&server) >= 1);
+        eventually("one is ready", Duration::from_secs(20), || ready(&server) >= 1);
         server.signal(signal);
         if signal != "KILL" {
-            eventually("it ends in order", Duration::from_secs(5), || {
+            eventually("it ends in order", Duration::from_secs(20), || {
                 HostSnapshot::take(&server).inits == before.inits
             });
         }
         server.set("SANDBOXD_POOL_SIZE", "0");
         server.set("SANDBOXD_LAUNCH_SPARES", "0");
         server.boot();
-        eventually(&format!("{signal} leaves nothing"), Duration::from_secs(5), || {
+        eventually(&format!("{signal} leaves nothing"), Duration::from_secs(20), || {
             HostSnapshot::take(&server) == before
         });
     }

@@ -62,7 +62,7 @@ fn with_app(settings: &[(&str, &str)]) -> (Server, String) {
     let id = server.create(json!({ "ports": [3000] }));
     assert_eq!(server.put(&id, "app.py", APP.as_bytes()).status, 200);
     assert_eq!(server.put(&id, "sandbox.yaml", b"version: 1\nweb: {command: python3 app.py}\n").status, 200);
-    eventually("the app is ready", Duration::from_secs(15), || {
+    eventually("the app is ready", Duration::from_secs(20), || {
         server.api("GET", &format!("/v1/sandboxes/{id}"), Value::Null).json()["preview"]["status"] == "ready"
     });
     (server, id)
@@ -128,7 +128,7 @@ fn shown_as_localhost() {
     server.put(&id, "app.py", APP.as_bytes());
     server.sh(&id, "cd app; nohup python3 app.py >/dev/null 2>&1 &");
     let mut seen = server.preview(&id, 3000, "GET", "/", &[], b"");
-    eventually("the app answers", Duration::from_secs(10), || {
+    eventually("the app answers", Duration::from_secs(20), || {
         seen = server.preview(&id, 3000, "GET", "/", &[], b"");
         seen.status == 200
     });

@@ -95,7 +95,7 @@ pub(super) fn followed() {
     let ended = server.process(&id, &second);
     assert!(["lost", "exited"].contains(&ended["status"].as_str().unwrap()), "{ended}");
     server.purge(&id);
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
 fn bad_requests() {
@@ -167,7 +167,7 @@ fn vanishing() {
     let mut first = [0; 512];
     assert!(std::io::Read::read(&mut stream, &mut first).unwrap() > 0);
     drop(stream);
-    eventually("it has finished", Duration::from_secs(5), || server.exec(&id, "cat finished").0 == "done\n");
+    eventually("it has finished", Duration::from_secs(20), || server.exec(&id, "cat finished").0 == "done\n");
     let list = server.api("GET", &format!("/v1/sandboxes/{id}/processes"), Value::Null).json();
     let left = list["processes"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(server.output(&id, &left, 0).text(), "begun\n");
@@ -348,7 +348,7 @@ pub(super) fn tree() {
              echo up; exec sleep 6543",
         ),
     );
-    eventually("all five run", Duration::from_secs(5), || {
+    eventually("all five run", Duration::from_secs(20), || {
         server.exec(&id, "pgrep -cf '^sleep 6543'").0 == "5\n"
     });
     let path = format!("/v1/sandboxes/{id}/processes/{process}");
@@ -358,13 +358,13 @@ pub(super) fn tree() {
             .status,
         204
     );
-    eventually("the process has ended", Duration::from_secs(5), || {
+    eventually("the process has ended", Duration::from_secs(20), || {
         server.process(&id, &process)["status"] == "exited"
     });
     // What it has left is still its own.
     assert_eq!(server.exec(&id, "pgrep -cf '^sleep 6543'").0, "4\n");
     assert_eq!(server.api("DELETE", &path, Value::Null).status, 204);
-    eventually("nothing of the tree is left", Duration::from_secs(5), || {
+    eventually("nothing of the tree is left", Duration::from_secs(20), || {
         server.exec(&id, "pgrep -cf '^sleep 6543'").0 == "0\n"
     });
     assert_eq!(server.exec(&id, "pgrep -cf '^sleep 5432'").0, "2\n");
@@ -373,7 +373,7 @@ pub(super) fn tree() {
         &id,
         shell("f() { setsid sleep 0.01 & f2 & }; f2() { while :; do setsid sleep 7654 & done; }; f2 & f2"),
     );
-    eventually("it grows", Duration::from_secs(10), || {
+    eventually("it grows", Duration::from_secs(20), || {
         server.api("GET", &format!("/v1/sandboxes/{id}/processes/{process}"), Value::Null).status == 200
             && std::fs::read_to_string("/proc/loadavg").is_ok()
             && server.exec(&id, "pgrep -cf 'sleep 7654'").0.trim().parse::<u32>().unwrap_or(999) > 100
@@ -382,7 +382,7 @@ pub(super) fn tree() {
         server.api("DELETE", &format!("/v1/sandboxes/{id}/processes/{process}"), Value::Null).status,
         204
     );
-    eventually("the bomb is out", Duration::from_secs(15), || {
+    eventually("the bomb is out", Duration::from_secs(20), || {
         let answer = server.api(
             "POST",
             &format!("/sandbox/{id}/exec"),
@@ -496,7 +496,7 @@ fn many() {
     }
     // Orphans by the thousand are reaped too.
     server.sh(&ids[0], "for i in $(seq 1 2000); do (exec true &) ; done");
-    eventually("none is left", Duration::from_secs(5), || {
+    eventually("none is left", Duration::from_secs(20), || {
         server.exec(&ids[0], "ps -eo stat= | grep -c '^Z'").0 == "0\n"
     });
 }
@@ -556,7 +556,7 @@ fn limits() {
         server.output(&id, &process, 0);
     }
     let count = || server.api("GET", &path, Value::Null).json()["processes"].as_array().unwrap().len();
-    eventually("the oldest are forgotten", Duration::from_secs(5), || count() == 2 + 64);
+    eventually("the oldest are forgotten", Duration::from_secs(20), || count() == 2 + 64);
     let runs = std::fs::read_dir(server.directory.path().join("run")).unwrap().flatten();
     let rings = runs.flat_map(|run| std::fs::read_dir(run.path().join("processes")).into_iter().flatten());
     assert_eq!(rings.count(), 2 + 64);
@@ -571,7 +571,7 @@ fn awake() {
     let process = server.start_process(&busy, shell("exec sleep 100"));
     let body = json!({ "cmd": ["sleep", "100"], "detach": true });
     let detached = server.start_process(&idle, body);
-    eventually("the detached one does not keep its sandbox awake", Duration::from_secs(10), || {
+    eventually("the detached one does not keep its sandbox awake", Duration::from_secs(20), || {
         server.status(&idle) == "stopped"
     });
     let shown = server.process(&idle, &detached);
@@ -584,7 +584,7 @@ fn awake() {
         server.api("DELETE", &format!("/v1/sandboxes/{busy}/processes/{process}"), Value::Null).status,
         204
     );
-    eventually("without it the sandbox sleeps", Duration::from_secs(10), || {
+    eventually("without it the sandbox sleeps", Duration::from_secs(20), || {
         server.status(&busy) == "stopped"
     });
     // A start wakes it.

@@ -57,7 +57,7 @@ pub(crate) fn with_app(server: &Server) -> String {
     let id = server.create(json!({ "ports": [3000] }));
     assert_eq!(server.put(&id, "app.py", APP.as_bytes()).status, 200);
     assert_eq!(server.put(&id, "sandbox.yaml", b"version: 1\nweb: {command: python3 app.py}\n").status, 200);
-    eventually("the app is ready", Duration::from_secs(15), || {
+    eventually("the app is ready", Duration::from_secs(20), || {
         v1(server, "GET", &id, "", Value::Null).json()["preview"]["status"] == "ready"
     });
     id
@@ -81,7 +81,7 @@ fn frozen() {
     let id = server.create(Value::Null);
     server.sh(&id, "(while true; do :; done) >/dev/null 2>&1 & (while true; do date +%s%N > beat; sleep 0.05; done) >/dev/null 2>&1 &");
     let beat = || std::fs::read_to_string(server.data().join("workspaces").join(&id).join("workspace/beat"));
-    eventually("it works", Duration::from_secs(5), || cpu(&server, &id) > 0.3 && beat().is_ok());
+    eventually("it works", Duration::from_secs(20), || cpu(&server, &id) > 0.3 && beat().is_ok());
     pause(&server, &id);
     pause(&server, &id);
     let (used, last) = (cpu(&server, &id), beat().unwrap());
@@ -115,7 +115,7 @@ fn frozen() {
     let resumed = v1(&server, "POST", &id, "/resume", Value::Null);
     assert_eq!((resumed.status, resumed.json()["status"].clone()), (200, json!("running")));
     assert_eq!(v1(&server, "POST", &id, "/resume", Value::Null).status, 200);
-    eventually("the same process goes on", Duration::from_secs(5), || {
+    eventually("the same process goes on", Duration::from_secs(20), || {
         beat().unwrap() != last && cpu(&server, &id) > used
     });
     v1(&server, "POST", &id, "/stop", Value::Null);
@@ -213,7 +213,7 @@ fn ended() {
     assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     server.purge(&ids[3]);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
 fn adopted() {
@@ -269,25 +269,27 @@ fn policy() {
     let manual = server.create(json!({ "idle_policy": "manual" }));
     let direct = server.create(json!({ "sleep": { "after": 1, "then_stop_after": 0 } }));
     let mut seen = std::collections::BTreeSet::new();
-    eventually("the first tier, then the second", Duration::from_secs(15), || {
+    eventually("the first tier, then the second", Duration::from_secs(20), || {
         seen.insert(server.status(&direct));
         server.status(&kept) == "paused" && server.status(&direct) == "stopped"
     });
     assert!(!seen.contains("paused"), "{seen:?}");
-    eventually("frozen by the instance's time", Duration::from_secs(5), || server.status(&plain) == "paused");
-    eventually("stopped by the instance's time", Duration::from_secs(9), || {
+    eventually("frozen by the instance's time", Duration::from_secs(20), || {
+        server.status(&plain) == "paused"
+    });
+    eventually("stopped by the instance's time", Duration::from_secs(20), || {
         server.status(&plain) == "stopped"
     });
     assert_eq!((server.status(&kept), server.status(&manual)), ("paused".to_owned(), "running".to_owned()));
     // A change is in force at once, for a frozen one too.
     assert_eq!(patch(&kept, json!({ "sleep": { "after": 1, "then_stop_after": 1 } })).status, 200);
-    eventually("it is stopped", Duration::from_secs(4), || server.status(&kept) == "stopped");
+    eventually("it is stopped", Duration::from_secs(20), || server.status(&kept) == "stopped");
     let changed = patch(&manual, json!({ "idle_policy": "sleep", "sleep": { "after": 1 } })).json();
     assert_eq!(
         (changed["idle_policy"].clone(), changed["sleep"].clone()),
         (json!("sleep"), json!({ "after": 1, "then_stop_after": 4 }))
     );
-    eventually("it is frozen", Duration::from_secs(4), || server.status(&manual) != "running");
+    eventually("it is frozen", Duration::from_secs(20), || server.status(&manual) != "running");
     assert_eq!(
         patch(&manual, json!({ "sleep": null })).json()["sleep"],
         json!({ "after": 2, "then_stop_after": 3 })
@@ -334,7 +336,7 @@ fn not_fooled() {
         |path: &str, agent: &str| server.preview(&id, 3000, "GET", path, &[("User-Agent", agent)], b"");
     assert_eq!((probe("/well", "curl").text(), probe("/", "kube-probe/1.30").status), ("0".to_owned(), 200));
     assert_eq!(v1(&server, "PATCH", &id, "", json!({ "sleep": { "after": 1 } })).status, 200);
-    eventually("it sleeps although it is looked after", Duration::from_secs(6), || {
+    eventually("it sleeps although it is looked after", Duration::from_secs(20), || {
         let _answer = probe("/fine", "curl");
         asleep()
     });
@@ -358,7 +360,7 @@ fn not_fooled() {
     assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
     let begun = Instant::now();
     let ping = [0x89, 0x80, 1, 2, 3, 4];
-    eventually("a socket with nothing but pings lets it sleep", Duration::from_secs(10), || {
+    eventually("a socket with nothing but pings lets it sleep", Duration::from_secs(20), || {
         if !asleep() {
             socket.write_all(&ping).unwrap();
         }
@@ -409,7 +411,7 @@ fn pressure() {
         stream
     };
     let held = command(&server);
-    eventually("what nobody uses is frozen", Duration::from_secs(10), || {
+    eventually("what nobody uses is frozen", Duration::from_secs(20), || {
         server.status(&old) == "paused" && server.status(&young) == "paused"
     });
     assert_eq!((server.status(&always), server.status(&busy)), ("running".to_owned(), "running".to_owned()));
@@ -510,7 +512,7 @@ fn herd() {
     let served = stampede(&server, &ids, requests);
     assert!(served > 0 && served < requests, "{served} of {requests} on a small host");
     for id in &ids[..2] {
-        eventually("it is there for whoever comes back", Duration::from_secs(10), || {
+        eventually("it is there for whoever comes back", Duration::from_secs(20), || {
             server.preview(id, 3000, "GET", "/", &[], b"").status == 200
         });
     }

@@ -128,7 +128,7 @@ fn outlast() {
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
     let ask = |path: &str| server.preview(&id, 3000, "GET", path, &[], b"");
-    eventually("the app is up", Duration::from_secs(15), || ask("/state").status == 200);
+    eventually("the app is up", Duration::from_secs(20), || ask("/state").status == 200);
     let (mut stream, mut socket) = (Stream::open(&id), socket(&id));
     let mut last = stream.follow(0);
     echo(&mut socket, "before");
@@ -149,7 +149,7 @@ fn outlast() {
         echo(&mut socket, how);
         let state = || ask("/state").json();
         let passed = state()["passed"].as_u64().unwrap();
-        eventually("its own sockets and timers go on", Duration::from_secs(5), || {
+        eventually("its own sockets and timers go on", Duration::from_secs(20), || {
             let state = state();
             state["passed"].as_u64().unwrap() > passed + 5 && state["fired"] == round as u64 + 1
         });

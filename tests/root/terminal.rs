@@ -55,7 +55,7 @@ pub(super) fn is_terminal() {
     // The shell says that stty has gone: while that runs, an interrupt is for it alone.
     type_in(
         &mut socket,
-        "bash -c 'trap \"stty size; echo si$((6*7))zed\" WINCH; echo re\"\"ady; while :; do sleep 0.1; done'\n",
+        "bash -c 'trap exit INT; trap \"stty size; echo si$((6*7))zed\" WINCH; echo re\"\"ady; while :; do sleep 0.1; done'\n",
     );
     read_until(&mut socket, "ready");
     socket.send(Message::text(r#"{"resize":{"cols":77,"rows":22}}"#)).unwrap();
@@ -65,7 +65,7 @@ pub(super) fn is_terminal() {
     type_in(&mut socket, "\x03");
     read_until(&mut socket, "<42>");
     type_in(&mut socket, "sleep 987\n");
-    eventually("it runs", Duration::from_secs(10), || server.exec(&id, "pgrep -cf '^sleep 987'").0 == "1\n");
+    eventually("it runs", Duration::from_secs(20), || server.exec(&id, "pgrep -cf '^sleep 987'").0 == "1\n");
     type_in(&mut socket, "\x1a");
     let stopped = read_until(&mut socket, "<42>");
     assert!(stopped.contains("Stopped"), "{stopped}");
@@ -109,7 +109,7 @@ fn programs() {
         !server.exec(&id, "tmux capture-pane -p -t work.1").0.trim().is_empty()
     });
     type_in(&mut socket, "echo in-$((20+3)) > pane.txt; tty >> pane.txt\n");
-    eventually("the second pane has run it", Duration::from_secs(10), || {
+    eventually("the second pane has run it", Duration::from_secs(20), || {
         server.exec(&id, "cat pane.txt").0.starts_with("in-23\n/dev/pts/")
     });
     type_in(&mut socket, "\x02d");
@@ -118,7 +118,7 @@ fn programs() {
     type_in(&mut socket, "tmux attach -t work\n");
     read_until(&mut socket, "[work]");
     socket.send(Message::text(r#"{"resize":{"cols":120,"rows":40}}"#)).unwrap();
-    eventually("tmux follows the size", Duration::from_secs(10), || {
+    eventually("tmux follows the size", Duration::from_secs(20), || {
         server.exec(&id, "tmux display-message -p -t work '#{window_width}x#{window_height}'").0 == "120x39\n"
     });
 }
@@ -162,10 +162,10 @@ pub(super) fn outlives() {
     // Whoever closes the window means it.
     let (mut socket, process) = open(&server, &id, "");
     type_in(&mut socket, "sleep 3456\n");
-    eventually("it runs", Duration::from_secs(5), || server.exec(&id, "pgrep -cf '^sleep 3456'").0 == "1\n");
+    eventually("it runs", Duration::from_secs(20), || server.exec(&id, "pgrep -cf '^sleep 3456'").0 == "1\n");
     socket.close(None).unwrap();
     while socket.read().is_ok() {}
-    eventually("it is hung up with what ran in it", Duration::from_secs(5), || {
+    eventually("it is hung up with what ran in it", Duration::from_secs(20), || {
         server.exec(&id, "pgrep -cf '^sleep 3456'").0 == "0\n"
             && server.api("GET", &format!("/v1/sandboxes/{id}/processes/{process}"), Value::Null).status
                 == 404

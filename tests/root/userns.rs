@@ -156,7 +156,7 @@ fn process_owner(argument: &str) -> u32 {
         line.split(|b| *b == 0).any(|word| word == argument.as_bytes())
     };
     let mut found: Vec<PathBuf> = Vec::new();
-    eventually("the process is there", Duration::from_secs(10), || {
+    eventually("the process is there", Duration::from_secs(20), || {
         let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
         found = all.filter(|path| is_it(path)).collect();
         !found.is_empty()

@@ -107,7 +107,7 @@ fn signals() {
     }
     send(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(137));
-    eventually("the background of a killed process has ended", Duration::from_secs(5), || {
+    eventually("the background of a killed process has ended", Duration::from_secs(20), || {
         server.exec(&id, "pgrep -f 'sleep 61' | grep -v $$").1 != 0
     });
     // A reader that goes away ends it too.
@@ -115,7 +115,7 @@ fn signals() {
     line(&mut out);
     drop(out);
     assert_eq!(child.wait().unwrap().code(), Some(141));
-    eventually("a process without a reader ends", Duration::from_secs(5), || running(&server, &id) == 0);
+    eventually("a process without a reader ends", Duration::from_secs(20), || running(&server, &id) == 0);
 }
 
 fn left_and_found() {
@@ -164,7 +164,7 @@ fn first_reader() {
     // A process that is to be left is not held up by a reader who never comes.
     let script = "head -c 50000000 /dev/zero; touch done";
     run(&server, &["exec", "-d", &id, "--", "bash", "-c", script]);
-    eventually("it has written everything", Duration::from_secs(10), || server.exec(&id, "ls done").1 == 0);
+    eventually("it has written everything", Duration::from_secs(20), || server.exec(&id, "ls done").1 == 0);
 }
 
 /// Passes connections on until they are cut.
@@ -247,7 +247,7 @@ fn lost_connection() {
     let mut child = child.unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeding = std::thread::Builder::new().spawn(move || stdin.write_all(&vec![b'x'; 64_000_000]));
-    eventually("it runs", Duration::from_secs(5), || running(&server, &id) == 1);
+    eventually("it runs", Duration::from_secs(20), || running(&server, &id) == 1);
     std::thread::sleep(Duration::from_millis(300));
     wire.cut();
     let output = child.wait_with_output().unwrap();

@@ -28,7 +28,7 @@ fn shell() {
     terminal.expect("xterm");
     // The window.
     terminal.resize(132, 50);
-    crate::support::eventually("the window has its new size there", Duration::from_secs(5), || {
+    crate::support::eventually("the window has its new size there", Duration::from_secs(20), || {
         terminal.press("stty size\r");
         std::thread::sleep(Duration::from_millis(100));
         terminal.screen().contains("50 132")
@@ -67,16 +67,16 @@ fn given_back() {
         assert!(!terminal.is_raw(), "{signal}");
     }
     // Closing the window has ended the shells.
-    crate::support::eventually("shells end", Duration::from_secs(10), || {
+    crate::support::eventually("shells end", Duration::from_secs(20), || {
         super::run(&server, &["ps", "-q", &id]).text().is_empty()
     });
     // Stopped, and continued.
     let mut terminal = Terminal::start(&mut command(&server, &["exec", "-t", &id, "--", "bash", "--norc"]));
     terminal.expect("$ ");
     send(&terminal, "-TSTP");
-    crate::support::eventually("the terminal is given back", Duration::from_secs(5), || !terminal.is_raw());
+    crate::support::eventually("the terminal is given back", Duration::from_secs(20), || !terminal.is_raw());
     send(&terminal, "-CONT");
-    crate::support::eventually("the terminal is taken again", Duration::from_secs(5), || terminal.is_raw());
+    crate::support::eventually("the terminal is taken again", Duration::from_secs(20), || terminal.is_raw());
     terminal.press("echo $((6 * 7))\r");
     terminal.expect("42");
     // Left by key: the process goes on and is found again.
@@ -86,7 +86,7 @@ fn given_back() {
     terminal.expect("goes on");
     let process = super::run(&server, &["ps", "-q", &id]).text().trim().to_owned();
     let mut terminal = Terminal::start(&mut command(&server, &["attach", "--new", &id, &process]));
-    crate::support::eventually("the terminal is taken", Duration::from_secs(5), || terminal.is_raw());
+    crate::support::eventually("the terminal is taken", Duration::from_secs(20), || terminal.is_raw());
     terminal.press("echo again $((6 * 7)); exit 8\r");
     terminal.expect("again 42");
     assert_eq!(terminal.wait().code(), Some(8));

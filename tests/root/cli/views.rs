@@ -74,7 +74,7 @@ fn logs() {
     );
     server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
     server.api("POST", &format!("/v1/sandboxes/{id}/start"), Value::Null);
-    crate::support::eventually("the worker writes", std::time::Duration::from_secs(10), || {
+    crate::support::eventually("the worker writes", std::time::Duration::from_secs(20), || {
         run(&server, &["logs", &id]).text().contains("tick 2")
     });
     assert_eq!(run(&server, &["logs", "--tail", "1", &id, "clock"]).text().lines().count(), 1);

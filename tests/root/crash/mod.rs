@@ -116,7 +116,7 @@ fn at_each_step() {
         server.boot();
         // Its answer never comes.
         dies_during(&mut server, |server| server.api("POST", "/sandbox", json!({})));
-        eventually(&format!("{step} leaves nothing"), Duration::from_secs(5), || {
+        eventually(&format!("{step} leaves nothing"), Duration::from_secs(20), || {
             HostSnapshot::take(&server) == before
         });
         assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");
@@ -156,7 +156,7 @@ fn purge_goes_on() {
         if step == "delete-record" {
             server.purge(&id);
         }
-        eventually(&format!("{step}: everything is gone"), Duration::from_secs(5), || {
+        eventually(&format!("{step}: everything is gone"), Duration::from_secs(20), || {
             HostSnapshot::take(&server) == before
         });
     }
@@ -178,11 +178,11 @@ fn lost_init() {
         kill(&pid_of(&server, id));
     }
     eventually("it is noticed within a second", Duration::from_secs(1), || server.status(&id) == "stopped");
-    eventually("an always-on sandbox is started again", Duration::from_secs(10), || {
+    eventually("an always-on sandbox is started again", Duration::from_secs(20), || {
         server.status(&always) == "running"
     });
     assert_eq!(server.sh(&id, "echo awake"), "awake\n");
     server.purge(&id);
     server.purge(&always);
-    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
+    eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }

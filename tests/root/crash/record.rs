@@ -38,7 +38,7 @@ pub(super) fn unknown() {
     // What is not named like ours is nobody's business.
     let other = server.directory.path().join("run/other");
     std::fs::create_dir(&other).unwrap();
-    eventually("it is removed", Duration::from_secs(15), || {
+    eventually("it is removed", Duration::from_secs(20), || {
         !run.exists() && parents.iter().all(|p| !p.join(name).exists())
     });
     assert!(!child.wait().unwrap().success(), "its process lives");
@@ -56,7 +56,7 @@ pub(super) fn cleared() {
         // What is made ahead may come and go meanwhile.
         let _gone = std::fs::remove_dir_all(entry.unwrap().path());
     }
-    eventually("what cannot be reached is ended", Duration::from_secs(10), || {
+    eventually("what cannot be reached is ended", Duration::from_secs(20), || {
         server.status(&id) == "stopped"
     });
     assert_eq!(server.sh(&id, "cat file; cat /etc/resolv.conf").lines().next(), Some("kept"));
@@ -78,7 +78,7 @@ pub(super) fn removed() {
     // Held on to, so that the next directory cannot have its number.
     let held = std::fs::File::open(&run).unwrap();
     // What is made ahead may come meanwhile.
-    eventually("it is gone", Duration::from_secs(5), || std::fs::remove_dir_all(&run).is_ok());
+    eventually("it is gone", Duration::from_secs(20), || std::fs::remove_dir_all(&run).is_ok());
     // The launcher had a mount of it, and what was made ahead was in it: nobody is to notice either.
     for _one in 0..6 {
         let new = server.create(Value::Null);
@@ -87,7 +87,7 @@ pub(super) fn removed() {
     server.sh(&asleep, "true");
     assert_ne!(inode(), before);
     drop(held);
-    eventually("what cannot be reached is ended", Duration::from_secs(10), || {
+    eventually("what cannot be reached is ended", Duration::from_secs(20), || {
         server.status(&id) == "stopped"
     });
     assert_eq!(server.sh(&id, "cat file"), "kept\n");
@@ -99,7 +99,7 @@ pub(super) fn unborn() {
     let workspaces = server.data().join("workspaces");
     let mark = "trusted.sandboxd.unborn";
     let is_marked = |path: &Path| rustix::fs::lgetxattr(path, mark, &mut [0_u8; 0]).is_ok();
-    eventually("what is recorded bears no mark", Duration::from_secs(5), || {
+    eventually("what is recorded bears no mark", Duration::from_secs(20), || {
         !is_marked(&workspaces.join(&id))
     });
     server.signal("TERM");
@@ -133,7 +133,7 @@ pub(super) fn host_down() {
     pids.iter().for_each(|pid| kill(pid));
     std::fs::remove_dir_all(server.directory.path().join("run")).unwrap();
     server.boot();
-    eventually("what is always on starts", Duration::from_secs(10), || server.status(&always) == "running");
+    eventually("what is always on starts", Duration::from_secs(20), || server.status(&always) == "running");
     assert_eq!((server.status(&lazy), server.status(&frozen)), ("stopped".to_owned(), "stopped".to_owned()));
     for id in [&always, &lazy, &frozen] {
         assert_eq!(server.sh(id, "cat file"), "kept\n");
@@ -148,7 +148,7 @@ pub(super) fn damaged() {
     let holds = |id: &str| {
         std::fs::read(&copy).is_ok_and(|bytes| bytes.windows(id.len()).any(|window| window == id.as_bytes()))
     };
-    eventually("the copy has it", Duration::from_secs(10), || holds(&id));
+    eventually("the copy has it", Duration::from_secs(20), || holds(&id));
     server.kill();
     for suffix in ["", "-wal"] {
         std::fs::write(server.data().join(format!("sandboxd.db{suffix}")), vec![b'x'; 8192]).unwrap();

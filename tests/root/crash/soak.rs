@@ -405,7 +405,7 @@ fn kill_some(server: &mut Server, stage: &Stage, plan: &Plan, interval: u32, ids
         stage.disturb(|| {
             kill_if_there(&pid.to_string());
             // Somebody may have woken it already.
-            eventually("its end is noticed", Duration::from_secs(10), || {
+            eventually("its end is noticed", Duration::from_secs(20), || {
                 let state = server.api("GET", &format!("/sandbox/{victim}"), Value::Null).json();
                 state["live_state"]["pid"].as_u64() != Some(pid)
             });

@@ -288,7 +288,7 @@ fn refused() {
     assert_eq!(put(&server, &id, "path=new/dir&format=tar", &good[..600]).status, 400);
     assert_eq!(server.sh(&id, "ls app"), "t\n");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
-    eventually("nothing is staged", Duration::from_secs(5), || {
+    eventually("nothing is staged", Duration::from_secs(20), || {
         std::fs::read_dir(server.data().join("staging")).unwrap().count() == 0
     });
     // What may look odd and is good: twice the same file, set-user-id, links out that nobody follows.
@@ -394,7 +394,7 @@ fn bombs() {
         let answer = get(&server, &id, &format!("files/archive?path={path}&format=tar"));
         assert_eq!(answer.status, 413, "{path}");
     }
-    eventually("nothing is staged", Duration::from_secs(5), || {
+    eventually("nothing is staged", Duration::from_secs(20), || {
         std::fs::read_dir(server.data().join("staging")).unwrap().count() == 0
     });
 }
@@ -417,9 +417,9 @@ fn broken_off() {
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&archive[..archive.len() - 100]).unwrap();
     let staged = || std::fs::read_dir(server.data().join("staging")).unwrap().count();
-    eventually("the archive is being unpacked", Duration::from_secs(5), || staged() == 1);
+    eventually("the archive is being unpacked", Duration::from_secs(20), || staged() == 1);
     drop(stream);
-    eventually("nothing is left of it", Duration::from_secs(5), || staged() == 0);
+    eventually("nothing is left of it", Duration::from_secs(20), || staged() == 0);
     assert_eq!(server.sh(&id, "ls -A app"), "");
     // A download that nobody reads ends too, and gives its thread back.
     server.sh(&id, "head -c 50M /dev/zero > app/big");
@@ -432,7 +432,7 @@ fn broken_off() {
         stream.write_all(head.as_bytes()).unwrap();
         std::io::Read::read_exact(&mut stream, &mut [0; 100]).unwrap();
     }
-    eventually("a tree can be transferred again", Duration::from_secs(5), || {
+    eventually("a tree can be transferred again", Duration::from_secs(20), || {
         get(&server, &id, "files/archive?path=nothing").status == 404
     });
 }

@@ -81,7 +81,7 @@ fn edited() {
     let owner = std::fs::metadata(workspace.join("workspace/app/copies/of/a/b/one")).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (1000, 1000));
     assert_eq!(server.status(&id), "stopped", "using files has woken it");
-    eventually("what was deleted and staged is gone", Duration::from_secs(5), || {
+    eventually("what was deleted and staged is gone", Duration::from_secs(20), || {
         ["trash", "staging"].iter().all(|d| std::fs::read_dir(server.data().join(d)).unwrap().count() == 0)
     });
 }
@@ -140,7 +140,7 @@ fn odd_files() {
     for path in ["deep", "tree", "many", "out", "rel"] {
         assert_eq!(delete(&server, &id, &format!("path={path}&recursive=true")), 204, "{path}");
     }
-    eventually("what was deleted is removed", Duration::from_secs(10), || {
+    eventually("what was deleted is removed", Duration::from_secs(20), || {
         std::fs::read_dir(server.data().join("trash")).unwrap().count() == 0
     });
     assert_eq!(std::fs::read_to_string(outside.join("canary")).unwrap(), "untouched");
@@ -204,8 +204,8 @@ fn broken_upload() {
         let names = std::fs::read_dir(&app).unwrap().map(|e| e.unwrap().file_name());
         names.filter(|n| n.to_string_lossy().starts_with(".upload-")).count()
     };
-    eventually("the upload has begun", Duration::from_secs(5), || temporary() == 1);
+    eventually("the upload has begun", Duration::from_secs(20), || temporary() == 1);
     drop(stream);
-    eventually("nothing is left of it", Duration::from_secs(5), || temporary() == 0);
+    eventually("nothing is left of it", Duration::from_secs(20), || temporary() == 0);
     assert_eq!(std::fs::read_to_string(app.join("f")).unwrap(), "old");
 }

@@ -35,7 +35,7 @@ fn changing() {
     let id = server.create(Value::Null);
     server.sh(&id, &format!("head -c {LENGTH} /dev/zero > app/big"));
     server.sh(&id, "nohup sh -c 'while [ -e app/big ]; do printf grown >> app/big; done' >/dev/null 2>&1 &");
-    eventually("it grows", Duration::from_secs(10), || {
+    eventually("it grows", Duration::from_secs(20), || {
         server.exec(&id, &format!("[ $(stat -c %s app/big) -gt {LENGTH} ]")).1 == 0
     });
     let mut last = 0;
