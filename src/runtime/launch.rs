@@ -31,8 +31,9 @@ use crate::sys::{mount, process, socket};
 
 /// How long a launch may take before it counts as hung.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
-/// How long a launcher that is dying is waited for, at a time.
+/// How long a launcher that is dying is waited for, at a time, and how often.
 const DYING_PAUSE: Duration = Duration::from_millis(2);
+const DYING_LOOKS: u32 = 50;
 /// How long a launcher may take to start, in seconds.
 const READY_SECS_MAX: i64 = 20;
 /// Where the workspace goes in a sandbox: the home directory of its user.
@@ -172,6 +173,8 @@ pub struct Runtime {
 
 #[derive(Debug)]
 struct Launcher {
+    /// The how-manieth it is: a request that was sent to an earlier one was lost with that.
+    number: u64,
     child: Child,
     socket: Watched<OwnedFd>,
     /// What it can write, as it was found at its start.
@@ -180,6 +183,8 @@ struct Launcher {
 
 /// Which directory is at a path: device and inode; `None` where there is none.
 type Found = Option<(u64, u64)>;
+/// What a worker says, or why it says nothing.
+type Told = Result<(LaunchReply, Vec<OwnedFd>), LaunchError>;
 
 impl Runtime {
     /// Starts the launcher and waits until it is ready. Must be called within a tokio runtime.
@@ -187,7 +192,7 @@ impl Runtime {
     /// # Errors
     /// The launcher cannot be started or set up; the text says why.
     pub fn start(config: Config) -> Result<Self, LaunchError> {
-        let launcher = Arc::new(Mutex::new(Launcher::start(&config)?));
+        let launcher = Arc::new(Mutex::new(Launcher::start(&config, 0)?));
         let furnisher = Arc::new(Furnisher::start().map_err(LaunchError::Furnish)?);
         let gvisor = Arc::new(Gvisor::new(config.runsc.clone()));
         Ok(Self { config: Arc::new(config), launcher, furnisher, gvisor })
@@ -338,42 +343,49 @@ impl Runtime {
         request: &LauncherRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(LaunchReply, Vec<OwnedFd>), LaunchError> {
-        match self.ask_once(request, descriptors).await {
+        let frame = encode(request).map_err(LaunchError::Frame)?;
+        let (number, reply) = self.ask_once(&frame, descriptors).await?;
+        let reply = match reply {
             // It may have been killed with the request unread; where it was read, the second try says so.
-            Err(LaunchError::NoAnswer) if self.replace_dead().await? => {
-                self.ask_once(request, descriptors).await
+            Err(LaunchError::NoAnswer) if self.is_replaced(number).await? => {
+                self.ask_once(&frame, descriptors).await?.1
             }
             other => other,
-        }
-    }
-
-    async fn ask_once(
-        &self,
-        request: &LauncherRequest,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(LaunchReply, Vec<OwnedFd>), LaunchError> {
-        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
-        let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(descriptors.iter().copied()).collect();
-        let frame = encode(request).map_err(LaunchError::Frame)?;
-        self.send(&frame, &all).await?;
-        drop(all);
-        // Ours must be closed, or the end of a worker that says nothing is never seen.
-        drop(theirs);
-        let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours));
-        match answer.await.unwrap_or(Err(LaunchError::Silent))? {
+        };
+        match reply? {
             (LaunchReply::Failed { step, message, .. }, _) => Err(LaunchError::Container { step, message }),
             answer => Ok(answer),
         }
     }
 
-    /// Replaces the launcher if it has died; true if it had.
-    async fn replace_dead(&self) -> Result<bool, LaunchError> {
+    /// Asks once; says which launcher was asked.
+    async fn ask_once(
+        &self,
+        frame: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(u64, Told), LaunchError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Send)?;
+        let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(descriptors.iter().copied()).collect();
+        let number = self.send(frame, &all).await?;
+        drop(all);
+        // Ours must be closed, or the end of a worker that says nothing is never seen.
+        drop(theirs);
+        let answer = tokio::time::timeout(LAUNCH_DEADLINE, read_reply(ours)).await;
+        Ok((number, answer.unwrap_or(Err(LaunchError::Silent))))
+    }
+
+    /// Says whether the launcher of that number is another one now; one that has died is replaced.
+    async fn is_replaced(&self, number: u64) -> Result<bool, LaunchError> {
         let mut launcher = self.launcher.lock().await;
-        // Its sockets are closed a moment before it can be waited for.
-        for _look in 0..10 {
-            if launcher.child.try_wait().map_err(LaunchError::Spawn)?.is_some() {
+        // Whoever else had asked it may have been here first.
+        if launcher.number != number {
+            return Ok(true);
+        }
+        // What it held is closed one after the other, and before it can be waited for.
+        for _look in 0..DYING_LOOKS {
+            if launcher.has_hung_up() {
                 tracing::warn!("the launcher has died and is started again");
-                *launcher = self.start_again().await?;
+                *launcher = self.start_again(number).await?;
                 return Ok(true);
             }
             tokio::time::sleep(DYING_PAUSE).await;
@@ -381,32 +393,33 @@ impl Runtime {
         Ok(false)
     }
 
-    async fn start_again(&self) -> Result<Launcher, LaunchError> {
+    async fn start_again(&self, number: u64) -> Result<Launcher, LaunchError> {
         let config = Arc::clone(&self.config);
-        let started = tokio::task::spawn_blocking(move || Launcher::start(&config)).await;
+        let started = tokio::task::spawn_blocking(move || Launcher::start(&config, number + 1)).await;
         started.map_err(|e| LaunchError::Spawn(io::Error::other(e)))?
     }
 
     /// Sends a request; a launcher that has died is replaced, once, and so is one whose mounts are not those of
-    /// the host any more: what was put in the place of a directory is read-only to it.
-    async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
+    /// the host any more: what was put in the place of a directory is read-only to it. Says which one has it.
+    async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<u64, LaunchError> {
         let mut launcher = self.launcher.lock().await;
         // Where there is none now nothing is launched before it is made again.
         let run_dir = found(&self.config.run_dir);
         if run_dir.is_some() && launcher.run_dir != run_dir {
             tracing::warn!("a directory that the launcher writes to was replaced; it is started again");
-            *launcher = self.start_again().await?;
+            *launcher = self.start_again(launcher.number).await?;
         }
         match launcher.send(frame, descriptors).await {
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
                 tracing::warn!("the launcher has died and is started again");
-                *launcher = self.start_again().await?;
-                launcher.send(frame, descriptors).await.map_err(LaunchError::Send)
+                *launcher = self.start_again(launcher.number).await?;
+                launcher.send(frame, descriptors).await.map_err(LaunchError::Send)?;
             }
-            other => other.map_err(LaunchError::Send),
+            other => other.map_err(LaunchError::Send)?,
         }
+        Ok(launcher.number)
     }
 }
 
@@ -419,7 +432,7 @@ impl Writable {
 }
 
 impl Launcher {
-    fn start(config: &Config) -> Result<Self, LaunchError> {
+    fn start(config: &Config, number: u64) -> Result<Self, LaunchError> {
         let flags = SocketFlags::CLOEXEC;
         let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (ours, theirs) = pair.map_err(|e| LaunchError::Spawn(e.into()))?;
@@ -434,7 +447,14 @@ impl Launcher {
         wait_until_ready(&ours)?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| LaunchError::Spawn(e.into()))?;
         let socket = Watched::new(ours).map_err(LaunchError::Spawn)?;
-        Ok(Self { child, socket, run_dir })
+        Ok(Self { number, child, socket, run_dir })
+    }
+
+    /// Whether its end of the socket is closed, as it is once it has ended or is about to.
+    fn has_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(self.socket.get(), PollFlags::empty())];
+        let polled_now = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+        polled_now.is_ok_and(|ready| ready > 0)
     }
 
     async fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("crash::a_kept_workspace_survives_a_create_that_fails", kept_survives),
     ("crash::a_purge_goes_on_after_the_restart", purge_goes_on),
     ("crash::a_lost_launcher_is_replaced", launcher),
+    ("crash::what_a_lost_launcher_had_not_begun_is_begun_again", unbegun),
     ("crash::a_lost_init_is_noticed", lost_init),
     ("record::what_nobody_knows_is_removed_while_it_runs", record::unknown),
     ("record::a_run_directory_that_was_cleared_is_made_again", record::cleared),
@@ -168,6 +169,32 @@ fn launcher() {
     kill(&launcher_of(&server.pid().to_string()).unwrap());
     let id = server.create(json!({}));
     assert_eq!(server.sh(&id, "echo again"), "again\n");
+}
+
+fn unbegun() {
+    const CREATES: usize = 6;
+    let server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    for _round in 0..3 {
+        let launcher = launcher_of(&server.pid().to_string()).unwrap();
+        // All of them wait for one launcher, which reads nothing.
+        assert!(Command::new("kill").args(["-STOP", &launcher]).status().unwrap().success());
+        let answers = std::thread::scope(|scope| {
+            let creates: Vec<_> =
+                (0..CREATES).map(|_| scope.spawn(|| server.api("POST", "/sandbox", json!({})))).collect();
+            eventually("all have begun", Duration::from_secs(10), || {
+                let rows = server.api("GET", "/sandboxes", Value::Null).json();
+                rows.as_array().unwrap().iter().filter(|row| row["status"] == "creating").count() == CREATES
+            });
+            kill(&launcher);
+            creates.into_iter().map(|create| create.join().unwrap()).collect::<Vec<_>>()
+        });
+        for answer in answers {
+            assert_eq!(answer.status, 201, "{}\n{}", answer.text(), server.log_text());
+            server.purge(answer.json()["id"].as_str().unwrap());
+        }
+    }
+    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
 }
 
 fn lost_init() {
