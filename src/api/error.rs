@@ -1,5 +1,6 @@
 //! The one table from errors to statuses and bodies.
 
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -27,6 +28,7 @@ pub(super) struct ApiError {
     code: &'static str,
     message: String,
     mem_available_percent: Option<f64>,
+    exit_code: Option<i32>,
     retry_after: Option<&'static str>,
 }
 
@@ -48,6 +50,7 @@ impl Style {
             code,
             message: message.into(),
             mem_available_percent: None,
+            exit_code: None,
             retry_after: None,
         }
     }
@@ -62,6 +65,15 @@ impl Style {
 
     pub(super) fn not_found(self, message: impl Into<String>) -> ApiError {
         self.error(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// What a client sent instead of the beginning of a WebSocket.
+    pub(super) fn no_socket(self, rejection: &WebSocketUpgradeRejection) -> ApiError {
+        self.error(
+            rejection.status(),
+            "invalid_request",
+            format!("this is a WebSocket: {}", rejection.body_text()),
+        )
     }
 
     /// An error of the core; one that is our fault is logged here, once, with its causes.
@@ -98,6 +110,7 @@ impl Style {
             }
             Kind::Internal => self.error(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
         };
+        answer.exit_code = error.exit_code();
         // The contract gives this code the status of a bad gateway.
         if answer.code == "sandbox_unavailable" && self == Self::V1 {
             answer.status = StatusCode::BAD_GATEWAY;
@@ -106,6 +119,13 @@ impl Style {
             tracing::error!(error = %sandbox::chain(error), "a request failed");
         }
         answer
+    }
+}
+
+#[cfg(test)]
+impl ApiError {
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 }
 
@@ -118,8 +138,8 @@ impl IntoResponse for ApiError {
             }
             Style::V1 => {
                 let retryable = self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS;
-                Json(V1Error { error: V1ErrorBody { code: self.code, message: self.message, retryable } })
-                    .into_response()
+                let Self { code, message, exit_code, .. } = self;
+                Json(V1Error { error: V1ErrorBody { code, message, retryable, exit_code } }).into_response()
             }
         };
         let mut response = (self.status, body).into_response();

@@ -86,7 +86,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let style = Style::of(parts.uri.path());
         let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
-        query.map(|q| Self(q.0)).map_err(|e| style.invalid(format!("bad query: {}", e.body_text())))
+        query.map(|q| Self(q.0)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            style.invalid(format!("bad query: {text}"))
+        })
     }
 }
 
@@ -100,6 +104,78 @@ async fn read<S: Send + Sync>(request: Request, state: &S, style: Style) -> Resu
     })
 }
 
+/// Reads an object; of a list serde would take the fields in the order in which they are declared.
 fn parse<T: DeserializeOwned>(bytes: &[u8], style: Style) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|e| style.invalid(format!("bad JSON: {e}")))
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        Some(_) => return Err(style.invalid("bad JSON: the body is not an object, {…}")),
+        None => return Err(style.invalid("the body is missing: a JSON object")),
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        (path, error.into_inner())
+    });
+    let rest = |value| reader.end().map(|()| value).map_err(|error| (".".to_owned(), error));
+    parsed.and_then(rest).map_err(|(path, error)| {
+        let text = without_rust(&error.to_string());
+        style.invalid(match error.classify() {
+            serde_json::error::Category::Data if path != "." => format!("{path}: {text}"),
+            _ => format!("bad JSON: {text}"),
+        })
+    })
+}
+
+/// Says in JSON's words what serde says in Rust's.
+fn without_rust(text: &str) -> String {
+    let Some((before, expected)) = text.split_once("expected ") else { return text.to_owned() };
+    let (what, after) = expected.split_once(" at line ").unwrap_or((expected, ""));
+    let what = match what {
+        "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if what.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let after = if after.is_empty() { String::new() } else { format!(" at line {after}") };
+    format!("{before}expected {what}{after}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{CreateBody, CreateV1Body};
+
+    fn complaint<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> String {
+        parse::<T>(text.as_bytes(), Style::V1).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place_and_without_rust() {
+        let check = |text: &str, words: &str| {
+            let said = complaint::<CreateBody>(text);
+            assert!(said.starts_with(words), "{text}: {said}");
+        };
+        check("", "the body is missing");
+        check("[]", "bad JSON: the body is not an object");
+        check("null", "bad JSON: the body is not an object");
+        check("{", "bad JSON: EOF");
+        check("{} {}", "bad JSON: trailing characters");
+        check(
+            r#"{"ports":["80"]}"#,
+            r#"ports[0]: invalid type: string "80", expected a whole number at line 1"#,
+        );
+        check(r#"{"ports":{}}"#, "ports: invalid type: map, expected a list at line 1");
+        check(r#"{"env":{"A":1}}"#, "env.A: invalid type: integer `1`, expected a string");
+        check(r#"{"external":1}"#, "external: invalid type: integer `1`, expected an object");
+        let said = complaint::<CreateV1Body>(r#"{"project":{"id":"a","user_id":"b","x":1}}"#);
+        assert!(said.starts_with("project.x: unknown field `x`, expected `id` or `user_id`"), "{said}");
+    }
+
+    #[test]
+    fn a_list_is_no_object_however_long() {
+        let list = format!("[{}]", vec!["null"; 16].join(","));
+        assert!(parse::<CreateBody>(list.as_bytes(), Style::Compat).is_err());
+    }
 }

@@ -118,7 +118,7 @@ pub(super) async fn output(
                 process_socket::serve(socket, follower, process_socket::Form::Framed, waits, keep_alive)
                     .await;
         }),
-        Err(rejection) => rejection.into_response(),
+        Err(rejection) => return Err(Style::V1.no_socket(&rejection)),
     })
 }
 
@@ -189,10 +189,7 @@ pub(super) async fn terminal(
     Query(query): Query<TerminalQuery>,
     upgrade: Upgrade,
 ) -> Result<Response, ApiError> {
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return Ok(rejection.into_response()),
-    };
+    let upgrade = upgrade.map_err(|rejection| Style::V1.no_socket(&rejection))?;
     let root = is_root(query.user.as_deref()).map_err(|text| Style::V1.invalid(text))?;
     let size = (query.cols.unwrap_or(TERMINAL_SIZE.0), query.rows.unwrap_or(TERMINAL_SIZE.1));
     let cmd = vec!["bash".to_owned(), "-l".to_owned()];

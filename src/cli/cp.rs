@@ -38,8 +38,8 @@ Examples:
   echo hello | sandboxctl cp - ID:hello.txt
   sandboxctl cp ID:hello.txt - | wc -c
 
-ID:PATH is relative to the app directory; ID:~/PATH to the whole workspace, /home/sandbox. A PATH here that has
-a colon is written ./PATH. Sandboxes may sleep; they are not woken.";
+ID:PATH is relative to the app directory; ID:~/PATH to the whole workspace, /home/sandbox. A PATH
+here that has a colon is written ./PATH. Sandboxes may sleep; they are not woken.";
 
 /// Copy files and trees into a sandbox or out of it
 ///

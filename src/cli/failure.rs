@@ -37,6 +37,10 @@ pub enum ExitStatus {
     NoPermission = 77,
     /// The remote command was ended by `--timeout`, as with timeout(1).
     TimedOut = 124,
+    /// The remote command cannot be started, as in a shell.
+    NotExecutable = 126,
+    /// The remote command is not there, as in a shell.
+    NoCommand = 127,
     /// The reader of an exec's output went away: what a shell shows for SIGPIPE.
     BrokenPipe = 141,
 }
@@ -46,6 +50,9 @@ pub enum ExitStatus {
 pub(super) enum Failure {
     #[error("{0}")]
     Usage(String),
+    /// The command line cannot be read; people are shown more of it.
+    #[error("{0}")]
+    Misuse(String),
     #[error("use the server address")]
     Endpoint(#[source] EndpointError),
     #[error("read the key in {path}")]
@@ -119,7 +126,9 @@ impl Failure {
 
     pub(super) fn status(&self) -> ExitStatus {
         match self {
-            Self::Usage(_) | Self::Endpoint(_) | Self::Ambiguous { .. } => ExitStatus::Usage,
+            Self::Usage(_) | Self::Misuse(_) | Self::Endpoint(_) | Self::Ambiguous { .. } => {
+                ExitStatus::Usage
+            }
             Self::Key { .. } => ExitStatus::NoPermission,
             Self::NotFound { .. } | Self::NoProcess { .. } | Self::NoLog { .. } => ExitStatus::NotFound,
             Self::Runtime(_) => ExitStatus::Bug,
@@ -140,6 +149,7 @@ impl Failure {
     /// Returns what the user can do about it.
     fn remedy(&self) -> Option<String> {
         match self {
+            Self::Misuse(_) => Some("`sandboxctl help COMMAND` shows what it takes".to_owned()),
             Self::Endpoint(_) => {
                 Some("set SANDBOXD_URL or --url, for example http://127.0.0.1:9090".to_owned())
             }
@@ -255,6 +265,8 @@ fn client_status(error: &ClientError) -> ExitStatus {
 
 fn refusal_status(refusal: &Refusal) -> ExitStatus {
     match refusal.status.as_u16() {
+        _ if refusal.exit_code == Some(ExitStatus::NoCommand.code()) => ExitStatus::NoCommand,
+        _ if refusal.exit_code == Some(ExitStatus::NotExecutable.code()) => ExitStatus::NotExecutable,
         401 | 403 => ExitStatus::NoPermission,
         404 => ExitStatus::NotFound,
         429 | 502..=504 | 507 => ExitStatus::RetryLater,
@@ -320,6 +332,9 @@ mod tests {
             assert_eq!(refused(status, body, KeyState::Given).status(), expected, "{status} {body}");
         };
         check(400, "", ExitStatus::Usage);
+        check(400, r#"{"error":{"code":"invalid_request","exit_code":127}}"#, ExitStatus::NoCommand);
+        check(400, r#"{"error":{"code":"invalid_request","exit_code":126}}"#, ExitStatus::NotExecutable);
+        check(400, r#"{"error":{"code":"invalid_request","exit_code":0}}"#, ExitStatus::Usage);
         check(401, "", ExitStatus::NoPermission);
         check(403, "", ExitStatus::NoPermission);
         check(404, "", ExitStatus::NotFound);

@@ -8,7 +8,7 @@ use crate::client::Row;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::table::{Cell, Table, Tone, age};
+use super::table::{Cell, Table, Tone, age, limit};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,7 +51,7 @@ fn table(rows: &[Row], now: i64) -> Table {
             Cell::new(&row.id),
             Cell::toned(&row.status, Tone::of_status(&row.status)),
             Cell::new(&ports.join(",")),
-            Cell::new(row.memory_high.as_deref().unwrap_or_default()),
+            Cell::new(&limit(row.memory_high.as_deref().unwrap_or_default())),
             Cell::new(&active.unwrap_or_default()),
             Cell::new(&owner(row)),
             Cell::new(row.created_at.as_deref().unwrap_or_default()),

@@ -18,6 +18,9 @@ use super::{
 
 const URL: &str = "http://127.0.0.1:9090";
 
+/// Over the options that every command takes, in its help.
+const EVERYWHERE: &str = "Options of every command";
+
 const AFTER_HELP: &str = "\
 Environment:
   SANDBOXD_URL       address of the server (default: http://127.0.0.1:9090)
@@ -30,7 +33,7 @@ Environment:
 Exit codes: 64 usage, 65 copied but not all, 66 no such sandbox, process or file, 69 no server,
 70 a bug, 73 conflict, 74 result not written, 75 try again later, 76 not to be believed,
 77 no permission. `exec`, `shell` and `attach` end with the command's own code: 128 + n after
-signal n, 124 after --timeout.
+signal n, 124 after --timeout, 126 and 127 for one that cannot be started or is not there.
 
 An ID, and a PROCESS, may be shortened as long as it stays unique. `sandboxctl help COMMAND`
 has examples, in which ID stands for that of a sandbox and PROCESS for that of a process.";
@@ -40,10 +43,10 @@ has examples, in which ID stands for that of a sandbox and PROCESS for that of a
 #[command(name = "sandboxctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct CommandLine {
     /// Address of the server
-    #[arg(long, global = true, env = "SANDBOXD_URL", hide_env = true, value_name = "URL", default_value = URL)]
+    #[arg(long, global = true, env = "SANDBOXD_URL", hide_env = true, value_name = "URL", default_value = URL, help_heading = EVERYWHERE)]
     url: String,
     /// Print the server's JSON instead of tables; errors too
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -153,6 +156,12 @@ fn ignore_broken_pipe(failure: Failure) -> Result<u8, Failure> {
 /// Writes help, version, or what is wrong with a command line.
 fn explain(error: &clap::Error) -> ExitCode {
     let is_error = error.use_stderr();
+    // What cannot be parsed says nowhere else whether JSON is wanted; behind `--` are words of a command.
+    let mut words = std::env::args_os().take_while(|word| word != "--");
+    if is_error && words.any(|word| word == "--json") {
+        misuse(error).report(&mut io::stderr().lock(), true);
+        return ExitStatus::Usage.into();
+    }
     let is_terminal = if is_error { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let text = error.render();
@@ -163,6 +172,14 @@ fn explain(error: &clap::Error) -> ExitCode {
         (Ok(()) | Err(Failure::BrokenPipe), false) => ExitStatus::Done.into(),
         (Err(failure), false) => failure.status().into(),
     }
+}
+
+/// What is wrong with a command line, without the help that people are shown beneath it.
+fn misuse(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let paragraphs = text.trim_start_matches("error: ").split("\n\n");
+    let first = paragraphs.map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).next();
+    Failure::Misuse(first.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -204,6 +221,18 @@ mod tests {
         ] {
             assert!(parse(arguments).is_err(), "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_fits_into_an_object() {
+        let error = CommandLine::try_parse_from(["sandboxctl", "create", "--port", "0"]).unwrap_err();
+        let mut text = Vec::new();
+        misuse(&error).report(&mut text, true);
+        let object: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(object["error"], "invalid value '0' for '--port <N>': 0 is not in 1..=65535");
+        assert_eq!((&object["exit_code"], object["remedy"].is_string()), (&64.into(), true));
+        let error = CommandLine::try_parse_from(["sandboxctl", "show"]).unwrap_err();
+        assert_eq!(misuse(&error).to_string(), "the following required arguments were not provided: <ID>");
     }
 
     #[test]

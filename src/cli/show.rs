@@ -8,7 +8,7 @@ use super::context::Context;
 use super::failure::Failure;
 use super::ls::owner;
 use super::resolve::resolve;
-use super::table::{Cell, Table, Tone};
+use super::table::{Cell, Table, Tone, limit};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +55,7 @@ fn table(row: &Row, v1: Option<&SandboxV1>) -> Table {
     line("preview", preview.and_then(|p| p.url.as_deref()), Tone::Plain);
     line("app", preview.and_then(|p| p.status.as_deref()), Tone::Plain);
     line("ports", Some(&ports.join(",")), Tone::Plain);
-    line("memory", row.memory_high.as_deref(), Tone::Plain);
+    line("memory", row.memory_high.as_deref().map(limit).as_deref(), Tone::Plain);
     line("workspace", row.workspace_mnt.as_deref(), Tone::Plain);
     line("owner", Some(&owner(row)), Tone::Plain);
     line("visibility", row.visibility.as_deref(), Tone::Plain);

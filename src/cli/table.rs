@@ -123,6 +123,11 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// A limit as it was given; one that the server has reckoned is a bare number.
+pub(super) fn limit(text: &str) -> String {
+    text.parse().map_or_else(|_named| text.to_owned(), size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +170,7 @@ mod tests {
         check(1_572_864, "1.5 MiB");
         check(268_435_456, "256 MiB");
         check(u64::MAX, "15.9 EiB");
+        assert_eq!((limit("512M").as_str(), limit("3865470480").as_str()), ("512M", "3.5 GiB"));
     }
 
     #[test]

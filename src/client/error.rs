@@ -46,6 +46,8 @@ pub struct Refusal {
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+    /// What a shell would end with, where a command could not be started.
+    pub exit_code: Option<u8>,
     /// The `Retry-After` header, in seconds.
     pub retry_after_seconds: Option<u64>,
     pub request_id: Option<String>,
@@ -61,6 +63,7 @@ impl Refusal {
             code: None,
             message: String::new(),
             retryable: retry_after_seconds.is_some() || matches!(status.as_u16(), 429 | 502..=504),
+            exit_code: None,
             retry_after_seconds,
             request_id: request_id(headers),
         };
@@ -73,6 +76,8 @@ impl Refusal {
                 let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
                 refusal.code = text("code");
                 refusal.message = text("message").unwrap_or_default();
+                let exit_code = fields.get("exit_code").and_then(Value::as_u64);
+                refusal.exit_code = exit_code.and_then(|code| code.try_into().ok());
                 if let Some(retryable) = fields.get("retryable").and_then(Value::as_bool) {
                     refusal.retryable = retryable;
                 }

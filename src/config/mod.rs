@@ -204,6 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_for_the_command_line_is_not_for_the_server() {
+        let config = parse(&[("SANDBOXD_URL", "http://127.0.0.1:9090"), ("SANDBOXD_TOKEN", "x")]).unwrap();
+        assert!(config.ignored.is_empty());
+        assert!(
+            collect(&[("url".to_owned(), "x".to_owned())], &BTreeMap::new(), None)
+                .and_then(|sources| Config::parse(&sources))
+                .is_err()
+        );
+    }
+
+    #[test]
     fn a_minimum_belongs_to_a_key() {
         let tokens = ("SANDBOXD_API_TOKENS", "a=0123456789abcdef");
         let minimum = |text| parse(&[tokens, ("SANDBOXD_TOKEN_MIN_ISOLATION", text)]);

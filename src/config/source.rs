@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use super::ConfigError;
 use super::settings::{FORMER, SETTINGS, variable};
 
+/// Names of the environment that are for the programs that use a server: whoever has set them for
+/// `sandboxctl` may start a server too.
+const OF_CLIENTS: [&str; 3] = ["url", "token", "preview_url"];
 /// Read when it is there and no other file is named.
 const FILE: &str = "/etc/sandboxd/config.toml";
 
@@ -46,6 +49,7 @@ pub fn collect(
         match (known, former) {
             (Some(setting), _) => sources.set(setting.name, text, name.clone()),
             (None, Some(rest)) if rest == "config" || rest.starts_with("test_") => {}
+            (None, Some(rest)) if OF_CLIENTS.contains(&rest.as_str()) => {}
             (None, Some(rest)) if FORMER.contains(&rest.as_str()) => sources.ignored.push(rest),
             (None, Some(rest)) => sources.unknown(&rest, name),
             (None, None) => {}

@@ -91,7 +91,11 @@ impl Processes {
                 let master = child.output.iter().filter(|_| tty).map(|fd| fd.as_fd()).collect();
                 (Reply::Started { key, pid, tty }, master)
             }
-            Err(error) => (Reply::NotStarted { key, errno: error.raw_os_error().unwrap_or(0) }, Vec::new()),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                let cwd = !process::can_be_entered(&spawn.cwd, spawn.root);
+                (Reply::NotStarted { key, errno, cwd }, Vec::new())
+            }
         }
     }
 

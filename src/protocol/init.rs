@@ -70,10 +70,12 @@ pub enum Reply {
     Failed {
         errno: i32,
     },
-    /// The errno of execve(2), chdir(2) or fork(2).
+    /// The errno of execve(2), chdir(2) or fork(2); `cwd`: it is that of the directory.
     NotStarted {
         key: u64,
         errno: i32,
+        #[serde(default)]
+        cwd: bool,
     },
     /// So many descriptors ride along: those of [`Request::Spawn`], or the master of the terminal.
     Taken {

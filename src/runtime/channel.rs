@@ -222,7 +222,7 @@ impl Events {
             let (reply, mut descriptors) = self.incoming.next(&self.stream).await?;
             let (key, result) = match reply {
                 Reply::Exited { key, exit } => return Ok(Event::Exited(key, exit)),
-                Reply::NotStarted { key, errno } => (key, Err(ControlError::Exec(errno))),
+                Reply::NotStarted { key, errno, cwd } => (key, Err(ControlError::Exec { errno, cwd })),
                 Reply::Started { key, pid, tty } => {
                     let master = descriptors.pop().filter(|fd| pty::is_master(fd));
                     let result = if tty == master.is_some() {

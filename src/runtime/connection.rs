@@ -48,9 +48,10 @@ pub enum ControlError {
     Version(u32),
     #[error("give sandbox-init its identity: {}", io::Error::from_raw_os_error(*.0))]
     Claim(i32),
-    /// The command could not be started; the errno of execve(2), chdir(2) or fork(2).
-    #[error("start the command: {}", io::Error::from_raw_os_error(*.0))]
-    Exec(i32),
+    /// The command could not be started; the errno of execve(2), chdir(2) or fork(2), and whether it is that of
+    /// the directory.
+    #[error("start the command: {}", io::Error::from_raw_os_error(*errno))]
+    Exec { errno: i32, cwd: bool },
 }
 
 /// How a connection comes about.

@@ -10,6 +10,8 @@ use crate::runtime::{ControlError, LaunchError};
 use crate::storage::{FileError, StorageError};
 use crate::sys::cgroup::CgroupError;
 
+/// `ENOENT`.
+const NOT_THERE: i32 = 2;
 /// What is said when nothing can be written, for the time being or until somebody sees to it.
 const UNWRITABLE: &str = "the host's disk cannot be written now; what is there can be read";
 
@@ -35,8 +37,8 @@ pub enum Error {
     Exhausted(String),
     #[error("find the process")]
     NoProcess,
-    #[error("start {program}: {}", std::io::Error::from_raw_os_error(*errno))]
-    Unstartable { program: String, errno: i32 },
+    #[error("start {what}: {}", std::io::Error::from_raw_os_error(*errno))]
+    Unstartable { what: String, errno: i32 },
     #[error("start a process: {0}")]
     TooMany(String),
     #[error("{action}")]
@@ -161,14 +163,22 @@ impl Error {
         }
     }
 
+    /// What a shell would end with: 127 for a command that is not there, 126 for one that cannot be started.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Unstartable { errno, .. } => Some(if *errno == NOT_THERE { 127 } else { 126 }),
+            _ => None,
+        }
+    }
+
     /// The text for the client: what was wrong and what to do; nothing internal.
     pub fn message(&self) -> String {
         match self {
             Self::NotFound(_) => "sandbox not found".to_owned(),
             Self::UnknownProcess(name) => format!("the app has no process {name:?} and no log of one"),
             Self::Busy(text) => (*text).to_owned(),
-            Self::Unstartable { program, errno } => {
-                format!("{program}: {}", std::io::Error::from_raw_os_error(*errno))
+            Self::Unstartable { what, errno } => {
+                format!("{what}: {}", std::io::Error::from_raw_os_error(*errno))
             }
             Self::NoProcess => "process not found".to_owned(),
             Self::Invalid(text) | Self::Conflict(text) | Self::Exhausted(text) | Self::TooMany(text) => {

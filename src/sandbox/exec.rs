@@ -11,10 +11,6 @@ use super::supervisor::Supervisor;
 use crate::model::SandboxId;
 use crate::runtime::Stream;
 
-/// `ENOENT` and `EACCES` in a shell's words: not found, not executable.
-const NOT_FOUND: (i32, i32) = (2, 127);
-const NOT_EXECUTABLE: i32 = 126;
-
 /// A running command. Dropping it changes nothing for the command, which can be found among the processes.
 #[derive(Debug)]
 pub struct Exec {
@@ -109,7 +105,5 @@ impl Exec {
 }
 
 fn unstartable(error: &Error) -> State {
-    let not_found = matches!(error, Error::Unstartable { errno, .. } if *errno == NOT_FOUND.0);
-    let code = if not_found { NOT_FOUND.1 } else { NOT_EXECUTABLE };
-    State::Failed { message: Some(error.message() + "\n"), code: Some(code) }
+    State::Failed { message: Some(error.message() + "\n"), code: error.exit_code() }
 }

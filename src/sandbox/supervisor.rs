@@ -248,11 +248,16 @@ impl Supervisor {
         engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
         let runtime = shared.runtime.clone();
         blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
+        let exists = || Error::Conflict(format!("sandbox {id} exists already"));
+        // Looked at before its workspace is: nobody is to be told to purge one that is in use.
+        if shared.registry.find(id).is_some() {
+            return Err(exists());
+        }
         shared.check_workspace_owner(id, &record.spec.external)?;
         let (entry, mailbox) = shared.entry(record);
         if let Err(taken) = shared.registry.insert(Arc::clone(&entry), one_per_project) {
             if taken.id == id {
-                return Err(Error::Conflict(format!("sandbox {id} exists already")));
+                return Err(exists());
             }
             return Ok(Created::Existing(self.view(&taken)));
         }

@@ -64,7 +64,12 @@ fn first_paragraph(readme: &Path) -> String {
         return String::new();
     }
     let lines = text.lines().map(str::trim).skip_while(|l| l.is_empty() || l.starts_with('#'));
-    lines.take_while(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    let paragraph = lines.take_while(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    // A sentence that ends so needs what follows it.
+    match paragraph.strip_suffix(':').and_then(|text| text.rsplit_once(". ")) {
+        Some((whole, _)) => format!("{whole}."),
+        None => paragraph,
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +85,7 @@ mod tests {
         fs::create_dir_all(templates_dir.join("Not A Name")).unwrap();
         fs::create_dir_all(templates_dir.join("empty")).unwrap();
         let shop = templates_dir.join("shop");
-        fs::write(shop.join("README.md"), "# Shop\n\nSells\nthings.\n\nMore.\n").unwrap();
+        fs::write(shop.join("README.md"), "# Shop\n\nSells\nthings. Begin\nwith:\n\n    More.\n").unwrap();
         let manifest = "version: 1\nweb: {command: x, port: 8000}\nworkers: [{name: mail, command: y}]\n";
         fs::write(shop.join(MANIFEST), manifest).unwrap();
         let config =

@@ -25,4 +25,7 @@ pub struct V1ErrorBody {
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+    /// Where a command could not be started: what a shell would end with, 127 or 126.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }

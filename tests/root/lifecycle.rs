@@ -154,6 +154,7 @@ fn bad_requests() {
         (&b"{"[..], 400),
         (b"{\"ports\":\"3000\"}", 400),
         (b"{\"ports\":[0]}", 400),
+        (b"[null,null,null,null,null,null,null,null,null,null,null,null,null,null,null,null]", 400),
         (b"{\"id\":\"../../../../etc/passwd\"}", 400),
         (b"{\"env\":{\"A\":\"\\u0000\"}}", 400),
         (b"{\"template\":\"no-such-template\"}", 400),
@@ -169,6 +170,13 @@ fn bad_requests() {
     for id in ["x", "..", "%2e%2e", "01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
         assert_eq!(server.api("GET", &format!("/sandbox/{id}"), Value::Null).status, 404, "{id}");
     }
+    let id = server.create(Value::Null);
+    let taken = server.api("POST", "/sandbox", json!({ "id": id }));
+    assert_eq!(
+        (taken.status, taken.json()["error"].as_str().unwrap()),
+        (409, format!("sandbox {id} exists already").as_str())
+    );
+    assert_eq!(server.api("POST", &format!("/sandbox/{id}/purge"), Value::Null).status, 200);
     let wrong = server.api("PATCH", "/sandboxes", Value::Null);
     assert_eq!(
         (wrong.status, wrong.header("allow").is_some_and(|a| a.contains("GET"))),
@@ -180,7 +188,7 @@ fn bad_requests() {
     let unknown =
         server.api("POST", "/v1/sandboxes", json!({ "project": { "id": "a", "user_id": "b" }, "colour": 1 }));
     assert_eq!(unknown.status, 400, "{}", unknown.text());
-    assert_eq!(HostSnapshot::take(&server), before);
+    eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
     assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]));
 }
 

@@ -123,6 +123,23 @@ fn bad_requests() {
             "{bad}"
         );
     }
+    for (bad, exit_code, words) in [
+        (
+            json!({ "cmd": ["ls"], "cwd": "/no/such/directory" }),
+            127,
+            "the working directory /no/such/directory: ",
+        ),
+        (json!({ "cmd": ["ls"], "cwd": "/etc/passwd" }), 126, "the working directory /etc/passwd: "),
+        (json!({ "cmd": ["no-such-program"] }), 127, "no-such-program: "),
+        (json!({ "cmd": ["/etc/passwd"], "cwd": "/tmp" }), 126, "/etc/passwd: "),
+    ] {
+        let error = server.api("POST", &path, bad.clone()).json()["error"].clone();
+        assert_eq!(error["exit_code"], exit_code, "{bad}: {error}");
+        assert!(error["message"].as_str().unwrap().starts_with(words), "{bad}: {error}");
+    }
+    // What is not a WebSocket is told so in the form of every other error.
+    let answer = server.api("GET", &format!("/v1/sandboxes/{id}/terminal"), Value::Null);
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (400, &json!("invalid_request")));
     assert_eq!(server.api("GET", &path, Value::Null).json(), json!({ "processes": [] }));
     let process = server.start_process(&id, shell("exec sleep 100"));
     let ask =

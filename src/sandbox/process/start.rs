@@ -249,7 +249,7 @@ async fn start(shared: &Arc<Shared>, entry: &Arc<Entry>, request: ProcessRequest
                 break Err(Error::Conflict(text.to_owned()));
             }
             // Its own processes have used up what it may have; some of them may be about to end.
-            Err(Error::Control(ControlError::Exec(errno))) if is_exhausted(errno) => {
+            Err(Error::Control(ControlError::Exec { errno, .. })) if is_exhausted(errno) => {
                 if retries == RETRIES {
                     let text = "the sandbox has no room for another process; end some, or try again";
                     break Err(Error::TooMany(text.to_owned()));
@@ -257,15 +257,22 @@ async fn start(shared: &Arc<Shared>, entry: &Arc<Entry>, request: ProcessRequest
                 tokio::time::sleep(RETRY_PAUSE * 2_u32.pow(retries)).await;
                 retries += 1;
             }
-            Err(Error::Control(ControlError::Exec(errno))) => {
-                let name = request.cmd.first().into_iter().flat_map(|name| name.chars().take(NAME_CHARS_MAX));
-                break Err(Error::Unstartable { program: name.collect(), errno });
+            Err(Error::Control(ControlError::Exec { errno, cwd })) => {
+                break Err(Error::Unstartable { what: at_fault(&request, cwd), errno });
             }
             other => break other,
         }
     };
     drop(busy);
     result
+}
+
+/// What of a command keeps it from being started.
+fn at_fault(request: &ProcessRequest, cwd: bool) -> String {
+    if cwd {
+        return format!("the working directory {}", request.cwd.as_deref().unwrap_or(DIRECTORY));
+    }
+    request.cmd.first().into_iter().flat_map(|name| name.chars().take(NAME_CHARS_MAX)).collect()
 }
 
 /// The running sandbox, which is woken if need be.

@@ -149,6 +149,9 @@ fn failures() {
     check(&["exec", &typo, "--", "true"], 66, "did you mean");
     check(&["exec", "-w", "relative", &id, "--", "true"], 64, "cwd");
     check(&["exec", "-u", "nobody", &id, "--", "true"], 64, "user");
+    check(&["exec", "-w", "/no/such", &id, "--", "true"], 127, "working directory /no/such");
+    check(&["exec", &id, "--", "no-such-program"], 127, "no-such-program");
+    check(&["exec", &id, "--", "/etc/passwd"], 126, "/etc/passwd");
     check(&["kill", &id, "7"], 66, "ps --all");
     check(&["kill", "-s", "NONSENSE", &id, "7"], 66, "ps --all");
     check(&["open", "--port", "4000", &id], 64, "3000");
