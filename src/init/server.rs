@@ -14,7 +14,7 @@ use super::processes::Processes;
 use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
 use crate::sys::identity;
 use crate::sys::process::{self, Exit, Reaped};
-use crate::sys::signal::Signals;
+use crate::sys::signal::{self, Signals};
 use crate::sys::socket;
 
 /// The most connections at once; the daemon needs two, and one more for each question.
@@ -28,6 +28,8 @@ pub fn run() -> io::Result<()> {
     // First of all, before any other process exists that could look at this one.
     process::set_not_dumpable()?;
     identity::put_root_aside()?;
+    // Whatever the server was started by may ignore some, as nohup does; a tenant's programs find them as anywhere else.
+    signal::restore_defaults();
     let signals = Signals::block(&[Signal::SIGCHLD])?;
     let listener = socket::inherited(CONTROL_DESCRIPTOR)?;
     rustix::io::ioctl_fionbio(&listener, true)?;

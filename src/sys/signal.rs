@@ -58,6 +58,29 @@ pub fn with_none_blocked<T>(step: impl FnOnce() -> io::Result<T>) -> io::Result<
     result
 }
 
+/// Gives every signal but SIGPIPE its default action back: what is ignored stays so across execve(2), and a shell cannot
+/// even trap what was ignored when it began — man 7 signal, POSIX `trap`.
+///
+/// `rt_sigaction` itself, since C libraries keep the first real-time signals from their callers. SIGPIPE is std's: ignored
+/// here, default again in what std starts.
+pub fn restore_defaults() {
+    /// The kernel's `struct sigaction`: handler, flags, restorer, mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for number in (1..=64).filter(|number| *number != libc::SIGPIPE) {
+        // SAFETY: the kernel reads 32 bytes from an array of that size; SIG_DFL runs nothing in signal context.
+        // KILL and STOP are refused (EINVAL), and need none.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+}
+
 /// Lets the kernel reap the caller's children by itself: `signal(SIGCHLD, SIG_IGN)` — man 2 wait, NOTES.
 ///
 /// # Errors

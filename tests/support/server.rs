@@ -88,7 +88,9 @@ impl Server {
     }
 
     fn boot_as(&mut self, subcommand: &str) {
-        self.child = Some(self.command(subcommand).stderr(self.log()).spawn().unwrap());
+        // As nohup or a script's `&` starts it: what is ignored then must not be ignored in sandboxes.
+        let mut command = self.command_under(subcommand, &["env", "--ignore-signal=HUP,INT,QUIT"]);
+        self.child = Some(command.stdout(Stdio::null()).stderr(self.log()).spawn().unwrap());
         self.wait_until_ready();
     }
 
@@ -125,6 +127,14 @@ impl Server {
 
     /// The same, by a program that changes what it finds.
     pub(crate) fn run_under(&self, subcommand: &str, wrapper: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.command_under(subcommand, wrapper);
+        let output = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        (output.status.code(), text)
+    }
+
+    fn command_under(&self, subcommand: &str, wrapper: &[&str]) -> Command {
         let bare = self.command(subcommand);
         let words: Vec<_> =
             wrapper.iter().map(|w| (*w).into()).chain([bare.get_program().to_owned()]).collect();
@@ -136,10 +146,7 @@ impl Server {
                 None => command.env_remove(name),
             };
         }
-        let output = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
-        let text =
-            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        (output.status.code(), text)
+        command
     }
 
     fn command(&self, subcommand: &str) -> Command {
