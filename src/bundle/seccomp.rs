@@ -19,6 +19,8 @@ use syscalls::Sysno;
 use crate::sys::seccomp::Instruction;
 
 const PROFILE: &str = include_str!("../../oci/seccomp.json");
+/// What a sandbox whose programs may make namespaces has before the rules of [`PROFILE`].
+const NESTED: &str = include_str!("../../oci/seccomp-nested.json");
 
 /// `AUDIT_ARCH_*` of `linux/audit.h` for the machine this is built for.
 #[cfg(target_arch = "x86_64")]
@@ -87,13 +89,34 @@ enum Leaf {
     Rules(Vec<Rule>),
 }
 
-/// Compiles the profile that is built in.
+/// Compiles the profile of every sandbox.
 ///
 /// # Errors
 /// A profile that is not right; a test keeps this from being released.
 pub fn embedded() -> Result<Vec<Instruction>, SeccompError> {
-    let profile: LinuxSeccomp = serde_json::from_str(PROFILE).map_err(SeccompError::Parse)?;
-    compile(&profile)
+    compile(&parse(PROFILE)?)
+}
+
+/// Compiles that of a sandbox whose programs may make user, pid and network namespaces: the same behind rules of its
+/// own, which therefore decide first.
+///
+/// # Errors
+/// As [`embedded`].
+pub fn nested() -> Result<Vec<Instruction>, SeccompError> {
+    compile(&joined(&[NESTED, PROFILE])?)
+}
+
+fn parse(text: &str) -> Result<LinuxSeccomp, SeccompError> {
+    serde_json::from_str(text).map_err(SeccompError::Parse)
+}
+
+/// The rules of several profiles one after the other; the first says what holds for the whole.
+fn joined(texts: &[&str]) -> Result<LinuxSeccomp, SeccompError> {
+    let profiles = texts.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let rules = profiles.iter().flat_map(|profile| profile.syscalls().clone().unwrap_or_default()).collect();
+    let mut whole = profiles.into_iter().next().unwrap_or_default();
+    whole.set_syscalls(Some(rules));
+    Ok(whole)
 }
 
 /// Compiles a profile for this machine.
@@ -317,15 +340,12 @@ mod tests {
         }
     }
 
-    fn profile() -> LinuxSeccomp {
-        serde_json::from_str(PROFILE).unwrap()
+    fn profiles() -> [LinuxSeccomp; 2] {
+        [parse(PROFILE).unwrap(), joined(&[NESTED, PROFILE]).unwrap()]
     }
 
     #[test]
     fn every_number_has_the_verdict_of_the_profile() {
-        let (profile, program) = (profile(), embedded().unwrap());
-        println!("{} instructions", program.len());
-        assert!(program.len() <= 500, "{}", program.len());
         let interesting = [
             0,
             1,
@@ -350,15 +370,97 @@ mod tests {
             0o010_644,
             u64::MAX,
         ];
-        for number in (0..700).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-            for value in interesting {
-                let args = [value; 6];
-                assert_eq!(
-                    run(&program, NATIVE.1, number, args),
-                    expected(&profile, number, args),
-                    "{number} {value:#x}"
-                );
+        for profile in profiles() {
+            let program = compile(&profile).unwrap();
+            println!("{} instructions", program.len());
+            assert!(program.len() <= 750, "{}", program.len());
+            for number in (0..700).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+                for value in interesting {
+                    let args = [value; 6];
+                    assert_eq!(
+                        run(&program, NATIVE.1, number, args),
+                        expected(&profile, number, args),
+                        "{number} {value:#x}"
+                    );
+                }
             }
+        }
+    }
+
+    /// Everything that the second profile gives and takes, by number and arguments.
+    #[test]
+    fn what_nests_may_do_what_a_browsers_sandbox_does_and_no_more() {
+        const NEW_ALL: u64 = 0x7e02_0080;
+        const SIGCHLD: u64 = 17;
+        let [ordinary, nested] = [embedded().unwrap(), super::nested().unwrap()];
+        let verdict = |program: &[Instruction], call: Sysno, args: &[u64]| {
+            let mut all = [0; 6];
+            all[..args.len()].copy_from_slice(args);
+            run(program, NATIVE.1, u32::try_from(call.id()).unwrap(), all)
+        };
+        let (user, pid, net) = (0x1000_0000, 0x2000_0000, 0x4000_0000);
+        for flags in [user, user | pid | net, pid, user | pid, 0x7d0f00] {
+            assert_eq!(verdict(&nested, Sysno::clone, &[flags | SIGCHLD]), RET_ALLOW, "{flags:#x}");
+        }
+        for bit in 0..64 {
+            let flag = 1 << bit;
+            let is_other_space = flag & NEW_ALL & !(user | pid | net) != 0;
+            let given = verdict(&nested, Sysno::clone, &[flag | user]);
+            assert_eq!(given == RET_ALLOW, !is_other_space, "{flag:#x}");
+            let given = verdict(&nested, Sysno::unshare, &[flag]);
+            assert_eq!(given == RET_ALLOW, flag == user, "{flag:#x}");
+            assert_ne!(verdict(&nested, Sysno::unshare, &[flag | user]) == RET_ALLOW, flag != user);
+        }
+        assert_eq!(verdict(&nested, Sysno::chroot, &[1]), RET_ALLOW);
+        // What root of a new network namespace could do there: each goes in the ordinary one, where nobody is.
+        let taken: &[(Sysno, &[u64])] = &[
+            (Sysno::socket, &[16, 3, 0]),
+            (Sysno::ioctl, &[3, 0x8914]),
+            (Sysno::ioctl, &[3, 0x89f1]),
+            (Sysno::ioctl, &[3, 0xffff_ffff_0000_890b]),
+            (Sysno::setsockopt, &[3, 0, 64]),
+            (Sysno::getsockopt, &[3, 0, 64]),
+            (Sysno::setsockopt, &[3, 0, 96]),
+            (Sysno::setsockopt, &[3, 0xffff_ffff_0000_0000, 64]),
+            (Sysno::setsockopt, &[3, 0, 0x482]),
+            (Sysno::setsockopt, &[3, 0, 17]),
+            (Sysno::setsockopt, &[3, 41, 64]),
+            (Sysno::getsockopt, &[3, 41, 65]),
+            (Sysno::setsockopt, &[3, 41, 35]),
+            (Sysno::setsockopt, &[3, 41, 202]),
+            (Sysno::setsockopt, &[3, 6, 19]),
+        ];
+        for (call, args) in taken {
+            assert_eq!(verdict(&ordinary, *call, args), RET_ALLOW, "{call:?} {args:x?}");
+            assert_ne!(verdict(&nested, *call, args), RET_ALLOW, "{call:?} {args:x?}");
+        }
+        let left: &[(Sysno, &[u64])] = &[
+            (Sysno::ioctl, &[3, 0x8912]),
+            (Sysno::ioctl, &[3, 0x541b]),
+            (Sysno::setsockopt, &[3, 0, 1]),
+            (Sysno::setsockopt, &[3, 41, 26]),
+            (Sysno::setsockopt, &[3, 41, 67]),
+            (Sysno::setsockopt, &[3, 6, 1]),
+            (Sysno::setsockopt, &[3, 1, 2]),
+            (Sysno::socket, &[2, 1, 0]),
+        ];
+        for (call, args) in left {
+            assert_eq!(verdict(&nested, *call, args), RET_ALLOW, "{call:?} {args:x?}");
+        }
+        for shut in [
+            Sysno::mount,
+            Sysno::umount2,
+            Sysno::pivot_root,
+            Sysno::fsopen,
+            Sysno::fsmount,
+            Sysno::open_tree,
+            Sysno::move_mount,
+            Sysno::mount_setattr,
+            Sysno::setns,
+            Sysno::bpf,
+            Sysno::clone3,
+        ] {
+            assert_ne!(verdict(&nested, shut, &[]), RET_ALLOW, "{shut:?}");
         }
     }
 
@@ -380,9 +482,11 @@ mod tests {
     proptest! {
         #[test]
         fn arguments_have_the_verdict_of_the_profile(number in 0_u32..480, args in any::<[u64; 6]>(), small in any::<bool>()) {
-            let (profile, program) = (profile(), embedded().unwrap());
             let args = if small { args.map(|a| a & 0x3f) } else { args };
-            prop_assert_eq!(run(&program, NATIVE.1, number, args), expected(&profile, number, args));
+            for profile in profiles() {
+                let program = compile(&profile).unwrap();
+                prop_assert_eq!(run(&program, NATIVE.1, number, args), expected(&profile, number, args));
+            }
         }
     }
 }
