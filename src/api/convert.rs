@@ -35,6 +35,7 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
         limits: limits(body.limits, body.memory_high, style)?,
         isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
         rootfs: parse(body.rootfs).map_err(|e| bad("rootfs")(&e))?.unwrap_or_default(),
+        nested_namespaces: body.nested_namespaces.unwrap_or_default(),
         ports_default: Vec::new(),
         one_per_project: false,
     })
@@ -65,6 +66,7 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         limits: limits(body.limits, None, style)?,
         isolation: parse(body.isolation).map_err(|e| bad("isolation")(&e))?,
         rootfs: parse(body.rootfs).map_err(|e| bad("rootfs")(&e))?.unwrap_or_default(),
+        nested_namespaces: body.nested_namespaces.unwrap_or_default(),
         one_per_project: true,
         ..CreateRequest::default()
     })
@@ -158,6 +160,7 @@ pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
         stops_at: snapshot.stops_at.map(|ms| ms / 1000),
         isolation: spec.isolation.as_str(),
         rootfs: spec.rootfs.as_str(),
+        nested_namespaces: spec.nested_namespaces,
     }
 }
 
@@ -206,6 +209,7 @@ pub(super) fn sandbox(app: &App, snapshot: &Snapshot) -> wire::Sandbox {
         stops_at: snapshot.stops_at.map(time),
         isolation: record.spec.isolation.as_str(),
         rootfs: record.spec.rootfs.as_str(),
+        nested_namespaces: record.spec.nested_namespaces,
     }
 }
 

@@ -60,6 +60,9 @@ pub(super) struct Create {
     /// What its root file system takes: `read_only`, or `overlay` for what `--user root` installs
     #[arg(long, value_name = "KIND")]
     rootfs: Option<RootFs>,
+    /// Let its programs make namespaces of their own, as Chromium does for its sandbox
+    #[arg(long)]
+    nested_namespaces: bool,
 }
 
 impl Create {
@@ -89,6 +92,7 @@ impl Create {
             idle_policy: self.always_on.then_some("always_on"),
             isolation: self.isolation.map(Isolation::as_str),
             rootfs: self.rootfs.map(RootFs::as_str),
+            nested_namespaces: self.nested_namespaces.then_some(true),
             external: has_owner
                 .then(|| ExternalIds { user_id: self.user.clone(), project_id: self.project.clone() }),
         }
@@ -126,9 +130,9 @@ mod tests {
         assert_eq!(json(""), "{}");
         assert_eq!(
             json(
-                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python --isolation gvisor --rootfs overlay"
+                "-p 3000 --port 8080 --env A=b=c -e D= --memory 1024M --always-on --user u --template python --isolation gvisor --rootfs overlay --nested-namespaces"
             ),
-            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","isolation":"gvisor","rootfs":"overlay","external":{"user_id":"u"}}"#
+            r#"{"ports":[3000,8080],"env":{"A":"b=c","D":""},"template":"python","memory_high":"1G","idle_policy":"always_on","isolation":"gvisor","rootfs":"overlay","nested_namespaces":true,"external":{"user_id":"u"}}"#
         );
         assert_eq!(
             json("--id 01arz3ndektsv4rrffq69g5fav --project p"),

@@ -30,6 +30,8 @@ pub struct CreateSandbox {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested_namespaces: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub visibility: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime_preset: Option<String>,

@@ -45,6 +45,7 @@ pub struct Config {
     pub min_isolation: Isolation,
     /// By the names of keys.
     pub token_min_isolation: Vec<(String, Isolation)>,
+    pub nested_namespaces: bool,
     pub api_auth_disabled: bool,
     pub memory_max: ByteSize,
     pub set_memory_high: bool,

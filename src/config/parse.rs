@@ -41,6 +41,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         isolation_waivers: p.list("isolation_waivers"),
         min_isolation: p.value("min_isolation"),
         token_min_isolation: p.minimums(),
+        nested_namespaces: p.flag("nested_namespaces"),
         api_auth_disabled: p.flag("api_auth_disabled"),
         memory_max: p.optional("memory_max").unwrap_or_else(default_memory),
         set_memory_high: p.flag("set_memory_high"),

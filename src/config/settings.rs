@@ -84,6 +84,11 @@ pub const SETTINGS: &[Setting] = &[
         "the same for single keys, in its place: name=gvisor,…; the name of the server's own key is api-key",
     ),
     setting(
+        "nested_namespaces",
+        "true",
+        "whether a sandbox of the isolation container may be created with nested_namespaces, whose programs may make user, pid and network namespaces: false forbids it, as on a host for strangers",
+    ),
+    setting(
         "api_auth_disabled",
         "false",
         "true: the API needs no key. Anybody who reaches it rules the sandboxes",

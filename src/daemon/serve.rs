@@ -298,6 +298,7 @@ fn sandbox_config(config: &Config, user_spaces: Option<sandbox::UserSpaces>) -> 
         run_dir: config.run_dir.clone(),
         rootfs: config.rootfs.clone(),
         user_spaces,
+        nested_namespaces: config.nested_namespaces,
         ca_bundle: config.ca_bundle.clone(),
         limits: Limits::with_memory(config.memory_max),
         set_memory_high: config.set_memory_high,

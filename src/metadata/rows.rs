@@ -18,7 +18,7 @@ const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error
 :external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
 :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
 :host_header, :launch, :cpu_max, :isolation, :swap_max, :oom_group, :cpu_weight, :io_weight, :io_read_bps, \
-:io_write_bps, :io_read_iops, :io_write_iops, :rootfs)";
+:io_write_bps, :io_read_iops, :io_write_iops, :rootfs, :nested_namespaces)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -103,6 +103,7 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":io_read_iops": spec.limits.io_max.read_iops.and_then(|n| i64::try_from(n).ok()),
         ":io_write_iops": spec.limits.io_max.write_iops.and_then(|n| i64::try_from(n).ok()),
         ":rootfs": spec.rootfs.as_str(),
+        ":nested_namespaces": spec.nested_namespaces,
     })?;
     Ok(())
 }
@@ -169,6 +170,7 @@ fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
         git: git.transpose()?,
         isolation: fields.parse("isolation")?,
         rootfs: fields.parse("rootfs")?,
+        nested_namespaces: fields.get("nested_namespaces")?,
     };
     let status: String = fields.get("status")?;
     Ok(Record {

@@ -11,7 +11,7 @@ use super::MetadataError;
 use super::backup::READ_ONLY;
 
 /// In order; the schema's version is the number of those that were applied.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("migrations/0001_sandboxes.sql"),
     include_str!("migrations/0002_sleep.sql"),
     include_str!("migrations/0003_host_header.sql"),
@@ -21,6 +21,7 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0007_isolation.sql"),
     include_str!("migrations/0008_limits.sql"),
     include_str!("migrations/0009_rootfs.sql"),
+    include_str!("migrations/0010_nested_namespaces.sql"),
 ];
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x7362_7864;

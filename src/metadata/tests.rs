@@ -39,6 +39,7 @@ fn record(index: Option<u32>) -> Record {
         git: Some(GitSource::new("https://example.org/x.git".into(), Some("main".into())).unwrap()),
         isolation: Isolation::Gvisor,
         rootfs: RootFs::Overlay,
+        nested_namespaces: true,
     };
     Record {
         spec,

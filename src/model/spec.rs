@@ -36,6 +36,8 @@ pub struct SandboxSpec {
     pub git: Option<GitSource>,
     pub isolation: Isolation,
     pub rootfs: RootFs,
+    /// Whether its programs may make user, pid and network namespaces of their own.
+    pub nested_namespaces: bool,
 }
 
 /// What the root file system takes.

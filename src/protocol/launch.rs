@@ -24,6 +24,8 @@ pub struct NamespacesRequest {
     pub processes: Vec<Extent>,
     /// Empty: workspaces are not mapped.
     pub workspace: Vec<Extent>,
+    /// Whether what runs there may make further ones, of which there is a bound then.
+    pub nested: bool,
 }
 
 /// Asks whether user namespaces with such ids work, and for which of the two paths the file system can be mapped.
@@ -72,6 +74,8 @@ pub struct LaunchRequest {
     pub cgroup_v2: bool,
     /// Without one the container has no user namespace.
     pub stage: Option<Stage>,
+    /// Whether programs may make user, pid and network namespaces.
+    pub nested: bool,
     /// Launched by gVisor's program instead of libcontainer.
     pub runsc: Option<Runsc>,
 }

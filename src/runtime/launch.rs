@@ -93,6 +93,8 @@ pub struct Launch {
     /// Without one its processes have the host's ids.
     pub user: Option<UserSpace>,
     pub cgroup: Entry,
+    /// Whether programs may make user, pid and network namespaces.
+    pub nested: bool,
     pub engine: Engine,
     /// For an engine that does not begin nameless.
     pub workspace: Option<PathBuf>,
@@ -237,6 +239,7 @@ impl Runtime {
             bundle: launch.bundle,
             state_root: launch.directory.join("oci"),
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
+            nested: launch.nested,
             runsc: runsc.map(|program| Runsc { program, workspace: Engine::workspace(&launch.directory) }),
             stage: launch.user.as_ref().map(|user| Stage {
                 rootfs: user.rootfs.clone(),
@@ -266,7 +269,7 @@ impl Runtime {
     }
 
     /// Makes a user namespace with these ids and a network namespace that belongs to it; and, where there are
-    /// ids for it, the one by which a workspace is mapped.
+    /// ids for it, the one by which a workspace is mapped. Of namespaces that are made in there, `nested`, there is a bound.
     ///
     /// # Errors
     /// See [`LaunchError`].
@@ -274,8 +277,9 @@ impl Runtime {
         &self,
         processes: Vec<Extent>,
         workspace: Vec<Extent>,
+        nested: bool,
     ) -> Result<Namespaces, LaunchError> {
-        let request = LauncherRequest::Namespaces(NamespacesRequest { processes, workspace });
+        let request = LauncherRequest::Namespaces(NamespacesRequest { processes, workspace, nested });
         let (LaunchReply::Namespaces, descriptors) = self.ask(&request, &[]).await? else {
             return Err(LaunchError::Unexpected);
         };

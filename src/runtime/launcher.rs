@@ -46,6 +46,19 @@ pub const USERNS_DESCRIPTOR: i32 = 5;
 const FIRST_FREE_DESCRIPTOR: i32 = 16;
 /// The longest request: a few paths.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// How many namespaces there can be in a sandbox whose programs may make some, its own among them. A browser has one
+/// network namespace, some user namespaces and a pid namespace for each process; of the others nobody can make any, but each
+/// mount that the launch has in its hands is in a mount namespace for a moment.
+const NAMESPACES_MAX: &[(&str, u32)] = &[
+    ("user", 65),
+    ("pid", 513),
+    ("net", 65),
+    ("mnt", 16),
+    ("ipc", 1),
+    ("uts", 1),
+    ("cgroup", 1),
+    ("time", 0),
+];
 /// The name under which `sandbox-init` shows in a process list.
 const INIT_NAME: &CStr = c"sandbox-init";
 
@@ -87,9 +100,13 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
     let setup = |action| move |source| LauncherError::Setup { action, source };
     let init = File::open(&options.init)
         .and_then(|file| lift(file.into()))
+        .map(Rc::new)
         .map_err(|source| LauncherError::Init { path: options.init.clone(), source })?;
-    let program = seccomp::embedded().map_err(LauncherError::Seccomp)?;
-    let executor = InitExecutor { init: Rc::new(init), filter: Rc::from(program) };
+    let executor = |program: Vec<_>| InitExecutor { init: Rc::clone(&init), filter: Rc::from(program) };
+    let executors = Executors {
+        ordinary: executor(seccomp::embedded().map_err(LauncherError::Seccomp)?),
+        nested: executor(seccomp::nested().map_err(LauncherError::Seccomp)?),
+    };
 
     capabilities::keep(capabilities::LAUNCHER, capabilities::LAUNCHER)
         .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })
@@ -118,7 +135,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
             // The daemon is gone: nobody is left to launch for.
             Ok((0, _)) => return Ok(()),
             Ok((length, descriptors)) => {
-                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executor);
+                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executors);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(LauncherError::Setup { action: "receive a request", source }),
@@ -128,7 +145,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
 
 /// Forks a worker for one request. A request that makes no sense is dropped with its reply socket,
 /// which the daemon sees as the end of it.
-fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
+fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executors: &Executors) {
     let mut decoder = Decoder::default();
     decoder.push(frame);
     let Ok(Some(request)) = decoder.take::<LauncherRequest>() else { return };
@@ -137,7 +154,10 @@ fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executor: &InitExecutor) {
     let mut descriptors = descriptors.into_iter();
     let Some(reply) = descriptors.next() else { return };
     match request {
-        LauncherRequest::Launch(request) => serve_launch(&request, &reply, descriptors, executor),
+        LauncherRequest::Launch(request) => {
+            let executor = if request.nested { &executors.nested } else { &executors.ordinary };
+            serve_launch(&request, &reply, descriptors, executor);
+        }
         LauncherRequest::Namespaces(request) => in_worker(None, &reply, || namespaces(&request)),
         LauncherRequest::Probe(request) => in_worker(None, &reply, || Ok(probe(&request).into())),
     }
@@ -194,7 +214,11 @@ impl From<LaunchReply> for Answer {
 /// Runs in the worker: makes the namespaces of a launch to come.
 fn namespaces(request: &NamespacesRequest) -> Result<Answer, LaunchReply> {
     let make = || {
-        let made = userns::make(&request.processes, true)?;
+        let made = if request.nested {
+            userns::make_bounded(&request.processes, NAMESPACES_MAX)?
+        } else {
+            userns::make(&request.processes, true)?
+        };
         let mut descriptors: Vec<_> = std::iter::once(made.user).chain(made.network).collect();
         if !request.workspace.is_empty() {
             descriptors.push(userns::make(&request.workspace, false)?.user);
@@ -321,6 +345,12 @@ fn launch(
     let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
     let (create_us, start_us) = (micros(created - begun), micros(created.elapsed()));
     Ok(LaunchReply::Running { pid, create_us, start_us })
+}
+
+/// What containers become, by what their programs may do.
+struct Executors {
+    ordinary: InitExecutor,
+    nested: InitExecutor,
 }
 
 /// Becomes `sandbox-init` as the last step of libcontainer's, capabilities dropped, no_new_privs set.

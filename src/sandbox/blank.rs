@@ -41,6 +41,7 @@ pub(super) struct Site {
     pub(super) cgroup: Cgroup,
     pub(super) run_directory: PathBuf,
     settings: Settings,
+    nested: bool,
 }
 
 /// A launched sandbox without identity.
@@ -53,11 +54,11 @@ pub(super) struct Blank {
 }
 
 impl Site {
-    /// Makes a site with these limits.
+    /// Makes a site with these limits; `nested`: in which programs may make namespaces.
     ///
     /// # Errors
     /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
-    pub(super) async fn make(shared: &Arc<Shared>, limits: &Limits) -> Result<Self, Error> {
+    pub(super) async fn make(shared: &Arc<Shared>, limits: &Limits, nested: bool) -> Result<Self, Error> {
         fail_point("provision-lease")?;
         let address_index = shared
             .leases
@@ -71,7 +72,7 @@ impl Site {
         let (cgroup, network) = tokio::join!(
             phase("cgroup", make_cgroup(shared, launch, settings)),
             // Apart, since its size would be that of everything that makes a site.
-            phase("network", Box::pin(connect(shared, address_index)))
+            phase("network", Box::pin(connect(shared, address_index, nested)))
         );
         // Whatever was made is noted before the first failure is looked at.
         if let Ok(cgroup) = &cgroup {
@@ -81,7 +82,7 @@ impl Site {
             let (cgroup, (space, network)) = (cgroup?, network?);
             undo.push(Undo::RunDirectory(run_directory.clone()));
             make_run_directory(shared, &run_directory)?;
-            Ok(Self { launch, address_index, network, space, cgroup, run_directory, settings })
+            Ok(Self { launch, address_index, network, space, cgroup, run_directory, settings, nested })
         };
         match made.await {
             Ok(site) => Ok(site),
@@ -219,6 +220,7 @@ async fn launch(
         netns: Arc::clone(&site.network.netns),
         user: site.space.as_ref().map(|space| space.launch(shared, layers)).transpose()?,
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
+        nested: site.nested,
         engine,
         workspace,
     };
@@ -240,10 +242,14 @@ async fn make_cgroup(shared: &Arc<Shared>, launch: LaunchId, settings: Settings)
 }
 
 /// Makes the namespaces, and the network in them.
-async fn connect(shared: &Arc<Shared>, index: u32) -> Result<(Option<Space>, Attachment), Error> {
+async fn connect(
+    shared: &Arc<Shared>,
+    index: u32,
+    nested: bool,
+) -> Result<(Option<Space>, Attachment), Error> {
     let (space, netns) = match shared.config.user_spaces {
         Some(spaces) => {
-            let (space, netns) = phase("namespaces", spaces.make(shared, index)).await?;
+            let (space, netns) = phase("namespaces", spaces.make(shared, index, nested)).await?;
             (Some(space), Some(netns))
         }
         None => (None, None),

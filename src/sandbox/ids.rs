@@ -10,12 +10,16 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::supervisor::Shared;
-use crate::model::{IdBase, IdRange, Isolation, RootFs};
+use crate::model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
 use crate::runtime::{Support, UserSpace, Writable, launcher};
 use crate::sys::userns::{self, Extent};
 
 /// Why there is no writable root file system.
 const NO_OVERLAY: &str = "\"rootfs\" can only be \"read_only\": this host cannot map the ids of files, so nobody could write it; see user_namespaces and `sandboxd check`";
+
+/// Why programs of a sandbox may not make namespaces.
+const NESTED_FORBIDDEN: &str = "\"nested_namespaces\" is forbidden by this server (SANDBOXD_NESTED_NAMESPACES); with the isolation \"gvisor\" it is not needed";
+const NO_NESTED: &str = "\"nested_namespaces\" needs sandboxes with user namespaces of their own, which this host has not; see `sandboxd check`. With the isolation \"gvisor\" it is not needed";
 
 /// The map of a process that is in no user namespace but the host's.
 const HOST: [Extent; 1] = [(0, 0, u32::MAX)];
@@ -60,6 +64,17 @@ pub(super) fn check_rootfs(shared: &Shared, rootfs: RootFs, isolation: Isolation
     }
 }
 
+/// Says whether programs of a sandbox may make namespaces. With gVisor they always can: those are its kernel's own.
+pub(super) fn check_nested(shared: &Shared, spec: &SandboxSpec) -> Result<(), Error> {
+    if !spec.nested_namespaces || spec.isolation != Isolation::Container {
+        return Ok(());
+    }
+    if !shared.config.nested_namespaces {
+        return Err(Error::Conflict(NESTED_FORBIDDEN.to_owned()));
+    }
+    shared.config.user_spaces.map(drop).ok_or_else(|| Error::Conflict(NO_NESTED.to_owned()))
+}
+
 impl UserSpaces {
     fn range(self, lease: u32) -> Result<IdRange, Error> {
         let none = || Error::Exhausted("no ids are left for another sandbox".into());
@@ -71,11 +86,16 @@ impl UserSpaces {
     }
 
     /// Makes the namespaces of a lease; the second is the network's.
-    pub(super) async fn make(self, shared: &Shared, lease: u32) -> Result<(Space, OwnedFd), Error> {
+    pub(super) async fn make(
+        self,
+        shared: &Shared,
+        lease: u32,
+        nested: bool,
+    ) -> Result<(Space, OwnedFd), Error> {
         let range = self.range(lease)?;
         let has_root = self.support.maps_workspaces;
         let workspace = if has_root { range.workspace() } else { Vec::new() };
-        let made = shared.runtime.namespaces(self.processes(range), workspace).await;
+        let made = shared.runtime.namespaces(self.processes(range), workspace, nested).await;
         let made = made.map_err(Error::Launch)?;
         let space = Space {
             ids: Ids { first: range.first(), has_root, maps_rootfs: self.support.maps_rootfs },

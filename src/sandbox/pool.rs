@@ -281,13 +281,13 @@ async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
             shared.pool.state().workspaces.push(staged);
         }
         Lack::Site => {
-            let site = Site::make(shared, limits).await?;
+            let site = Site::make(shared, limits, false).await?;
             shared.pool.state().sites.push_back(site);
         }
         Lack::Blank => {
             let site = match shared.pool.take_site() {
                 Some(site) => site,
-                None => Site::make(shared, limits).await?,
+                None => Site::make(shared, limits, false).await?,
             };
             let blank = Blank::launch(shared, site, limits.nofile).await?;
             match blank.wait_ready().await {

@@ -31,7 +31,7 @@ use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
 use crate::bundle;
 use crate::metadata::Durability;
-use crate::model::{Limits, Record, RootFs, SandboxId, Status};
+use crate::model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status};
 use crate::runtime::{Engine, Identity};
 use crate::storage::Prepared;
 use crate::sys::cgroup::Cgroup;
@@ -136,7 +136,9 @@ async fn steps(
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
     let engine = Engine::of(record.spec.isolation);
-    if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay {
+    ids::check_nested(shared, &record.spec)?;
+    let nested = nests(&record.spec);
+    if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay || nested {
         return named_steps(shared, record, occasion, undo, engine).await;
     }
     let mut of_workspace = Vec::new();
@@ -196,7 +198,7 @@ pub(super) async fn record_running(shared: &Arc<Shared>, record: Record) -> Resu
     phase("record-running", shared.put(record, Durability::Power)).await
 }
 
-/// The same for what has to be somebody's when it is launched, by its engine or by its root file system: the workspace comes first, and nothing is
+/// The same for what has to be somebody's when it is launched, by its engine, its root file system or its system calls: the workspace comes first, and nothing is
 /// ready before it is asked for but the site.
 async fn named_steps(
     shared: &Arc<Shared>,
@@ -210,11 +212,20 @@ async fn named_steps(
     let identity = identity(shared, record);
     let named = (!engine.begins_nameless()).then_some(&identity);
     let layers = layers(shared, record).await?;
-    let site = site(shared, limits).await?;
+    let site = match nests(&record.spec) {
+        // What is ready was made without a bound.
+        true => Site::make(shared, limits, true).await?,
+        false => site(shared, limits).await?,
+    };
     let mut blank = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await?;
     let claimed = claim(shared, &mut blank, record, occasion).await;
     undo.append(&mut blank.site.undo());
     finish(blank, claimed?, workspace)
+}
+
+/// Whether it is launched with the profile and the user namespace of those that may make namespaces.
+fn nests(spec: &SandboxSpec) -> bool {
+    spec.nested_namespaces && spec.isolation == Isolation::Container
 }
 
 /// The layers of a root file system that can be written, which lie and go with the workspace.
@@ -258,7 +269,7 @@ async fn fresh(shared: &Arc<Shared>, limits: &Limits) -> Result<Blank, Error> {
 async fn site(shared: &Arc<Shared>, limits: &Limits) -> Result<Site, Error> {
     match shared.pool.take_site() {
         Some(site) => Ok(site),
-        None => Site::make(shared, limits).await,
+        None => Site::make(shared, limits, false).await,
     }
 }
 

@@ -283,6 +283,7 @@ mod tests {
             id: SandboxId::generate(),
             isolation: Isolation::default(),
             rootfs: crate::model::RootFs::default(),
+            nested_namespaces: false,
             ports: Vec::new(),
             env: Environment::default(),
             template: None,

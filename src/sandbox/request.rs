@@ -30,6 +30,8 @@ pub struct CreateRequest {
     /// `None`: the weakest that the client may have.
     pub isolation: Option<Isolation>,
     pub rootfs: RootFs,
+    /// Whether its programs may make user, pid and network namespaces of their own.
+    pub nested_namespaces: bool,
     /// Answer the existing sandbox of the same project instead of making a second one.
     pub one_per_project: bool,
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub rootfs: PathBuf,
     /// How sandboxes get ids of their own; `None`: their processes have the host's.
     pub user_spaces: Option<UserSpaces>,
+    /// Whether a sandbox may be asked for whose programs may make namespaces.
+    pub nested_namespaces: bool,
     /// Certificates bound over the sandbox's own, for hosts behind an inspecting proxy.
     pub ca_bundle: Option<PathBuf>,
     /// The limits of a sandbox that does not ask for others.
@@ -245,6 +247,7 @@ impl Supervisor {
         let record = self.new_record(request)?;
         let (id, engine) = (record.spec.id, Engine::of(record.spec.isolation));
         ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
+        ids::check_nested(shared, &record.spec)?;
         engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
         let runtime = shared.runtime.clone();
         blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
@@ -458,6 +461,7 @@ impl Supervisor {
             git: request.git,
             isolation: request.isolation.unwrap_or_default(),
             rootfs: request.rootfs,
+            nested_namespaces: request.nested_namespaces,
         };
         Ok(Record::new(spec, now))
     }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -18,6 +18,11 @@ use super::mount;
 
 /// `(inside, outside, count)`: one line of `/proc/<pid>/uid_map`.
 pub type Extent = (u32, u32, u32);
+
+/// Asked of the parent of a process in an outer namespace, and answered.
+const MAP_ME: &[u8] = b"m";
+/// Rides with the inner namespaces; anything else says why there are none.
+const MADE: &[u8] = b"d";
 
 /// A user namespace, and a network namespace that belongs to it.
 #[derive(Debug)]
@@ -45,9 +50,12 @@ pub struct Support {
 /// # Errors
 /// The kernel's, with the step's name.
 pub fn make(ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
+    make_owned(ids, has_network, ids.first().map_or(0, |&(_, outside, _)| outside))
+}
+
+fn make_owned(ids: &[Extent], has_network: bool, owner: u32) -> io::Result<Namespaces> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    let owner = ids.first().map_or(0, |&(_, outside, _)| outside);
     match step("fork", clone::fork_into(None))? {
         Fork::Child => {
             drop(ours);
@@ -66,20 +74,87 @@ pub fn make(ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
     }
 }
 
+/// The same within another user namespace, in which there can be so many namespaces of a kind (`/proc/sys/user/`) and no
+/// more, whoever inside makes them. What is made here is among them.
+///
+/// Set in the namespace itself such a limit would be one for each user in it, and its root can be 65,536 of them.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_bounded(ids: &[Extent], bounds: &[(&str, u32)]) -> io::Result<Namespaces> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let owner = ids.first().map_or(0, |&(_, outside, _)| outside);
+    match step("fork", clone::fork_into(None))? {
+        Fork::Child => {
+            drop(ours);
+            clone::exit_now(i32::from(enclose(owner, &theirs, ids, bounds).is_err()))
+        }
+        Fork::Parent(pid) => {
+            drop(theirs);
+            let made = enclosed(pid, &ours, ids);
+            drop(ours);
+            clone::wait_for(pid);
+            made
+        }
+    }
+}
+
+/// In the child: becomes the first user of the outer namespace, and makes the inner one from there: nobody else may
+/// write its map.
+fn enclose(owner: u32, socket: &OwnedFd, ids: &[Extent], bounds: &[(&str, u32)]) -> io::Result<()> {
+    let inner = || -> io::Result<Namespaces> {
+        unshare_as(owner, UnshareFlags::NEWUSER)?;
+        super::socket::send(socket, MAP_ME, &[])?;
+        // By the answer the map is written.
+        if super::socket::receive(socket, &mut [0])?.0 == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // Changing ids has taken it away, and with it the right to write what is a child's in /proc.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
+        for (kind, most) in bounds {
+            let path = format!("/proc/sys/user/max_{kind}_namespaces");
+            step("bound the namespaces", fs::write(path, most.to_string()))?;
+        }
+        make_owned(ids, true, owner)
+    };
+    match inner() {
+        Ok(made) => {
+            let descriptors: Vec<_> =
+                std::iter::once(&made.user).chain(&made.network).map(AsFd::as_fd).collect();
+            super::socket::send(socket, MADE, &descriptors).map(drop)
+        }
+        Err(error) => super::socket::send(socket, error.to_string().as_bytes(), &[]).map(drop),
+    }
+}
+
+/// In the parent: writes the map of the outer namespace, and is given the inner one.
+fn enclosed(pid: i32, socket: &OwnedFd, ids: &[Extent]) -> io::Result<Namespaces> {
+    let mut message = [0; 256];
+    loop {
+        let (length, descriptors) = step("ask the child", super::socket::receive(socket, &mut message))?;
+        match message.get(..length).unwrap_or_default() {
+            MAP_ME => {
+                // In the outer one the ids are what they are on the host.
+                let outer: Vec<_> =
+                    ids.iter().map(|&(_, outside, count)| (outside, outside, count)).collect();
+                map_ids(pid, &outer)?;
+                step("answer the child", super::socket::send(socket, MAP_ME, &[]))?;
+            }
+            MADE => {
+                let mut descriptors = descriptors.into_iter();
+                let user = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+                return Ok(Namespaces { user, network: descriptors.next() });
+            }
+            text => return Err(io::Error::other(String::from_utf8_lossy(text).into_owned())),
+        }
+    }
+}
+
 /// In the child: unshares, says how that went, and stays until it has been looked at; the exit status.
 fn stay_in(spaces: UnshareFlags, owner: u32, socket: &OwnedFd) -> i32 {
-    let unshare = || -> io::Result<()> {
-        // Some kernels ask for a capability to make one, which changing ids would take away.
-        rustix::thread::set_capabilities_secure_bits(
-            rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP,
-        )?;
-        let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
-        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-        // SAFETY: the process has one thread, and no descriptor is unshared.
-        Ok(unsafe { rustix::thread::unshare_unsafe(spaces) }?)
-    };
-    let errno = unshare().err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
+    let unshared = unshare_as(owner, spaces);
+    let errno = unshared.err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
     if super::socket::send(socket, &errno.to_ne_bytes(), &[]).is_err() {
         return 1;
     }
@@ -87,16 +162,40 @@ fn stay_in(spaces: UnshareFlags, owner: u32, socket: &OwnedFd) -> i32 {
     super::socket::receive(socket, &mut [0]).map_or(1, |_| 0)
 }
 
+/// Makes namespaces as somebody else.
+fn unshare_as(owner: u32, spaces: UnshareFlags) -> io::Result<()> {
+    // Some kernels ask for a capability to make one, which changing ids would take away.
+    rustix::thread::set_capabilities_secure_bits(
+        rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP,
+    )?;
+    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    // SAFETY: the process has one thread, and no descriptor is unshared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(spaces) }?)
+}
+
 /// In the parent: writes the maps of the child's namespace and takes hold of it.
 fn taken_from(pid: i32, socket: &OwnedFd, ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
     let mut errno = [0; 4];
     let (length, _) = step("ask the child", super::socket::receive(socket, &mut errno))?;
-    let made = match i32::from_ne_bytes(errno) {
+    step("unshare the user namespace", result_of(length, errno))?;
+    map_ids(pid, ids)?;
+    let open = |name: &str| step("open the namespace", File::open(format!("/proc/{pid}/ns/{name}")));
+    let network = has_network.then(|| open("net")).transpose()?.map(OwnedFd::from);
+    Ok(Namespaces { user: open("user")?.into(), network })
+}
+
+/// What a child has said of itself.
+fn result_of(length: usize, errno: [u8; 4]) -> io::Result<()> {
+    match i32::from_ne_bytes(errno) {
         0 if length == errno.len() => Ok(()),
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         errno => Err(io::Error::from_raw_os_error(errno)),
-    };
-    step("unshare the user namespace", made)?;
+    }
+}
+
+fn map_ids(pid: i32, ids: &[Extent]) -> io::Result<()> {
     let mut map = String::new();
     for (inside, outside, count) in ids {
         // Writing to a String does not fail.
@@ -105,9 +204,7 @@ fn taken_from(pid: i32, socket: &OwnedFd, ids: &[Extent], has_network: bool) -> 
     for file in ["uid_map", "gid_map"] {
         step("map the ids", fs::write(format!("/proc/{pid}/{file}"), &map))?;
     }
-    let open = |name: &str| step("open the namespace", File::open(format!("/proc/{pid}/ns/{name}")));
-    let network = has_network.then(|| open("net")).transpose()?.map(OwnedFd::from);
-    Ok(Namespaces { user: open("user")?.into(), network })
+    Ok(())
 }
 
 /// Tries everything that a sandbox with a user namespace needs. For a process with one thread, which may be

@@ -34,6 +34,9 @@ pub struct CreateBody {
     pub isolation: Option<String>,
     /// `read_only` (default), or `overlay`: `user: root` may write the root file system, as packages do.
     pub rootfs: Option<String>,
+    /// Whether its programs may make user, pid and network namespaces of their own, as Chromium's sandbox does; not
+    /// by default. It opens more of the host's kernel to them; with `gvisor` they always can.
+    pub nested_namespaces: Option<bool>,
 }
 
 /// How previews reach the app.
@@ -78,6 +81,9 @@ pub struct CreateV1Body {
     pub isolation: Option<String>,
     /// `read_only` (default), or `overlay`: `user: root` may write the root file system, as packages do.
     pub rootfs: Option<String>,
+    /// Whether its programs may make user, pid and network namespaces of their own, as Chromium's sandbox does; not
+    /// by default. It opens more of the host's kernel to them; with `gvisor` they always can.
+    pub nested_namespaces: Option<bool>,
 }
 
 /// When a sandbox that nobody uses goes to sleep.

@@ -54,6 +54,8 @@ pub struct Row {
     pub isolation: &'static str,
     /// `read_only`, or `overlay`: root may write it, into a layer that lasts as the workspace does.
     pub rootfs: &'static str,
+    /// Whether its programs may make namespaces of their own, as was asked for.
+    pub nested_namespaces: bool,
 }
 
 /// `GET /sandbox/{id}`.

@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod memory;
+mod nested;
 mod network;
 mod pool;
 mod power;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Test> {
         browser::TESTS,
         isolation::TESTS,
         userns::TESTS,
+        nested::TESTS,
         limits::TESTS,
         probe::TESTS,
         escapes::TESTS,

@@ -14,6 +14,7 @@ use crate::support::server::{API, INSTANCE, Server, probe};
 pub(crate) const TESTS: &[Test] = &[
     ("probe::nothing_is_found_in_a_sandbox", nothing_is_found),
     ("probe::root_of_a_sandbox_finds_nothing_either", nothing_is_found_by_root),
+    ("probe::where_namespaces_may_be_made_they_alone_are_found", only_namespaces_are_found),
     ("probe::without_user_namespaces_that_alone_is_found", only_the_ids_are_found),
     ("probe::every_weakness_is_found", every_weakness_is_found),
     ("probe::every_system_call_of_the_table_would_be_found", every_call_would_be_found),
@@ -38,17 +39,17 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self::with(&[])
+        Self::with(&[], json!({}))
     }
 
     /// One whose bundle another runtime can be given: it knows nothing of what our launcher makes ready.
     fn without_user_namespaces() -> Self {
-        Self::with(&[("SANDBOXD_USER_NAMESPACES", "off")])
+        Self::with(&[("SANDBOXD_USER_NAMESPACES", "off")], json!({}))
     }
 
-    fn with(settings: &[(&str, &str)]) -> Self {
+    fn with(settings: &[(&str, &str)], body: Value) -> Self {
         let server = Server::start(settings);
-        let (id, sibling) = (server.create(json!({})), server.create(json!({})));
+        let (id, sibling) = (server.create(body), server.create(json!({})));
         for sandbox in [&id, &sibling] {
             let put = server.put(sandbox, "probe", &std::fs::read(probe()).unwrap());
             assert_eq!(put.status, 200, "{}", put.text());
@@ -179,7 +180,13 @@ fn arguments(server: &Server, sibling: &str) -> Vec<String> {
 
 /// What the probe says inside: its findings, and how much it looked at.
 fn inside(scene: &Scene, user: &str) -> (Vec<String>, u32) {
-    let mut command = vec![INSIDE, "check", "--root", if user == "root" { "yes" } else { "no" }];
+    inside_of(scene, user, &[])
+}
+
+/// The same, run by another program.
+fn inside_of(scene: &Scene, user: &str, by: &[&str]) -> (Vec<String>, u32) {
+    let mut command = by.to_vec();
+    command.extend([INSIDE, "check", "--root", if user == "root" || !by.is_empty() { "yes" } else { "no" }]);
     command.extend(scene.arguments.iter().map(String::as_str));
     let body = json!({ "cmd": command, "user": user });
     let answer = scene.server.api("POST", &format!("/sandbox/{}/exec", scene.id), body).json();
@@ -197,6 +204,31 @@ fn nothing_is_found() {
 
 fn nothing_is_found_by_root() {
     let (findings, checks) = inside(&Scene::new(), "root");
+    assert!(findings.is_empty() && checks > 1000, "{checks}: {findings:#?}");
+}
+
+/// And so for somebody who is root, with every capability, of a user and a network namespace of his own in there: what
+/// he may do beyond others is make namespaces and go into a directory for good.
+fn only_namespaces_are_found() {
+    let scene = Scene::with(&[], json!({ "nested_namespaces": true }));
+    assert_eq!(scene.server.put(&scene.id, "nested.py", include_bytes!("nested.py")).status, 200);
+    let is_known = |line: &String, calls: &[&str]| {
+        let line = line.trim_start_matches("finding ");
+        calls.iter().any(|call| line.starts_with(&format!("system call: {call}")))
+            || line.starts_with("needed call refused: the list of interfaces")
+    };
+    let (mut findings, _) = inside(&scene, "sandbox");
+    findings.retain(|line| !is_known(line, &["unshare NEWUSER:", "clone NEWUSER", "chroot: Bad address"]));
+    assert!(findings.is_empty(), "{findings:#?}");
+    let (mut findings, checks) = inside_of(&scene, "sandbox", &["python3", "app/nested.py"]);
+    let calls = ["unshare NEWUSER:", "clone NEWUSER", "clone NEWPID", "clone NEWNET", "chroot: Bad address"];
+    findings.retain(|line| {
+        // His own capabilities, and that PID 1 is somebody without a name there.
+        let own = ["process: Uid of 1 is", "process: Gid of 1 is", "process: /proc/1 is of"];
+        let is_own = line.starts_with("finding capability: ") && line.ends_with(" of self")
+            || own.iter().any(|what| line.starts_with(&format!("finding {what}")));
+        !is_known(line, &calls) && !is_own
+    });
     assert!(findings.is_empty() && checks > 1000, "{checks}: {findings:#?}");
 }
 
