@@ -242,12 +242,19 @@ impl Events {
             }
         }
     }
+
+    /// Ends the connection: whoever has asked something on it learns now that there will be no answer, and
+    /// nothing can be asked any more.
+    pub fn hang_up(&self) {
+        let _gone: rustix::io::Result<()> = rustix::net::shutdown(&*self.stream, rustix::net::Shutdown::Both);
+        // They are told by the closing of what they wait on.
+        lock(&self.waiting).clear();
+    }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        // Those who wait are told by the closing of what they wait on.
-        lock(&self.waiting).clear();
+        self.hang_up();
     }
 }
 
@@ -282,4 +289,42 @@ impl Incoming {
 
 fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_an_answer_is_told_when_none_can_come() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (stream, waiting) = (Arc::new(ours), Arc::new(Mutex::default()));
+        let channel = Channel {
+            stream: Arc::clone(&stream),
+            turn: tokio::sync::Mutex::default(),
+            waiting: Arc::clone(&waiting),
+        };
+        let events = Events { stream, incoming: Incoming::default(), waiting };
+        let spawn = |key| Spawn {
+            key,
+            argv: vec!["true".to_owned()],
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            root: false,
+            tty: None,
+            input: false,
+            relayed: false,
+        };
+        let begun = std::time::Instant::now();
+        // The other side has the question and lives on.
+        let lost = async {
+            theirs.readable().await.unwrap();
+            events.hang_up();
+        };
+        let (answer, ()) = tokio::join!(channel.spawn(spawn(1), &[]), lost);
+        assert!(matches!(answer, Err(ControlError::Unanswered)), "{answer:?}");
+        let again = channel.spawn(spawn(2), &[]).await;
+        assert!(matches!(again, Err(ControlError::Socket { .. })), "it was not asked: {again:?}");
+        assert!(begun.elapsed() < super::super::connection::ANSWER_DEADLINE / 2);
+    }
 }

@@ -182,6 +182,8 @@ async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live>, link: Ar
             Ok(Event::Unclaimed(key)) => link.kill(key).await,
             Err(error) => {
                 tracing::debug!(id = %entry.id, %error, "the connection about processes has ended");
+                // Not only once there is another, or the sandbox has ended, which may take long.
+                events.hang_up();
                 let again = tokio::select! {
                     () = shared.ending.cancelled() => return,
                     again = attach_again(&entry, &live, &link) => again,
