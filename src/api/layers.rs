@@ -1,6 +1,6 @@
 //! What happens around every request: its id, its log line, its figures, its key, its headers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -17,6 +17,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// With it the answer says in [`SERVER_TIMING`] where its time went.
 const TRACE: HeaderName = HeaderName::from_static("x-sandboxd-trace");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// After so long the log says too where a request's time went.
+const SLOW: Duration = Duration::from_secs(1);
 /// Answers are data: no browser may make a page of one, or keep it.
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -33,14 +35,11 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let endpoint =
         request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", request_id = %id);
-    let trace = request.headers().contains_key(TRACE).then(Trace::new);
-    let answering = next.run(request).instrument(span.clone());
-    let mut response = match &trace {
-        Some(trace) => trace.scope(answering).await,
-        None => answering.await,
-    };
+    let is_told = request.headers().contains_key(TRACE);
+    let trace = Trace::new();
+    let mut response = trace.scope(next.run(request).instrument(span.clone())).await;
     let headers = response.headers_mut();
-    if let Some(value) = trace.and_then(|t| HeaderValue::from_str(&t.server_timing()).ok()) {
+    if is_told && let Ok(value) = HeaderValue::from_str(&trace.server_timing()) {
         headers.insert(SERVER_TIMING, value);
     }
     for (name, value) in HEADERS {
@@ -51,7 +50,8 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     }
     let (code, took) = (response.status().as_u16(), begun.elapsed());
     app.metrics.observe_api(&endpoint, known_method(&method), code, took);
-    span.in_scope(|| tracing::info!(%method, endpoint, code, micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "api"));
+    let phases = (took >= SLOW).then(|| trace.told(0));
+    span.in_scope(|| tracing::info!(%method, endpoint, code, micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), phases, "api"));
     response
 }
 

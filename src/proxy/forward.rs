@@ -20,6 +20,8 @@ use crate::sandbox::{ConnectError, Counted, Intent, Upstream};
 
 /// The most bytes of an app's answer's head.
 const APP_HEAD_BYTES_MAX: usize = 256 * 1024;
+/// A request that is held for so long is told of in the log.
+const HELD_LONG: Duration = Duration::from_secs(1);
 /// The most headers of an app's answer.
 const APP_HEADERS_MAX: usize = 200;
 
@@ -37,7 +39,9 @@ impl Proxy {
         let wants_upgrade = headers::upgrade_of(request.headers()).is_some();
         let budget = (for_browser && !wants_upgrade).then_some(BROWSER_BUDGET);
         let intent = if self.config.probes.is_probe(&request) { Intent::Probe } else { Intent::Use };
-        let response = match self.connect((id, port), intent, budget).await {
+        let connected = self.connect((id, port), intent, budget).await;
+        let held = begun.elapsed();
+        let response = match connected {
             Ok(Some(upstream)) => forward(self, request, upstream, (host, port), client)
                 .await
                 .unwrap_or_else(|failure| failure.response(for_browser)),
@@ -46,6 +50,10 @@ impl Proxy {
         };
         let (code, took) = (response.status().as_u16(), begun.elapsed());
         self.metrics.observe_preview(code, took);
+        if held >= HELD_LONG {
+            let held_ms = u64::try_from(held.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(%id, port, code, held_ms, "a preview waited long for its app");
+        }
         tracing::debug!(%id, port, code, micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "preview");
         response
     }

@@ -33,6 +33,8 @@ pub(super) const MAILBOX: usize = 64;
 const REVIVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long it takes at most that an app which is put into a new, empty sandbox is looked for.
 const APP_PAUSE: Duration = Duration::from_millis(10);
+/// What is done to a sandbox and takes longer is told in the log, phase by phase.
+const SLOW: Duration = Duration::from_secs(1);
 /// What is said of a sandbox that cannot be ended.
 const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it to try again";
 /// The longest of these pauses, which double.
@@ -100,6 +102,7 @@ pub(super) struct Update {
 pub(super) struct Order {
     pub(super) command: Command,
     pub(super) trace: Trace,
+    pub(super) asked: Instant,
 }
 
 impl Command {
@@ -164,11 +167,20 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Handles a command and takes down how long its phases took.
-    async fn obey(&mut self, Order { command, trace }: Order) -> After {
+    async fn obey(&mut self, Order { command, trace, asked }: Order) -> After {
         let (operation, before) = (command.operation(), trace.len());
+        // What was asked of the same sandbox before comes first.
+        trace.note("turn", asked);
         let metrics = self.shared.metrics.clone();
         let after = trace.scope(self.handle(command)).await;
         metrics.observe_phases(operation, &trace.since(before));
+        let took = asked.elapsed();
+        // A program that does not end when it is told is given its time.
+        let is_ending = matches!(operation, "stop" | "purge" | "delete");
+        if took >= SLOW + if is_ending { self.shared.config.stop_grace } else { Duration::ZERO } {
+            let (id, took_ms) = (self.entry.id, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            tracing::warn!(%id, operation, took_ms, phases = trace.told(before), "what was asked of a sandbox took long");
+        }
         after
     }
 

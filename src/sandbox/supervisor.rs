@@ -735,8 +735,8 @@ pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Comm
     let (sender, receiver) = oneshot::channel();
     // A driver that has gone has deleted its sandbox, or the daemon is ending.
     // Boxed: a channel sets aside room for 32 messages from the beginning, and each sandbox has one.
-    let order =
-        Box::new(Order { command: command(sender), trace: Trace::current().unwrap_or_else(Trace::new) });
+    let trace = Trace::current().unwrap_or_else(Trace::new);
+    let order = Box::new(Order { command: command(sender), trace, asked: Instant::now() });
     entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
     receiver.await.map_err(|_closed| Error::Ending)?
 }

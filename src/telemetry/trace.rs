@@ -45,6 +45,11 @@ impl Trace {
         CURRENT.scope(self.clone(), work).await
     }
 
+    /// The same for work that is yet to be begun, on a task of its own.
+    pub fn around<W: Future>(self, work: W) -> impl Future<Output = W::Output> + use<W> {
+        CURRENT.scope(self, work)
+    }
+
     /// Notes a phase that ends now.
     pub fn note(&self, name: &'static str, begun: Instant) {
         self.note_as(name, begun, begun.elapsed());
@@ -83,6 +88,12 @@ impl Trace {
         std::iter::once(total).chain(self.since(0).into_iter().map(phase)).collect::<Vec<_>>().join(", ")
     }
 
+    /// The phases from a number on in one line of a log, in milliseconds.
+    pub fn told(&self, first: usize) -> String {
+        let phase = |p: Phase| format!("{} {:.1}", p.name, p.took.as_secs_f64() * 1e3);
+        self.since(first).into_iter().map(phase).collect::<Vec<_>>().join(", ")
+    }
+
     fn phases(&self) -> MutexGuard<'_, Vec<Phase>> {
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,6 +123,7 @@ mod tests {
         trace.note_as("c", Instant::now(), Duration::from_micros(1500));
         let text = trace.server_timing();
         assert!(text.starts_with("total;dur=") && text.contains(", c;dur=1.500;at="), "{text}");
+        assert_eq!(trace.told(2), "c 1.5");
         for _ in 0..2 * PHASES_MAX {
             trace.note("many", Instant::now());
         }

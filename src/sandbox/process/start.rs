@@ -25,6 +25,7 @@ use crate::sandbox::registry::Entry;
 use crate::sandbox::sleep::kept_awake;
 use crate::sandbox::supervisor::{Shared, Supervisor, ask};
 use crate::sys::watch::Watched;
+use crate::telemetry::{Trace, phase};
 
 /// Where a command runs unless it says otherwise.
 const DIRECTORY: &str = "/home/sandbox/workspace";
@@ -163,7 +164,9 @@ impl Supervisor {
         let entry = self.find(id)?;
         let shared = Arc::clone(&self.shared);
         // On a task of its own: whether or not the client waits, it is started whole or not at all.
-        let started = self.shared.tasks.spawn(async move { start(&shared, &entry, request).await });
+        let trace = Trace::current().unwrap_or_else(Trace::new);
+        let work = async move { start(&shared, &entry, request).await };
+        let started = self.shared.tasks.spawn(trace.around(work));
         started.await.unwrap_or(Err(Error::Panicked))
     }
 
@@ -296,7 +299,7 @@ async fn start_in(
             return Err(Error::Invalid(NOT_MAPPED.to_owned()));
         }
     }
-    let link = link::of(shared, entry, live).await?;
+    let link = phase("link", link::of(shared, entry, live)).await?;
     let config = &shared.config.processes;
     let wanted = request.output_bytes.map_or(config.output_bytes, |bytes| bytes.min(config.output_bytes));
     let id = ProcessId::generate();
@@ -309,7 +312,7 @@ async fn start_in(
     let process = Process::new(id, description, ring, Arc::clone(&link)).map_err(failed)?;
     // Before it is started: it may end before its start is told.
     entry.processes.insert(Arc::clone(&process));
-    let started = spawn(&link, request, id, cwd).await;
+    let started = phase("start", spawn(&link, request, id, cwd)).await;
     let (pid, sources, input) = match started {
         Ok(started) => started,
         Err(error) => {
