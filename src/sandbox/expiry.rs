@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use super::Error;
 use super::admission::Level;
 use super::agenda::Agenda;
+use super::clock::Clock;
 use super::driver::Command;
 use super::events::Why;
 use super::provision::chain;
@@ -28,8 +29,9 @@ const AT_ONCE: usize = 16;
 const NETWORK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Puts idle sandboxes to sleep, and records when each was used last.
-pub(super) async fn watch_idle(supervisor: Supervisor) {
+pub(super) async fn watch_idle(supervisor: Supervisor, mut clock: Clock) {
     let shared = &supervisor.shared;
+    clock.note(shared).await;
     if shared.config.idle_interval.is_zero() {
         return;
     }
@@ -48,6 +50,7 @@ pub(super) async fn watch_idle(supervisor: Supervisor) {
         if now.duration_since(noted) >= interval {
             noted = now;
             note_uses(shared);
+            clock.note(shared).await;
         }
         let due = look(shared, &mut agenda, now);
         // Together, since one that takes its whole grace time must not hold up the others.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, now_ms};
 use super::admission::{self, Admission, Purpose};
+use super::clock::Clock;
 use super::connect::Doors;
 use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
@@ -220,9 +221,10 @@ impl Supervisor {
         shared.check_rootfs()?;
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
-        reconcile::run(&supervisor, contents.records, contents.retired).await?;
+        let clock = Clock::find(&supervisor.shared.config.run_dir);
+        reconcile::run(&supervisor, clock.translated(contents.records), contents.retired).await?;
         supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
-        supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone()));
+        supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone(), clock));
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));

@@ -313,6 +313,13 @@ pub fn stop_self() -> io::Result<()> {
     Ok(nix::sys::signal::kill(Pid::this(), Signal::SIGSTOP)?)
 }
 
+/// Names the time since the host was started, by `/proc/sys/kernel/random/boot_id` — man 4 random; empty if the
+/// kernel does not say.
+pub fn boot_id() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    told.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
 /// `prctl(PR_SET_DUMPABLE, 0)`: no ptrace, no core dump, `/proc/<pid>` belongs to root — man 2 PR_SET_DUMPABLE.
 ///
 /// # Errors

@@ -102,5 +102,26 @@ fn jumps() {
     for id in ours {
         assert_eq!(server.status(id), "running");
     }
+    // Nor does one that starts when it was set ahead, whether it was set while no daemon ran or just before.
+    for (ahead, is_seen) in [(30 * 3600, false), (400 * DAY, true), (400 * DAY, false)] {
+        let kept = || std::fs::read(server.directory.path().join("run/clock")).unwrap();
+        if is_seen {
+            let before = kept();
+            set(&server, ahead);
+            eventually("it is seen", Duration::from_secs(10), || kept() != before);
+        }
+        server.kill();
+        set(&server, ahead);
+        server.boot();
+        // Long enough for a look at all of them.
+        let sleeper = server.create(json!({ "sleep": { "after": 1, "then_stop_after": null } }));
+        eventually("an idle one sleeps", Duration::from_secs(20), || server.status(&sleeper) == "paused");
+        server.purge(&sleeper);
+        for id in [&app, &silent] {
+            let view = view(&server, id);
+            assert_eq!(view["status"], "running", "{ahead}: {view}");
+            assert!(view["idle_for_s"].as_f64().unwrap() < 300.0, "{ahead}: {view}");
+        }
+    }
     assert_eq!(server.process(&app, &process)["status"], "running");
 }
