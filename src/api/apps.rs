@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _};
@@ -12,7 +13,7 @@ use super::error::{ApiError, Style};
 use super::extract::{Body1, Json, Query};
 use crate::model::SandboxId;
 use crate::model::manifest::Manifest;
-use crate::sandbox::{Error, LOG_LINES_MAX, LogNews};
+use crate::sandbox::{Error, LOG_LINES_MAX, LogNews, LogStart};
 use crate::wire::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset, PresetList, V1Error};
 
 /// How many lines are shown when the client does not say.
@@ -41,12 +42,13 @@ pub(super) async fn validate(Body1(body): Body1<ManifestBody>) -> Json<ManifestR
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{name}/logs", tag = "apps",
     params(("id" = String, Path), ("name" = String, Path, description = "`web`, `build` or a worker's name"), LogQuery), responses(
-    (status = 200, description = "The last lines; with `follow` server-sent events: `line` with {\"line\"}, and `gap` where more was printed than is kept", body = LogLines),
+    (status = 200, description = "The last lines; with `follow` server-sent events: `line` with {\"line\"}, and `gap` where more was printed than is kept; the id of each is a place, after which `Last-Event-ID` goes on", body = LogLines),
     (status = 400, body = V1Error), (status = 404, body = V1Error)))]
 pub(super) async fn logs(
     State(app): State<App>,
     Path((id, name)): Path<(String, String)>,
     Query(query): Query<LogQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     // What is not an id is the id of nothing.
     let id: SandboxId = id.parse().map_err(|_e| Style::V1.not_found("sandbox not found"))?;
@@ -58,17 +60,29 @@ pub(super) async fn logs(
         let lines = app.supervisor.log_tail(id, &name, count).await.map_err(core)?;
         return Ok(Json(LogLines { lines, process: name }).into_response());
     }
-    let (lines, follower) = app.supervisor.follow_log(id, &name, count).await.map_err(core)?;
+    let start = match headers.get("last-event-id") {
+        None => LogStart::Tail(count),
+        Some(place) => {
+            LogStart::After(place.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+                Style::V1.invalid("Last-Event-ID is not a place in a log, as the events' ids are")
+            })?)
+        }
+    };
+    let (lines, follower) = app.supervisor.follow_log(id, &name, start).await.map_err(core)?;
+    // A place to go on from, also for whoever has been told nothing yet.
+    let place = if lines.is_empty() { follower.position() } else { None };
+    let place = place.map(|place| Ok::<_, Infallible>(Event::default().id(place)));
     let first = stream::once(async { LogNews { lines, gap: false } });
     let later = stream::unfold(follower, |mut follower| async { Some((follower.next().await?, follower)) });
     let events = first.chain(later).flat_map(|news| stream::iter(events(news)));
+    let events = stream::iter(place).chain(events);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(app.config.keep_alive)).into_response())
 }
 
 fn events(news: LogNews) -> impl Iterator<Item = Result<Event, Infallible>> {
-    let line = |line| {
-        let data = serde_json::to_string(&LogLine { line }).unwrap_or_default();
-        Ok(Event::default().event("line").data(data))
+    let line = |line: crate::sandbox::LogLine| {
+        let data = serde_json::to_string(&LogLine { line: line.text }).unwrap_or_default();
+        Ok(Event::default().id(line.after.to_string()).event("line").data(data))
     };
     let gap = news.gap.then(|| Ok(Event::default().event("gap").data("{}")));
     news.lines.into_iter().map(line).chain(gap)

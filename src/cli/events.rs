@@ -1,23 +1,15 @@
 //! `sandboxctl events`
 
-use std::time::Duration;
-
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 use crate::client::{ClientError, ServerEvent};
 
 use super::context::Context;
 use super::failure::Failure;
 use super::output::printable;
+use super::reconnect::{self, Patience};
 use super::resolve::resolve;
-
-/// Servers send a comment now and then; without anything for so long the connection is made again.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
-/// How long to try to reach a server that has gone.
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +37,7 @@ pub(super) struct Events {
 /// What has been seen.
 #[derive(Debug, Default)]
 struct Seen {
+    is_connected: bool,
     last: Option<String>,
     count: u64,
 }
@@ -55,21 +48,11 @@ impl Events {
             Some(given) => Some(resolve(context, given).await?),
             None => None,
         };
-        let mut seen = Seen::default();
-        let mut give_up = None;
-        loop {
-            let watched = self.watch(context, sandbox.as_deref(), &mut seen, &mut give_up).await?;
-            let Some(error) = watched else { return Ok(()) };
-            let is_refused = error.refusal().is_some_and(|refusal| !refusal.retryable);
-            let end = *give_up.get_or_insert_with(|| {
-                context.note("the connection was lost; connecting again");
-                Instant::now() + RECONNECT_FOR
-            });
-            if is_refused || Instant::now() > end {
-                return Err(context.failure("watch events", error));
-            }
-            tokio::time::sleep(RECONNECT_PAUSE).await;
+        let (mut seen, mut patience) = (Seen::default(), Patience::default());
+        while let Some(error) = self.watch(context, sandbox.as_deref(), &mut seen, &mut patience).await? {
+            patience.wait(context, error).await.map_err(|error| context.failure("watch events", error))?;
         }
+        Ok(())
     }
 
     /// Shows events of one connection; `None` when the limit is reached.
@@ -78,22 +61,20 @@ impl Events {
         context: &Context,
         sandbox: Option<&str>,
         seen: &mut Seen,
-        give_up: &mut Option<Instant>,
+        patience: &mut Patience,
     ) -> Result<Option<ClientError>, Failure> {
         let mut stream = match context.client.events(sandbox, self.from, seen.last.as_deref()).await {
             Ok(stream) => stream,
             // The first connection is not tried twice: whoever typed the address sees at once that it is wrong.
-            Err(error) if give_up.is_none() && seen.last.is_none() && seen.count == 0 => {
-                return Err(context.failure("watch events", error));
-            }
+            Err(error) if !seen.is_connected => return Err(context.failure("watch events", error)),
             Err(error) => return Ok(Some(error)),
         };
-        *give_up = None;
+        seen.is_connected = true;
+        patience.renew();
         loop {
-            let events = match tokio::time::timeout(SILENCE_MAX, stream.next()).await {
-                Ok(Ok(Some(events))) => events,
-                Ok(Err(error)) => return Ok(Some(error)),
-                Ok(Ok(None)) | Err(_) => return Ok(Some(crate::client::OutputError::Closed.into())),
+            let events = match reconnect::next(&mut stream).await {
+                Ok(events) => events,
+                Err(error) => return Ok(Some(error)),
             };
             for event in events {
                 seen.last.clone_from(&event.id);

@@ -1,16 +1,21 @@
 //! `sandboxctl logs`
 
 use clap::Args;
+use http::StatusCode;
 
-use crate::client::{ClientError, ServerEvent};
+use crate::client::{ClientError, EventStream, ServerEvent};
 
 use super::attached::{Attached, Outcome};
 use super::context::Context;
 use super::failure::Failure;
 use super::output::printable;
+use super::reconnect::{self, Patience};
 use super::resolve::{resolve, resolve_process};
 use super::session::{Kept, Sink};
 use super::signals::Signals;
+
+/// The most lines that a server shows at once.
+const TAIL_MAX: u32 = 10_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +24,8 @@ Examples:
   sandboxctl logs -f ID web
   sandboxctl logs ID PROCESS
 
-Without a NAME it is the app's web process, or its only one.";
+Without a NAME it is the app's web process, or its only one. A connection that breaks is made again
+where it was.";
 
 /// Show what a process of the app wrote, or one that was started
 #[derive(Debug, Args)]
@@ -79,13 +85,28 @@ impl Logs {
     }
 
     async fn follow(&self, context: &Context, id: &str, name: &str) -> Result<(), Shown> {
-        let mut events = context.client.follow_logs(id, name, self.tail).await?;
-        while let Some(events) = events.next().await? {
-            for event in events {
-                show(context, &event)?;
-            }
+        let (mut patience, mut place, mut tail) = (Patience::default(), None::<String>, None);
+        loop {
+            let opened =
+                context.client.follow_logs(id, name, tail.unwrap_or(self.tail), place.as_deref()).await;
+            let error = match opened {
+                Ok(mut stream) => {
+                    // Without a place there was no log: all of it is new.
+                    tail = Some(TAIL_MAX);
+                    patience.renew();
+                    show_until_lost(context, &mut stream, &mut place).await?
+                }
+                // The first connection is not tried twice.
+                Err(error) if tail.is_none() => return Err(error.into()),
+                // The sandbox is gone, and its log with it.
+                Err(error) if error.refusal().is_some_and(|r| r.status == StatusCode::NOT_FOUND) => {
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let failed = |error| context.failure(format!("follow the log of {name} in sandbox {id}"), error);
+            patience.wait(context, error).await.map_err(failed)?;
         }
-        Ok(())
     }
 
     /// Shows the output of a process that was started.
@@ -119,6 +140,24 @@ impl Logs {
             context.emit_value(&serde_json::json!({"lines": lines, "process": process.id}))?;
         }
         Ok(())
+    }
+}
+
+/// Shows what comes until the connection is lost, and says why it is; `place` is where to go on.
+async fn show_until_lost(
+    context: &Context,
+    stream: &mut EventStream<'_>,
+    place: &mut Option<String>,
+) -> Result<ClientError, Failure> {
+    loop {
+        let events = match reconnect::next(stream).await {
+            Ok(events) => events,
+            Err(error) => return Ok(error),
+        };
+        for event in events {
+            show(context, &event)?;
+        }
+        *place = stream.last_id().map(str::to_owned);
     }
 }
 

@@ -28,6 +28,7 @@ mod place;
 mod presets;
 mod ps;
 mod purge;
+mod reconnect;
 mod resolve;
 mod resume;
 mod rm;

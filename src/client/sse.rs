@@ -62,11 +62,18 @@ impl Client {
         self.event_stream(path, last).await
     }
 
-    /// `GET /v1/sandboxes/{id}/processes/{name}/logs?tail=&follow=true`: lines of an app's process.
-    pub async fn follow_logs(&self, id: &str, name: &str, tail: u32) -> Result<EventStream<'_>, ClientError> {
+    /// `GET /v1/sandboxes/{id}/processes/{name}/logs?tail=&follow=true`: lines of an app's process, resumable by
+    /// [`ServerEvent::id`].
+    pub async fn follow_logs(
+        &self,
+        id: &str,
+        name: &str,
+        tail: u32,
+        last: Option<&str>,
+    ) -> Result<EventStream<'_>, ClientError> {
         let path =
             format!("/v1/sandboxes/{}/processes/{}/logs?tail={tail}&follow=true", segment(id), segment(name));
-        self.event_stream(path, None).await
+        self.event_stream(path, last).await
     }
 
     async fn event_stream(&self, path: String, last: Option<&str>) -> Result<EventStream<'_>, ClientError> {
@@ -79,6 +86,11 @@ impl Client {
 }
 
 impl EventStream<'_> {
+    /// The last id that was sent, with an event or alone: what to resume from.
+    pub fn last_id(&self) -> Option<&str> {
+        self.decoder.last_id.as_deref()
+    }
+
     /// Returns the next events, none for a keep-alive, and `None` at the stream's end.
     ///
     /// # Errors
@@ -119,14 +131,16 @@ impl EventDecoder {
 
     fn line(&mut self, line: &str) -> Option<ServerEvent> {
         if line.is_empty() {
-            let event = std::mem::take(&mut self.next);
+            let mut event = std::mem::take(&mut self.next);
+            // Only now: what it stands on has been seen as a whole.
+            self.last_id = event.id.take().or_else(|| self.last_id.take());
             return std::mem::take(&mut self.has_data)
                 .then(|| ServerEvent { id: self.last_id.clone(), ..event });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "id" if !value.contains('\0') => self.last_id = Some(value.to_owned()),
+            "id" if !value.contains('\0') => self.next.id = Some(value.to_owned()),
             "event" => value.clone_into(&mut self.next.event),
             "data" => {
                 if std::mem::replace(&mut self.has_data, true) {
@@ -144,6 +158,15 @@ impl EventDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_counts_once_its_event_is_whole() {
+        let mut decoder = EventDecoder::default();
+        assert!(decoder.push(b"id: 1\n\nid: 2\nevent: line\nda").unwrap().is_empty());
+        assert_eq!(decoder.last_id.as_deref(), Some("1"));
+        assert_eq!(decoder.push(b"ta: x\n\n").unwrap(), [event(Some("2"), "line", "x")]);
+        assert_eq!(decoder.last_id.as_deref(), Some("2"));
+    }
 
     fn event(id: Option<&str>, event: &str, data: &str) -> ServerEvent {
         ServerEvent { id: id.map(str::to_owned), event: event.to_owned(), data: data.to_owned() }

@@ -9,7 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::Error;
 use super::supervisor::{Shared, Supervisor, blocking};
 use crate::model::{SandboxId, manifest};
-use crate::storage;
+pub use crate::storage::Line as LogLine;
+use crate::storage::{self, Position};
 
 /// The most lines that are read at once.
 pub const LINES_MAX: usize = 10_000;
@@ -30,10 +31,19 @@ pub struct LogFollower {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Where a follower begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStart {
+    /// With so many of the last lines.
+    Tail(usize),
+    /// Where another one was.
+    After(Position),
+}
+
 /// What was printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogNews {
-    pub lines: Vec<String>,
+    pub lines: Vec<LogLine>,
     /// More was printed than is kept: after these lines something is missing.
     pub gap: bool,
 }
@@ -53,7 +63,7 @@ impl Supervisor {
         }
     }
 
-    /// The same, and then whatever is printed from now on.
+    /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
     ///
     /// # Errors
     /// Those of [`Supervisor::log_tail`]; too many follow logs already.
@@ -61,17 +71,23 @@ impl Supervisor {
         &self,
         id: SandboxId,
         process: &str,
-        count: usize,
-    ) -> Result<(Vec<String>, LogFollower), Error> {
+        start: LogStart,
+    ) -> Result<(Vec<LogLine>, LogFollower), Error> {
         let permit = Arc::clone(&self.shared.followers).try_acquire_owned();
         let permit = permit.map_err(|_full| Error::Busy("too many logs are followed; try again later"))?;
-        // The follower first: a line that comes in between is then told twice rather than not at all.
         let (logs, name) = (self.logs(id, process).await?, process.to_owned());
-        let follower = blocking(move || Ok(logs.follow(&name))).await?;
-        let lines = self.log_tail(id, process, count).await?;
+        let begin = move || {
+            Ok(match start {
+                LogStart::Tail(count) => logs.follow(&name, count.min(LINES_MAX)),
+                LogStart::After(position) => (Vec::new(), logs.resume(&name, position)),
+            })
+        };
+        let (lines, follower) = blocking(begin).await?;
+        if follower.position().is_none() && !self.declares(id, process)? {
+            return Err(Error::UnknownProcess(process.to_owned()));
+        }
         let shared = Arc::clone(&self.shared);
-        let inner = Some(follower);
-        Ok((lines, LogFollower { shared, id, inner, pause: LOOK_PAUSE, _permit: permit }))
+        Ok((lines, LogFollower { shared, id, inner: Some(follower), pause: LOOK_PAUSE, _permit: permit }))
     }
 
     async fn logs(&self, id: SandboxId, process: &str) -> Result<storage::Logs, Error> {
@@ -89,6 +105,11 @@ impl Supervisor {
 }
 
 impl LogFollower {
+    /// Where the next line begins, if that is known.
+    pub fn position(&self) -> Option<String> {
+        self.inner.as_ref()?.position().map(|position| position.to_string())
+    }
+
     /// Waits for the next lines; `None` once there can be no more.
     ///
     /// # Cancel safety

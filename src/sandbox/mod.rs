@@ -56,7 +56,7 @@ pub use events::{Event, Notice, Subscription, What, Why};
 pub use exec::{Exec, ExecEvent};
 pub use files::{Download, FileEntry, FileNews, FileWatch, Packed, Pieces, Unpacking, Upload};
 pub use ids::{Ids, UserSpaces};
-pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogNews};
+pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogLine, LogNews, LogStart};
 pub use pool::Config as PoolConfig;
 pub use presets::Preset;
 pub use process::{

@@ -12,10 +12,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Adds what was read; returns the lines that are complete now.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+    /// Adds what was read; returns the lines that are complete now, each with how much of it was read up to
+    /// its end.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<(String, usize)> {
         let mut complete = Vec::new();
+        let mut end = 0;
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            end += piece.len();
             let (text, ends) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
@@ -25,7 +28,7 @@ impl Lines {
             self.begun.extend_from_slice(kept);
             self.left_out += u64::try_from(left_out.len()).unwrap_or_default();
             if ends {
-                complete.push(self.take());
+                complete.push((self.take(), end));
             }
         }
         complete
@@ -34,6 +37,11 @@ impl Lines {
     /// Takes a last line that has no end.
     pub(super) fn rest(&mut self) -> Option<String> {
         (!self.begun.is_empty()).then(|| self.take())
+    }
+
+    /// How much has come of a line that has no end yet.
+    pub(super) fn begun(&self) -> u64 {
+        self.left_out + u64::try_from(self.begun.len()).unwrap_or_default()
     }
 
     fn take(&mut self) -> String {
@@ -56,8 +64,10 @@ mod tests {
         for cut in 0..text.len() {
             let mut lines = Lines::default();
             let mut all = lines.push(&text[..cut]);
-            all.extend(lines.push(&text[cut..]));
-            assert_eq!(all, ["one", "", "tw\u{fffd}"]);
+            let later = lines.push(&text[cut..]);
+            all.extend(later.into_iter().map(|(line, end)| (line, cut + end)));
+            let expected = [("one", 5), ("", 6), ("tw\u{fffd}", 10)];
+            assert_eq!(all, expected.map(|(line, end)| (line.to_owned(), end)));
             assert_eq!(lines.rest().as_deref(), Some("four"));
         }
     }
@@ -69,7 +79,7 @@ mod tests {
             assert!(lines.push(&[b'x'; 4096]).is_empty());
         }
         let line = lines.push(b"\nnext\n");
-        assert_eq!(line[0].len(), LINE_BYTES_MAX + " … 4079616 bytes more".len());
-        assert_eq!(line[1], "next");
+        assert_eq!(line[0].0.len(), LINE_BYTES_MAX + " … 4079616 bytes more".len());
+        assert_eq!(line[1].0, "next");
     }
 }

@@ -48,7 +48,7 @@ pub use archive::Unpacked;
 pub use error::{FileError, StorageError};
 pub use files::{Content, Entry, EntryKind, Files, Opened};
 pub use limits::TreeLimits;
-pub use logs::{Follower, Logs, News};
+pub use logs::{Follower, Line, Logs, News, Position};
 pub use path::FilePath;
 pub use place::Rubbish;
 pub use templates::TemplateInfo;

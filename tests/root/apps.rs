@@ -112,10 +112,19 @@ struct Events {
 
 impl Events {
     fn open(server: &Server, path: &str) -> Self {
+        Self::ask(server, path, "")
+    }
+
+    /// After the place that the id of an event names.
+    fn open_after(server: &Server, path: &str, place: &str) -> Self {
+        Self::ask(server, path, &format!("Last-Event-ID: {place}\r\n"))
+    }
+
+    fn ask(server: &Server, path: &str, header: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", API)).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let request = format!(
-            "GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+            "GET {path} HTTP/1.0\r\nHost: localhost\r\n{header}Authorization: Bearer {}\r\n\r\n",
             server.key()
         );
         stream.write_all(request.as_bytes()).unwrap();
@@ -167,6 +176,16 @@ fn followed() {
     server.sh(&id, "echo 'again here' > app/part && mv app/part app/say");
     events.wait("again here");
     assert_eq!(events.seen.matches("\"line\":\"begun\"").count(), 2, "once of each run: {}", events.seen);
+    // Somebody who was cut off goes on after the line that they name.
+    let place = |line: &str| {
+        let event = events.seen.split("\n\n").find(|event| event.contains(line)).unwrap();
+        event.lines().find_map(|field| field.strip_prefix("id: ")).unwrap().to_owned()
+    };
+    let mut resumed = Events::open_after(&server, &path, &place("hello"));
+    resumed.wait("again here");
+    let told = resumed.seen.lines().filter(|line| line.starts_with("data: ")).count();
+    assert_eq!(told, 2, "begun, again here: {}", resumed.seen);
+    Events::open_after(&server, &path, "nonsense").wait("400 Bad Request");
     // Clients that vanish leave nothing that would keep others out.
     for _ in 0..300 {
         drop(Events::open(&server, &path));

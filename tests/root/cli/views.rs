@@ -63,7 +63,7 @@ fn every_json() {
 }
 
 fn logs() {
-    let server = Server::start(&[]);
+    let mut server = Server::start(&[]);
     let id = server.create(Value::Null);
     let ran = run(&server, &["logs", &id]);
     assert!(ran.code == Some(64) && ran.stderr.contains("sandbox.yaml"), "{ran:?}");
@@ -80,15 +80,24 @@ fn logs() {
     assert_eq!(run(&server, &["logs", "--tail", "1", &id, "clock"]).text().lines().count(), 1);
     let mut child = command(&server, &["logs", "-f", "--tail", "2", &id, "clock"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines: Vec<String> =
-        BufReader::new(child.stdout.take().unwrap()).lines().take(6).map(Result::unwrap).collect();
-    let numbers: Vec<u32> =
-        lines.iter().map(|line| line.strip_prefix("tick ").unwrap().parse().unwrap()).collect();
-    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut numbers: Vec<u32> = Vec::new();
+    let mut take = |count| {
+        let taken = lines.by_ref().take(count);
+        numbers.extend(taken.map(|line| line.strip_prefix("tick ").unwrap().parse::<u32>().unwrap()));
+    };
+    take(6);
+    // The server is killed, while the worker goes on: no line is lost, and none is shown twice.
+    server.signal("KILL");
+    server.boot();
+    take(12);
+    assert!(numbers.len() == 18 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
     child.kill().unwrap();
-    child.wait().unwrap();
+    let stderr = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(stderr.contains("the connection was lost; connecting again"), "{stderr}");
     let table = run(&server, &["ps", &id]);
     assert!(table.text().contains("clock") && table.text().contains("worker of the app"), "{table:?}");
     let ran = run(&server, &["logs", &id, "nothing"]);
