@@ -1,6 +1,7 @@
 //! `serve`: build, spawn, wait for a signal, drain.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +39,14 @@ use crate::telemetry::{self, Metrics};
 const BLOCKING_THREADS_MAX: usize = 64;
 /// tokio's own threads: the daemon waits far more than it computes.
 const WORKER_THREADS_MAX: usize = 4;
+
+/// An address on which the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {addr}")]
+struct Unheard {
+    addr: SocketAddr,
+    source: io::Error,
+}
 
 /// How the daemon ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,16 +150,12 @@ async fn serve(mut config: Config) -> Exit {
         }
     };
     // Bound first: a port that is taken must be known before anything is made.
-    let listeners =
-        tokio::try_join!(TcpListener::bind(config.api_addr), TcpListener::bind(config.preview_addr));
+    let listeners = tokio::try_join!(listen(config.api_addr), listen(config.preview_addr));
     let (api_listener, preview_listener) = match listeners {
         Ok(both) => both,
         Err(error) => {
-            let remedy = format!(
-                "is {} or {} taken? Choose others by SANDBOXD_ADDR and SANDBOXD_PREVIEW_ADDR",
-                config.api_addr, config.preview_addr
-            );
-            return Exit::Unavailable.because(&error, &remedy);
+            let remedy = "is it taken? Choose another by SANDBOXD_ADDR or SANDBOXD_PREVIEW_ADDR";
+            return Exit::Unavailable.because(&error, remedy);
         }
     };
     let opened = Metadata::open(&metadata::Config {
@@ -380,6 +385,10 @@ fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
 /// Link names have 15 bytes, of which the numbers behind the prefix take up to 9.
 fn network_prefix(instance: &str) -> String {
     if instance == "sandboxd" { "sbx".to_owned() } else { instance.chars().take(6).collect() }
+}
+
+async fn listen(addr: SocketAddr) -> Result<TcpListener, Unheard> {
+    TcpListener::bind(addr).await.map_err(|source| Unheard { addr, source })
 }
 
 async fn wait_for_signal() -> io::Result<Ending> {

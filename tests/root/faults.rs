@@ -39,6 +39,7 @@ fn starts() {
     let taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("SANDBOXD_ADDR"), "{code:?} {text}");
+    assert!(text.contains("cannot listen on "), "{text}");
     drop(taken);
     // Neither root, nor a control group that can be written.
     let (code, text) = server.run_under("serve", &["unshare", "--user"]);
