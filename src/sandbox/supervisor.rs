@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Spec;
-use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +18,7 @@ use super::connect::Doors;
 use super::driver::{self, Command, MAILBOX, Order, Reply};
 use super::error::Error;
 use super::events::{EventLog, Why};
-use super::files::{TRANSFERS_MAX, WATCHES_MAX};
+use super::files::{TRANSFERS_MAX, WATCHES_MAX, Watchers};
 use super::ids::{self, UserSpaces};
 use super::leases::Leases;
 use super::limits::{ceiling, not_enforced};
@@ -37,7 +37,7 @@ use crate::model::{
 };
 use crate::network::Network;
 use crate::runtime::{Engine, Identity, Runtime, launcher};
-use crate::storage::{Storage, Watcher};
+use crate::storage::Storage;
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::controls::Disk;
 use crate::sys::netns::SocketMaker;
@@ -142,8 +142,7 @@ pub(super) struct Shared {
     pub(super) transfers: Arc<Semaphore>,
     /// Permits for those who watch files.
     pub(super) watches: Arc<Semaphore>,
-    /// Made when the first one does.
-    pub(super) watcher: OnceCell<Arc<Watcher>>,
+    pub(super) watchers: Watchers,
     /// Whether the host has a freezer.
     pub(super) can_freeze: bool,
     /// Memory is moved out of one sandbox at a time.
@@ -212,7 +211,7 @@ impl Supervisor {
             kept: Mutex::default(),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
-            watcher: OnceCell::new(),
+            watchers: Watchers::default(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             tasks: TaskTracker::new(),

@@ -1,4 +1,5 @@
-//! Changes beneath directories, by one inotify(7) instance for all who watch: root has few of them.
+//! Changes beneath directories, by an inotify(7) instance for all who watch the same sandbox: root has few of them,
+//! and a queue that is shared by two sandboxes overflows for both.
 //!
 //! A directory is opened beneath the workspace like any other and watched by its descriptor. Watching does
 //! not need the sandbox to run. What is lost, because it came too fast, is said to be.
@@ -11,7 +12,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{FileType, OFlags};
@@ -24,7 +26,7 @@ use crate::sys::fs::{self as sysfs, Links};
 
 /// Directories of one watch.
 const DIRECTORIES_MAX: usize = 2_000;
-/// Directories of all: far below what the kernel gives to one user.
+/// Directories of all watchers: far below what the kernel gives to one user.
 const DIRECTORIES_TOTAL_MAX: usize = 50_000;
 /// What is read at once: some thousand events.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -69,12 +71,16 @@ type Opener = Box<dyn Fn() -> Result<OwnedFd, FileError> + Send>;
 /// Takes news; must not wait.
 type Sink = Box<dyn Fn(Observed) + Send>;
 
-/// All watches.
+/// Watches that have a queue in common.
 #[derive(Debug)]
 pub struct Watcher {
     inotify: OwnedFd,
     state: Mutex<State>,
 }
+
+/// How many directories all watchers together watch.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<AtomicUsize>);
 
 /// What the kernel reported.
 #[derive(Debug)]
@@ -91,6 +97,9 @@ struct State {
     directories: HashMap<i32, Vec<(u64, PathBuf)>>,
     watches: HashMap<u64, Watch>,
     last: u64,
+    tally: Tally,
+    /// How many of the tally are of this watcher.
+    counted: usize,
 }
 
 struct Watch {
@@ -108,9 +117,11 @@ impl Watcher {
     ///
     /// # Errors
     /// The user has no further one.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(tally: Tally) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        Ok(Self { inotify, state: Mutex::default() })
+        let mut state = State::default();
+        state.tally = tally;
+        Ok(Self { inotify, state: Mutex::new(state) })
     }
 
     /// Returns a descriptor that is readable when there is something to [`Watcher::read`].
@@ -139,6 +150,7 @@ impl Watcher {
         let watch = Watch { open, prefix, recursive, directories: HashMap::new(), moving: None, sink };
         state.watches.insert(id, watch);
         let added = state.add(&self.inotify, id, PathBuf::new(), false);
+        state.count();
         if let Err(error) = added {
             state.remove(&self.inotify, id);
             return Err(match error {
@@ -155,7 +167,9 @@ impl Watcher {
 
     /// Ends a watch.
     pub fn unwatch(&self, id: u64) {
-        self.state().remove(&self.inotify, id);
+        let mut state = self.state();
+        state.remove(&self.inotify, id);
+        state.count();
     }
 
     /// Reads what has happened.
@@ -185,7 +199,7 @@ impl Watcher {
         let mut state = self.state();
         for event in &events {
             if event.what.contains(ReadFlags::QUEUE_OVERFLOW) {
-                // The queue is everybody's: whose events were lost is not known.
+                // Whose events were lost is not known.
                 for watch in state.watches.values() {
                     (watch.sink)(Observed::Overflow);
                 }
@@ -201,6 +215,7 @@ impl Watcher {
         for watch in state.watches.values_mut() {
             watch.settle();
         }
+        state.count();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -214,12 +229,27 @@ enum Failure {
     Io(io::Error),
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.tally.0.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
 impl State {
+    /// Corrects this watcher's part of the tally.
+    fn count(&mut self) {
+        let now = self.watches.values().map(|watch| watch.directories.len()).sum();
+        self.tally.0.fetch_add(now, Ordering::Relaxed);
+        self.tally.0.fetch_sub(self.counted, Ordering::Relaxed);
+        self.counted = now;
+    }
+
     /// Watches a directory and, where asked, those beneath it; tells of what is in it already if it is new.
     fn add(&mut self, inotify: &OwnedFd, id: u64, path: PathBuf, tell: bool) -> Result<(), Failure> {
         let mut stack = vec![path];
         while let Some(path) = stack.pop() {
-            let total: usize = self.watches.values().map(|w| w.directories.len()).sum();
+            self.count();
+            let total = self.tally.0.load(Ordering::Relaxed);
             let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
             if watch.directories.len() >= DIRECTORIES_MAX || total >= DIRECTORIES_TOTAL_MAX {
                 return Err(Failure::TooMany);

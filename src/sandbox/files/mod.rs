@@ -17,8 +17,8 @@ use crate::storage::{self, Content, FilePath, Rubbish, TreeLimits};
 
 pub(super) use trees::TRANSFERS_MAX;
 pub use trees::{Packed, Unpacking};
-pub(super) use watch::WATCHES_MAX;
 pub use watch::{FileNews, FileWatch};
+pub(super) use watch::{WATCHES_MAX, Watchers};
 
 /// How long a copy, a transfer of a tree or its removal may take.
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);

@@ -1,16 +1,19 @@
 //! Those who watch directories; a sandbox that sleeps is watched too, and not woken.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Error;
 use crate::model::{FileBase, SandboxId};
 use crate::sandbox::supervisor::{Shared, Supervisor, blocking};
-use crate::storage::{FileError, FilePath, Observed, Watcher};
+use crate::storage::{FileError, FilePath, Observed, Tally, Watcher};
 use crate::sys::watch::Watched;
 
 /// How many may watch at once.
@@ -19,12 +22,32 @@ pub(in crate::sandbox) const WATCHES_MAX: usize = 256;
 const QUEUE: usize = 1024;
 /// Between two looks: what comes in a burst is read as one.
 const PAUSE: Duration = Duration::from_millis(10);
+/// So many at once are a flood, after which there is no pause: the kernel's queue has 16,384.
+const FLOOD: usize = 1024;
+/// The most inotify instances, of the 128 that root has: sandboxes that are watched beyond share one more.
+const INSTANCES_MAX: usize = 48;
+
+/// Who reads for whom. Each sandbox that is watched has a queue of its own, so that one that changes files without
+/// end makes nobody else miss anything.
+#[derive(Debug, Default)]
+pub(in crate::sandbox) struct Watchers {
+    /// The one without a sandbox is for all beyond the most.
+    hubs: Mutex<HashMap<Option<SandboxId>, Weak<Hub>>>,
+    tally: Tally,
+}
+
+/// A queue, and the task that reads it for as long as this lives.
+#[derive(Debug)]
+struct Hub {
+    watcher: Arc<Watcher>,
+    _reading: DropGuard,
+}
 
 /// Watches until it is dropped, the directory is gone or the daemon ends.
 #[derive(Debug)]
 pub struct FileWatch {
     shared: Arc<Shared>,
-    watcher: Arc<Watcher>,
+    hub: Arc<Hub>,
     id: u64,
     news: mpsc::Receiver<Observed>,
     missed: Arc<AtomicBool>,
@@ -60,24 +83,25 @@ impl Supervisor {
         let permit = Arc::clone(&self.shared.watches).try_acquire_owned();
         let permit =
             permit.map_err(|_full| Error::Busy("too many directories are watched already; try again"))?;
-        let shared = Arc::clone(&self.shared);
-        let watcher = Arc::clone(self.shared.watcher.get_or_try_init(|| start(shared)).await?);
+        self.find(id)?;
+        let failed =
+            |source| Error::File(FileError::Io { action: "watch", path: "files".to_owned(), source });
+        let hub = Watchers::hub(&self.shared, id).map_err(failed)?;
         let (sender, news) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
-        let (told, hub) = (Arc::clone(&missed), Arc::clone(&watcher));
+        let (told, watcher) = (Arc::clone(&missed), Arc::clone(&hub.watcher));
         let sink = Box::new(move |piece: Observed| {
             // It is called with a lock held and must not wait.
             if piece == Observed::Overflow || sender.try_send(piece).is_err() {
                 told.store(true, Ordering::Relaxed);
             }
         });
-        self.find(id)?;
         let (shared, top) = (Arc::clone(&self.shared), path.clone());
         let open = Box::new(move || shared.storage.files(id, base)?.subdirectory(&top));
-        let watch = blocking(move || hub.watch(open, &path, recursive, sink).map_err(Error::File));
+        let watch = blocking(move || watcher.watch(open, &path, recursive, sink).map_err(Error::File));
         let id = watch.await?;
         let shared = Arc::clone(&self.shared);
-        Ok(FileWatch { shared, watcher, id, news, missed, _permit: permit })
+        Ok(FileWatch { shared, hub, id, news, missed, _permit: permit })
     }
 }
 
@@ -105,23 +129,43 @@ impl FileWatch {
 
 impl Drop for FileWatch {
     fn drop(&mut self) {
-        let (watcher, id) = (Arc::clone(&self.watcher), self.id);
+        let (hub, id) = (Arc::clone(&self.hub), self.id);
         // Thousands of directories take a while to let go.
-        self.shared.tasks.spawn_blocking(move || watcher.unwatch(id));
+        self.shared.tasks.spawn_blocking(move || hub.watcher.unwatch(id));
     }
 }
 
-/// Makes the one instance at the first watch, and the task that reads from it.
-async fn start(shared: Arc<Shared>) -> Result<Arc<Watcher>, Error> {
-    let failed = |source| Error::File(FileError::Io { action: "watch", path: "files".to_owned(), source });
-    let watcher = Arc::new(Watcher::new().map_err(failed)?);
-    let descriptor = Watched::new(watcher.descriptor().map_err(failed)?).map_err(failed)?;
-    let ending = shared.ending.clone();
-    shared.tasks.spawn(read(Arc::clone(&watcher), descriptor, ending));
-    Ok(watcher)
+impl Watchers {
+    /// The queue of a sandbox, which is made at its first watch and goes with the last.
+    fn hub(shared: &Arc<Shared>, id: SandboxId) -> io::Result<Arc<Hub>> {
+        let mut hubs = shared.watchers.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+        hubs.retain(|_, hub| hub.strong_count() > 0);
+        let known = |key| hubs.get(&key).and_then(Weak::upgrade);
+        if let Some(hub) = known(Some(id)) {
+            return Ok(hub);
+        }
+        let own = if hubs.len() < INSTANCES_MAX { Hub::new(shared).ok() } else { None };
+        let (key, hub) = match (own, known(None)) {
+            (Some(own), _) => (Some(id), own),
+            (None, Some(common)) => return Ok(common),
+            (None, None) => (None, Hub::new(shared)?),
+        };
+        hubs.insert(key, Arc::downgrade(&hub));
+        Ok(hub)
+    }
 }
 
-async fn read(watcher: Arc<Watcher>, descriptor: Watched<std::os::fd::OwnedFd>, ending: CancellationToken) {
+impl Hub {
+    fn new(shared: &Arc<Shared>) -> io::Result<Arc<Self>> {
+        let watcher = Arc::new(Watcher::new(shared.watchers.tally.clone())?);
+        let descriptor = Watched::new(watcher.descriptor()?)?;
+        let ending = shared.ending.child_token();
+        shared.tasks.spawn(read(Arc::clone(&watcher), descriptor, ending.clone()));
+        Ok(Arc::new(Self { watcher, _reading: ending.drop_guard() }))
+    }
+}
+
+async fn read(watcher: Arc<Watcher>, descriptor: Watched<OwnedFd>, ending: CancellationToken) {
     loop {
         let events = tokio::select! {
             () = ending.cancelled() => return,
@@ -129,6 +173,7 @@ async fn read(watcher: Arc<Watcher>, descriptor: Watched<std::os::fd::OwnedFd>, 
         };
         match events {
             Ok(events) => {
+                let is_flood = events.len() >= FLOOD;
                 let watcher = Arc::clone(&watcher);
                 let told = blocking(move || {
                     watcher.tell(events);
@@ -136,6 +181,9 @@ async fn read(watcher: Arc<Watcher>, descriptor: Watched<std::os::fd::OwnedFd>, 
                 });
                 if told.await.is_err() {
                     return;
+                }
+                if is_flood {
+                    continue;
                 }
             }
             Err(error) => tracing::error!(%error, "cannot read which files have changed"),

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("files::one_that_changes_its_length_under_a_download_is_not_lied_about", changing),
     ("files::changes_are_told_whether_it_runs_or_sleeps", watch::told),
     ("files::what_is_missed_is_said_and_a_watch_leads_nowhere", watch::missed),
+    ("files::each_sandbox_that_is_watched_has_a_queue_of_its_own", watch::apart),
 ];
 
 /// The length that was announced is kept while the file grows; when it shrinks the answer breaks off.

@@ -74,14 +74,21 @@ pub(crate) fn told() {
     assert_eq!(moved, json!({ "path": "src/b", "kind": "moved", "from": "src/deep/a" }));
     deep.expect("deleted", "src/b");
     // A directory that is new is watched with what was in it before that could be.
-    server.sh(&id, "cd app; mkdir -p src/new/er; sleep 0.3; echo x > src/new/er/c");
-    for path in ["src/new", "src/new/er", "src/new/er/c"] {
+    server.sh(&id, "cd app; mkdir -p src/new/er");
+    for path in ["src/new", "src/new/er"] {
         deep.expect("created", path);
     }
+    // Of the app directory, src, deep, new and er.
+    let all_five = || watched(&server) == 5;
+    eventually("the new directories are watched", Duration::from_secs(10), all_five);
+    server.sh(&id, "echo x > app/src/new/er/c");
+    deep.expect("created", "src/new/er/c");
     deep.expect("modified", "src/new/er/c");
     // One that was moved tells by its new name.
-    server.sh(&id, "cd app; mv src/new src/old; sleep 0.3; rm src/old/er/c");
+    server.sh(&id, "cd app; mv src/new src/old");
     assert_eq!(deep.next().1, json!({ "path": "src/old", "kind": "moved", "from": "src/new" }));
+    eventually("they are watched by their new names", Duration::from_secs(10), all_five);
+    server.sh(&id, "rm app/src/old/er/c");
     deep.expect("deleted", "src/old/er/c");
     server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
     assert_eq!(server.put(&id, "src/by-the-api", b"x").status, 200);
@@ -119,14 +126,47 @@ pub(crate) fn missed() {
     assert!(lost, "nothing was missed");
     // Those who have gone hold nothing: the number of watches in the daemon goes back to that of the last one.
     drop(slow);
-    let watched = || {
-        let descriptors = std::fs::read_dir(format!("/proc/{}/fdinfo", server.pid())).unwrap();
-        let texts = descriptors.filter_map(|d| std::fs::read_to_string(d.ok()?.path()).ok());
-        texts.map(|t| t.lines().filter(|l| l.starts_with("inotify ")).count()).sum::<usize>()
-    };
     eventually("no directory is watched", Duration::from_secs(20), || {
         // A connection that is closed is noticed when something is sent.
         server.sh(&id, "touch app/dir/x; rm -f app/dir/x");
-        watched() == 0
+        watched(&server) == 0
     });
+}
+
+pub(crate) fn apart() {
+    let server = Server::start(&[]);
+    let (one, other) = (server.create(Value::Null), server.create(Value::Null));
+    let mut readers = [&one, &one, &other].map(|id| Reader::open(&server, id, "path="));
+    // One queue for both who watch the first sandbox, and one for the second.
+    assert_eq!(queues(&server), 2);
+    for id in [&one, &other] {
+        assert_eq!(server.put(id, id, b"x").status, 200);
+    }
+    for (reader, id) in readers.iter_mut().zip([&one, &one, &other]) {
+        reader.expect("created", id);
+    }
+    drop(readers);
+    eventually("nothing is kept for those who have gone", Duration::from_secs(20), || {
+        for id in [&one, &other] {
+            server.sh(id, "touch app/x; rm -f app/x");
+        }
+        queues(&server) == 0
+    });
+}
+
+/// How many directories the server watches.
+fn watched(server: &Server) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fdinfo", server.pid())).unwrap();
+    let texts = descriptors.filter_map(|d| std::fs::read_to_string(d.ok()?.path()).ok());
+    let lines = |text: String| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    // An instance has two descriptors that tell the same.
+    let told = texts.flat_map(lines).filter(|line| line.starts_with("inotify "));
+    told.collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// How many inotify instances the server has: each has a descriptor to read from and one that wakes.
+fn queues(server: &Server) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let names = descriptors.filter_map(|d| std::fs::read_link(d.ok()?.path()).ok());
+    names.filter(|name| name.ends_with("anon_inode:inotify")).count() / 2
 }
