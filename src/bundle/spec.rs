@@ -1,6 +1,6 @@
 //! The runtime spec of one sandbox, made from the template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -8,10 +8,15 @@ use oci_spec::runtime::{
     PosixRlimitType, Process, Spec,
 };
 
+use rustix::process::Resource;
+
 use super::BundleError;
 use crate::model::{Environment, PathKind};
+use crate::sys::userns::Bounds;
 
 const TEMPLATE: &str = include_str!("../../oci/config.json");
+/// Settings of a user namespace, `user.max_…` in the template: `/proc/sys/user/max_…`.
+const OF_USERS: &str = "user.";
 /// The home directory of the sandbox's user: the workspace.
 pub(super) const HOME: &str = "/home/sandbox";
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -125,6 +130,11 @@ impl Template {
         mounts.extend(binds(plan));
         spec.set_mounts(Some(mounts));
         if let Some(linux) = spec.linux_mut() {
+            // In force before the launch, see `bounds`; runtimes refuse to set those of users.
+            let settings = linux.sysctl().iter().flatten().filter(|(name, _)| !name.starts_with(OF_USERS));
+            let settings: HashMap<_, _> =
+                settings.map(|(name, value)| (name.clone(), value.clone())).collect();
+            linux.set_sysctl((!settings.is_empty()).then_some(settings));
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
             let named =
                 [(LinuxNamespaceType::Network, Some(plan.netns)), (LinuxNamespaceType::User, plan.userns)];
@@ -134,6 +144,30 @@ impl Template {
             linux.set_namespaces(Some(namespaces));
         }
         spec
+    }
+
+    /// What the users of a sandbox may have of what the kernel counts for users.
+    ///
+    /// # Errors
+    /// A value that is no number.
+    pub fn bounds(&self) -> Result<Bounds, BundleError> {
+        let settings = self.spec.linux().iter().filter_map(|linux| linux.sysctl().as_ref()).flatten();
+        let settings = settings.filter_map(|(name, value)| Some((name.strip_prefix(OF_USERS)?, value)));
+        let each = settings.map(|(name, value)| {
+            let number = value.parse().map_err(|_e| BundleError::Incomplete("number in linux.sysctl"));
+            number.map(|number| (name.to_owned(), number))
+        });
+        let limits = self.spec.process().iter().filter_map(|process| process.rlimits().as_ref()).flatten();
+        let together = limits.filter_map(|limit| {
+            let resource = match limit.typ() {
+                PosixRlimitType::RlimitMemlock => Resource::Memlock,
+                PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
+                PosixRlimitType::RlimitSigpending => Resource::Sigpending,
+                _ => return None,
+            };
+            Some((resource, limit.hard()))
+        });
+        Ok(Bounds { each: each.collect::<Result<_, _>>()?, together: together.collect() })
     }
 
     /// Lists what has to exist in the rootfs, beneath which nothing may be a link.
@@ -258,6 +292,19 @@ mod tests {
         }
         let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
         assert_eq!(namespaces.len(), 6);
+    }
+
+    #[test]
+    fn what_is_counted_is_bounded_by_the_namespace_of_users() {
+        let Bounds { mut each, together } = Template::embedded().unwrap().bounds().unwrap();
+        each.sort_unstable();
+        let names: Vec<_> = each.iter().map(|(name, _)| name.as_str()).collect();
+        let expected =
+            ["max_fanotify_groups", "max_inotify_instances", "max_inotify_watches", "max_user_namespaces"];
+        assert_eq!(names, expected);
+        assert_eq!(together.len(), 3);
+        // No runtime is to refuse the spec for them.
+        assert_eq!(*example(None).linux().as_ref().unwrap().sysctl(), None);
     }
 
     #[test]

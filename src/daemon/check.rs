@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use oci_spec::runtime::PosixRlimitType;
+
 use super::exit::{Exit, chain, complain, say};
 use super::isolation;
 use super::serve::read_config;
@@ -43,13 +45,14 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
 }
 
 /// What keeps sandboxes from the host and from one another, by the names of the findings.
-const OF_ISOLATION: [&str; 9] = [
+const OF_ISOLATION: [&str; 10] = [
     "memory.high",
     "memory.swap.max",
     "cpu.max",
     "user namespaces",
     "mapped workspaces",
     "ids of their own",
+    "core dumps",
     "security modules",
     "host",
     "gVisor",
@@ -309,6 +312,13 @@ fn kernel() -> Vec<Finding> {
             probe::inotify_instances(),
             "without user namespaces some dozens of development servers at once use up what all sandboxes share; with them, as many in one sandbox",
             "sysctl fs.inotify.max_user_instances=8192",
+            false,
+        ),
+        finding(
+            "core dumps",
+            probe::core_dumps(super::serve::hard_limit(PosixRlimitType::RlimitCore)),
+            "a crash in a sandbox starts, or asks, a program of the host's as root, which reads what a tenant has prepared",
+            "sysctl kernel.core_pattern=core; or, for a program in it, start the server with ulimit -c 1 or higher",
             false,
         ),
         finding(

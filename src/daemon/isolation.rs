@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::exit::Exit;
 use super::rootfs;
+use crate::bundle::Template;
 use crate::config::{Config, UserNamespaces};
 use crate::model::{Finding, IdBase};
 use crate::runtime::{Runtime, Support};
@@ -62,7 +63,11 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         UserNamespaces::Off => Err("user_namespaces is off".to_owned()),
         UserNamespaces::Auto | UserNamespaces::Require => {
             let workspaces = existing(&config.data_dir.join("workspaces"));
-            userns::probe(&ids_of_probe(config.id_base), &existing(&config.rootfs), &workspaces)
+            let bounds = Template::embedded().and_then(|template| template.bounds());
+            let probe = |bounds| {
+                userns::probe(&ids_of_probe(config.id_base), &existing(&config.rootfs), &workspaces, &bounds)
+            };
+            bounds.map_err(|e| e.to_string()).and_then(probe)
         }
     };
     let mapped = |found: fn(&userns::Support) -> bool| probed.as_ref().is_ok_and(found);

@@ -368,11 +368,12 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
 }
 
 /// The hard limits that bind this process, and so everything that it starts.
-fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
+pub(super) fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
     let held =
         caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false);
     let resource = match kind {
         _ if held => return None,
+        PosixRlimitType::RlimitCore => Resource::Core,
         PosixRlimitType::RlimitNofile => Resource::Nofile,
         PosixRlimitType::RlimitMemlock => Resource::Memlock,
         PosixRlimitType::RlimitSigpending => Resource::Sigpending,

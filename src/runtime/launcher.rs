@@ -28,15 +28,15 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use rustix::fs::{FileType, OFlags};
 
 use super::runsc;
-use crate::bundle::seccomp;
+use crate::bundle::{self, seccomp};
 use crate::protocol::{
     CONTROL_DESCRIPTOR, Decoder, LaunchReply, LaunchRequest, LaunchStep, LauncherRequest, NamespacesRequest,
     ProbeRequest, Stage, encode,
 };
 use crate::sys::clone::{self, Fork};
 use crate::sys::fs::{self as sysfs, Links};
-use crate::sys::userns::{self, Support};
-use crate::sys::{capabilities, identity, mount, process, seccomp as filter, signal, socket};
+use crate::sys::userns::{self, Bounds, Support};
+use crate::sys::{capabilities, identity, keyring, mount, process, seccomp as filter, signal, socket};
 
 /// Where a worker puts the netns, so that the spec can name it: `/proc/self/fd/4`.
 pub const NETNS_DESCRIPTOR: i32 = 4;
@@ -90,6 +90,8 @@ pub enum LauncherError {
     },
     #[error("compile the seccomp profile")]
     Seccomp(#[source] seccomp::SeccompError),
+    #[error("read the limits of the template")]
+    Template(#[source] bundle::BundleError),
 }
 
 /// Serves requests that arrive on standard input, a `SOCK_SEQPACKET` socket, until it ends.
@@ -107,6 +109,8 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
         ordinary: executor(seccomp::embedded().map_err(LauncherError::Seccomp)?),
         nested: executor(seccomp::nested().map_err(LauncherError::Seccomp)?),
     };
+    let template = bundle::Template::embedded().map_err(LauncherError::Template)?;
+    let bounds = template.bounds().map_err(LauncherError::Template)?;
 
     capabilities::keep(capabilities::LAUNCHER, capabilities::LAUNCHER)
         .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })
@@ -135,7 +139,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
             // The daemon is gone: nobody is left to launch for.
             Ok((0, _)) => return Ok(()),
             Ok((length, descriptors)) => {
-                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executors);
+                serve(buffer.get(..length).unwrap_or_default(), descriptors, &executors, &bounds);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(LauncherError::Setup { action: "receive a request", source }),
@@ -145,7 +149,7 @@ pub fn run(options: &Options) -> Result<(), LauncherError> {
 
 /// Forks a worker for one request. A request that makes no sense is dropped with its reply socket,
 /// which the daemon sees as the end of it.
-fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executors: &Executors) {
+fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executors: &Executors, bounds: &Bounds) {
     let mut decoder = Decoder::default();
     decoder.push(frame);
     let Ok(Some(request)) = decoder.take::<LauncherRequest>() else { return };
@@ -158,8 +162,8 @@ fn serve(frame: &[u8], descriptors: Vec<OwnedFd>, executors: &Executors) {
             let executor = if request.nested { &executors.nested } else { &executors.ordinary };
             serve_launch(&request, &reply, descriptors, executor);
         }
-        LauncherRequest::Namespaces(request) => in_worker(None, &reply, || namespaces(&request)),
-        LauncherRequest::Probe(request) => in_worker(None, &reply, || Ok(probe(&request).into())),
+        LauncherRequest::Namespaces(request) => in_worker(None, &reply, || namespaces(&request, bounds)),
+        LauncherRequest::Probe(request) => in_worker(None, &reply, || Ok(probe(&request, bounds).into())),
     }
 }
 
@@ -212,16 +216,16 @@ impl From<LaunchReply> for Answer {
 }
 
 /// Runs in the worker: makes the namespaces of a launch to come.
-fn namespaces(request: &NamespacesRequest) -> Result<Answer, LaunchReply> {
+fn namespaces(request: &NamespacesRequest, bounds: &Bounds) -> Result<Answer, LaunchReply> {
     let make = || {
         let made = if request.nested {
-            userns::make_bounded(&request.processes, NAMESPACES_MAX)?
+            userns::make_bounded(&request.processes, NAMESPACES_MAX, bounds)?
         } else {
-            userns::make(&request.processes, true)?
+            userns::make(&request.processes, true, bounds)?
         };
         let mut descriptors: Vec<_> = std::iter::once(made.user).chain(made.network).collect();
         if !request.workspace.is_empty() {
-            descriptors.push(userns::make(&request.workspace, false)?.user);
+            descriptors.push(userns::make(&request.workspace, false, &Bounds::default())?.user);
         }
         Ok(Answer { reply: LaunchReply::Namespaces, descriptors })
     };
@@ -229,8 +233,8 @@ fn namespaces(request: &NamespacesRequest) -> Result<Answer, LaunchReply> {
 }
 
 /// Runs in the worker.
-fn probe(request: &ProbeRequest) -> LaunchReply {
-    match userns::probe(&request.ids, &request.rootfs, &request.workspaces) {
+fn probe(request: &ProbeRequest, bounds: &Bounds) -> LaunchReply {
+    match userns::probe(&request.ids, &request.rootfs, &request.workspaces, bounds) {
         Ok(Support { maps_rootfs, maps_workspaces }) => {
             LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces }
         }
@@ -320,6 +324,8 @@ fn launch(
     }
     // Those of whoever started the daemon would be kept, and nothing inside takes them away.
     identity::leave_groups().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
+    // The same with its keys, which `sandbox-init` would have on its session keyring.
+    keyring::leave().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
     // libcontainer waits for its intermediate process by itself.
     signal::keep_children().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
     if let Some((runsc, workspace)) = request.runsc.as_ref().zip(workspace) {

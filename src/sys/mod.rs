@@ -21,6 +21,8 @@ pub mod fs;
 pub mod furnish;
 pub mod identity;
 #[cfg(feature = "daemon")]
+pub mod keyring;
+#[cfg(feature = "daemon")]
 pub mod memory;
 #[cfg(feature = "daemon")]
 pub mod mount;

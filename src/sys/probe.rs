@@ -103,6 +103,24 @@ pub fn host() -> Result<String, String> {
     }
 }
 
+/// Whom the kernel gives the memory of what crashes in a sandbox; `limit` is the highest `RLIMIT_CORE` that it can be
+/// given — man 5 core.
+///
+/// # Errors
+/// Somebody.
+pub fn core_dumps(limit: Option<u64>) -> Result<String, String> {
+    let pattern = read("/proc/sys/kernel/core_pattern")?;
+    match pattern.get(..1) {
+        Some("|") if limit == Some(0) => {
+            Err(format!("the hard RLIMIT_CORE is 0, with which the kernel starts {pattern}"))
+        }
+        // Linux 6.16 and newer; it does not look at the limit there.
+        Some("@") => Err(format!("core_pattern is a socket: {pattern}")),
+        Some("|") => Ok("none of sandboxes, though core_pattern is a program".to_owned()),
+        _ => Ok("none of sandboxes".to_owned()),
+    }
+}
+
 /// # Errors
 /// There is none.
 pub fn swap() -> Result<String, String> {

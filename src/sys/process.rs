@@ -351,8 +351,8 @@ pub fn raise_hard_limits() {
     let files =
         std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     let files = files.map(|maximum| (Resource::Nofile, Some(maximum)));
-    let others =
-        [Resource::Memlock, Resource::Sigpending, Resource::Msgqueue].map(|resource| (resource, None));
+    let others = [Resource::Core, Resource::Memlock, Resource::Sigpending, Resource::Msgqueue];
+    let others = others.map(|resource| (resource, None));
     for (resource, maximum) in others.into_iter().chain(files) {
         let current = getrlimit(resource).current;
         let _refused: rustix::io::Result<()> = setrlimit(resource, Rlimit { current, maximum });

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitiesSecureBits, UnshareFlags};
 
 use super::clone::{self, Fork};
@@ -23,6 +23,25 @@ pub type Extent = (u32, u32, u32);
 const MAP_ME: &[u8] = b"m";
 /// Rides with the inner namespaces; anything else says why there are none.
 const MADE: &[u8] = b"d";
+
+/// What the users of a namespace may have of what the kernel counts for users.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// Each of them: name and value of settings beneath `/proc/sys/user`.
+    pub each: Vec<(String, u32)>,
+    /// All of them together. As with processes, who makes the namespace has them: man 7 user_namespaces does not say so,
+    /// `set_userns_rlimit_max` in `kernel/user_namespace.c` does.
+    pub together: Vec<(Resource, u64)>,
+}
+
+impl Bounds {
+    /// The same for a namespace in which further ones may be made, of which there is another bound.
+    #[must_use]
+    pub fn but_for_namespaces(&self) -> Self {
+        let each = self.each.iter().filter(|(name, _)| !name.ends_with("_namespaces"));
+        Self { each: each.cloned().collect(), together: self.together.clone() }
+    }
+}
 
 /// A user namespace, and a network namespace that belongs to it.
 #[derive(Debug)]
@@ -49,11 +68,11 @@ pub struct Support {
 ///
 /// # Errors
 /// The kernel's, with the step's name.
-pub fn make(ids: &[Extent], has_network: bool) -> io::Result<Namespaces> {
-    make_owned(ids, has_network, ids.first().map_or(0, |&(_, outside, _)| outside))
+pub fn make(ids: &[Extent], has_network: bool, bounds: &Bounds) -> io::Result<Namespaces> {
+    make_owned(ids, has_network, ids.first().map_or(0, |&(_, outside, _)| outside), bounds)
 }
 
-fn make_owned(ids: &[Extent], has_network: bool, owner: u32) -> io::Result<Namespaces> {
+fn make_owned(ids: &[Extent], has_network: bool, owner: u32, bounds: &Bounds) -> io::Result<Namespaces> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     match step("fork", clone::fork_into(None))? {
@@ -61,7 +80,7 @@ fn make_owned(ids: &[Extent], has_network: bool, owner: u32) -> io::Result<Names
             drop(ours);
             let mut spaces = UnshareFlags::NEWUSER;
             spaces.set(UnshareFlags::NEWNET, has_network);
-            clone::exit_now(stay_in(spaces, owner, &theirs))
+            clone::exit_now(stay_in(spaces, owner, bounds, &theirs))
         }
         Fork::Parent(pid) => {
             drop(theirs);
@@ -81,14 +100,14 @@ fn make_owned(ids: &[Extent], has_network: bool, owner: u32) -> io::Result<Names
 ///
 /// # Errors
 /// As [`make`].
-pub fn make_bounded(ids: &[Extent], bounds: &[(&str, u32)]) -> io::Result<Namespaces> {
+pub fn make_bounded(ids: &[Extent], most: &[(&str, u32)], bounds: &Bounds) -> io::Result<Namespaces> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     let owner = ids.first().map_or(0, |&(_, outside, _)| outside);
     match step("fork", clone::fork_into(None))? {
         Fork::Child => {
             drop(ours);
-            clone::exit_now(i32::from(enclose(owner, &theirs, ids, bounds).is_err()))
+            clone::exit_now(i32::from(enclose(owner, &theirs, ids, (most, bounds)).is_err()))
         }
         Fork::Parent(pid) => {
             drop(theirs);
@@ -102,9 +121,14 @@ pub fn make_bounded(ids: &[Extent], bounds: &[(&str, u32)]) -> io::Result<Namesp
 
 /// In the child: becomes the first user of the outer namespace, and makes the inner one from there: nobody else may
 /// write its map.
-fn enclose(owner: u32, socket: &OwnedFd, ids: &[Extent], bounds: &[(&str, u32)]) -> io::Result<()> {
+fn enclose(
+    owner: u32,
+    socket: &OwnedFd,
+    ids: &[Extent],
+    (most, bounds): (&[(&str, u32)], &Bounds),
+) -> io::Result<()> {
     let inner = || -> io::Result<Namespaces> {
-        unshare_as(owner, UnshareFlags::NEWUSER)?;
+        unshare_as(owner, UnshareFlags::NEWUSER, &Bounds::default())?;
         super::socket::send(socket, MAP_ME, &[])?;
         // By the answer the map is written.
         if super::socket::receive(socket, &mut [0])?.0 == 0 {
@@ -112,11 +136,11 @@ fn enclose(owner: u32, socket: &OwnedFd, ids: &[Extent], bounds: &[(&str, u32)])
         }
         // Changing ids has taken it away, and with it the right to write what is a child's in /proc.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
-        for (kind, most) in bounds {
+        for (kind, most) in most {
             let path = format!("/proc/sys/user/max_{kind}_namespaces");
             step("bound the namespaces", fs::write(path, most.to_string()))?;
         }
-        make_owned(ids, true, owner)
+        make_owned(ids, true, owner, &bounds.but_for_namespaces())
     };
     match inner() {
         Ok(made) => {
@@ -152,8 +176,8 @@ fn enclosed(pid: i32, socket: &OwnedFd, ids: &[Extent]) -> io::Result<Namespaces
 }
 
 /// In the child: unshares, says how that went, and stays until it has been looked at; the exit status.
-fn stay_in(spaces: UnshareFlags, owner: u32, socket: &OwnedFd) -> i32 {
-    let unshared = unshare_as(owner, spaces);
+fn stay_in(spaces: UnshareFlags, owner: u32, bounds: &Bounds, socket: &OwnedFd) -> i32 {
+    let unshared = unshare_as(owner, spaces, bounds);
     let errno = unshared.err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
     if super::socket::send(socket, &errno.to_ne_bytes(), &[]).is_err() {
         return 1;
@@ -163,7 +187,7 @@ fn stay_in(spaces: UnshareFlags, owner: u32, socket: &OwnedFd) -> i32 {
 }
 
 /// Makes namespaces as somebody else.
-fn unshare_as(owner: u32, spaces: UnshareFlags) -> io::Result<()> {
+fn unshare_as(owner: u32, spaces: UnshareFlags, bounds: &Bounds) -> io::Result<()> {
     // Some kernels ask for a capability to make one, which changing ids would take away.
     rustix::thread::set_capabilities_secure_bits(
         rustix::thread::capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP,
@@ -171,8 +195,24 @@ fn unshare_as(owner: u32, spaces: UnshareFlags) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    for (resource, most) in &bounds.together {
+        let maximum = rustix::process::getrlimit(*resource).maximum;
+        let current = Some(maximum.map_or(*most, |maximum| maximum.min(*most)));
+        rustix::process::setrlimit(*resource, Rlimit { current, maximum })?;
+    }
     // SAFETY: the process has one thread, and no descriptor is unshared.
-    Ok(unsafe { rustix::thread::unshare_unsafe(spaces) }?)
+    unsafe { rustix::thread::unshare_unsafe(spaces) }?;
+    bounds.each.iter().try_for_each(|(name, most)| bound(name, *most))
+}
+
+/// Sets what each user of the caller's own namespace may have. Whoever is to be bound by it is in no position to set it
+/// again: that takes `CAP_SYS_RESOURCE` there.
+fn bound(name: &str, most: u32) -> io::Result<()> {
+    match fs::write(Path::new("/proc/sys/user").join(name), most.to_string()) {
+        // What a kernel does not have it need not count.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// In the parent: writes the maps of the child's namespace and takes hold of it.
@@ -212,8 +252,8 @@ fn map_ids(pid: i32, ids: &[Extent]) -> io::Result<()> {
 ///
 /// # Errors
 /// Why there can be none.
-pub fn probe(ids: &[Extent], rootfs: &Path, workspaces: &Path) -> Result<Support, String> {
-    let spaces = make(ids, true).map_err(|e| e.to_string())?;
+pub fn probe(ids: &[Extent], rootfs: &Path, workspaces: &Path, bounds: &Bounds) -> Result<Support, String> {
+    let spaces = make(ids, true, bounds).map_err(|e| e.to_string())?;
     mounts_inside(&spaces).map_err(|e| format!("mount proc and sysfs inside: {e}"))?;
     let maps = |path: &Path| mount::detached_at(path, Some(spaces.user.as_fd())).is_ok();
     Ok(Support { maps_rootfs: maps(rootfs), maps_workspaces: maps(workspaces) })

@@ -214,7 +214,6 @@ fn advise_init() -> bool {
 
 fn limits(report: &mut Report) {
     for (name, resource, most) in [
-        ("RLIMIT_CORE", libc::RLIMIT_CORE, 0),
         ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE, 65_536),
         ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK, 8 << 20),
         ("RLIMIT_MSGQUEUE", libc::RLIMIT_MSGQUEUE, 819_200),
@@ -225,12 +224,48 @@ fn limits(report: &mut Report) {
         let (_, hard) = kernel::limit(resource);
         report.check(hard <= most, "limit", format_args!("{name} may be {hard}"));
     }
+    // The kernel starts no program for the core of a process with exactly this, whatever the host's core_pattern says.
+    let core = kernel::limit(libc::RLIMIT_CORE);
+    report.check(core == (1, 1), "limit", format_args!("RLIMIT_CORE is {core:?}"));
+    for (name, by) in [("setrlimit", set_core as fn(u64) -> bool), ("prlimit64", prlimit_core)] {
+        for bytes in [0, 4096, libc::RLIM_INFINITY] {
+            let changed = kernel::in_child(|| if by(bytes) { Ok(()) } else { Err(libc::EPERM) });
+            report.check(
+                changed != kernel::Outcome::Done,
+                "limit",
+                format_args!("RLIMIT_CORE is set to {bytes} by {name}"),
+            );
+        }
+    }
     let realtime = kernel::attempt(libc::SYS_sched_setscheduler, [0, 1, [1_u32].as_ptr() as u64, 0, 0, 0]);
     report.check(realtime != kernel::Outcome::Done, "limit", "real-time scheduling is granted");
     let nice = kernel::attempt(libc::SYS_setpriority, [0, 0, (-20_i64).cast_unsigned(), 0, 0, 0]);
     report.check(nice != kernel::Outcome::Done, "limit", "a higher priority is granted");
     let own_score = fs::write("/proc/self/oom_score_adj", "-999");
     report.check(own_score.is_err(), "memory", "oom_score_adj can be lowered");
+}
+
+/// Whether the limit is another one then; what the call says of it does not count.
+fn set_core(bytes: u64) -> bool {
+    // The kernel looks at the lower half of the first argument alone.
+    for resource in [libc::RLIMIT_CORE.into(), u64::from(libc::RLIMIT_CORE) | 1 << 32] {
+        let _ignored: std::io::Result<i64> =
+            kernel::raw(libc::SYS_setrlimit, [resource, [bytes; 2].as_ptr() as u64, 0, 0, 0, 0]);
+    }
+    kernel::limit(libc::RLIMIT_CORE) != (1, 1)
+}
+
+fn prlimit_core(bytes: u64) -> bool {
+    let (new, mut old) = ([bytes; 2], [0_u64; 2]);
+    for resource in [libc::RLIMIT_CORE.into(), u64::from(libc::RLIMIT_CORE) | 1 << 32] {
+        for process in [0, u64::from(std::process::id())] {
+            for old in [0, old.as_mut_ptr() as u64] {
+                let _ignored: std::io::Result<i64> =
+                    kernel::raw(libc::SYS_prlimit64, [process, resource, new.as_ptr() as u64, old, 0, 0]);
+            }
+        }
+    }
+    kernel::limit(libc::RLIMIT_CORE) != (1, 1)
 }
 
 fn read(path: &str) -> String {

@@ -4,6 +4,8 @@ mod apps;
 mod browser;
 mod cli;
 mod clocks;
+mod cores;
+mod counted;
 mod crash;
 mod disks;
 mod escapes;
@@ -46,6 +48,8 @@ pub(crate) fn all() -> Vec<Test> {
         isolation::TESTS,
         userns::TESTS,
         nested::TESTS,
+        cores::TESTS,
+        counted::TESTS,
         limits::TESTS,
         probe::TESTS,
         escapes::TESTS,

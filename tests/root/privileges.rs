@@ -89,7 +89,7 @@ fn held() {
 
 fn required() {
     // Everything that a machine for tests may lack, but what is made to lack here.
-    let accepted = "memory.high,memory.swap.max,cpu.max,user namespaces,mapped workspaces,ids of their own,security modules,gVisor";
+    let accepted = "memory.high,memory.swap.max,cpu.max,user namespaces,mapped workspaces,ids of their own,core dumps,security modules,gVisor";
     let contained = ["unshare", "--pid", "--fork", "--mount-proc"];
     let mut server =
         Server::prepare(&[("SANDBOXD_REQUIRE_ISOLATION", "true"), ("SANDBOXD_ISOLATION_WAIVERS", accepted)]);

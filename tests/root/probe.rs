@@ -445,10 +445,21 @@ const WEAKNESSES: &[Weakness] = &[
         ],
     ),
     (
-        "core dumps",
+        "no limits",
         |s| set(s, "/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024 }])),
-        &["limit: RLIMIT_SIGPENDING"],
+        &["limit: RLIMIT_CORE is ", "limit: RLIMIT_SIGPENDING"],
     ),
+    (
+        "no core file, but a program for it",
+        |s| {
+            let limits = s["process"]["rlimits"].as_array_mut().unwrap();
+            limits.retain(|limit| limit["type"] != "RLIMIT_CORE");
+            limits.push(json!({ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }));
+        },
+        &["limit: RLIMIT_CORE is (0, 0)"],
+    ),
+    ("setrlimit permitted", |s| permit(s, "setrlimit"), &["limit: RLIMIT_CORE is set to 0 by setrlimit"]),
+    ("prlimit64 permitted", |s| permit(s, "prlimit64"), &["limit: RLIMIT_CORE is set to 0 by prlimit64"]),
     ("last to be killed", |s| set(s, "/process/oomScoreAdj", json!(0)), &["memory: oom_score_adj is 0"]),
     (
         "a variable of ours",
