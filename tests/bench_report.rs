@@ -8,7 +8,7 @@ mod report;
 mod stats;
 
 use plot::{LEFT, RIGHT, load_svg, svg, x};
-use report::{COLD, OURS, Rate, Results, figure, goals, json, markdown, text};
+use report::{ALL_MEASURES, COLD, Measure, OURS, Rate, Results, figure, goals, json, markdown, text};
 use stats::{Burst, Crowd, Load, Operation, PerSandbox, Sample, Summary, Throughput};
 
 #[test]
@@ -30,6 +30,7 @@ fn every_sample_is_drawn_once() {
 }
 
 fn results() -> Results {
+    let summary = |p50| Summary { count: 3, p50, p95: 9.0, p99: 9.0, max: 9.0 };
     let sample = |contender, operation, milliseconds| Sample { contender, operation, round: 0, milliseconds };
     Results {
         contenders: vec![OURS, "docker"],
@@ -54,6 +55,12 @@ fn results() -> Results {
             crowds: vec![Crowd { live: 0, p50: 9.0, p95: 12.0 }, Crowd { live: 500, p50: 10.0, p95: 14.5 }],
             ..Load::new(COLD)
         }],
+        isolation: vec![Measure {
+            kind: "start, ms",
+            name: ALL_MEASURES.to_owned(),
+            without: summary(1.0),
+            with: summary(2.5),
+        }],
         daemon_rss: Some(50 << 20),
         not_measured: vec![("crun".to_owned(), "not installed".to_owned())],
     }
@@ -71,6 +78,10 @@ fn the_table_lines_up_and_names_what_is_missing() {
         "{text}"
     );
     assert!(text.contains("not measured: crun: not installed\n"), "{text}");
+    assert!(
+        text.contains("start, ms  all that sandboxes have  3     1.00  2.50  1.50            2.50\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -78,6 +89,7 @@ fn goals_are_met_missed_or_not_measured() {
     let verdicts: Vec<_> = goals(&results()).iter().map(|goal| (goal.name, goal.verdict())).collect();
     assert!(verdicts.contains(&("exec true, p50", "met")));
     assert!(verdicts.contains(&("stop, p50", "MISSED")));
+    assert!(verdicts.contains(&("isolation at the start, all measures, p50", "met")));
     assert!(verdicts.contains(&("purge, p50", "not measured")));
     assert!(verdicts.contains(&("RSS of the daemon", "MISSED")));
     assert!(verdicts.contains(&("PSS of an idle sandbox", "met")));

@@ -11,6 +11,8 @@
 mod bubblewrap;
 mod docker;
 mod files;
+mod isolation;
+mod landlock;
 mod load;
 mod machine;
 mod memory;
@@ -86,6 +88,17 @@ struct Options {
     /// Its process
     #[arg(long, value_name = "PID")]
     cold_pid: Option<u32>,
+    /// The same as the latter, without user namespaces
+    #[arg(long, value_name = "URL", requires = "cold_url")]
+    plain_url: Option<String>,
+    #[arg(long, env = "SANDBOXD_PLAIN_TOKEN", hide_env_values = true)]
+    plain_token: Option<String>,
+    /// Measures what isolation costs, and nothing else
+    #[arg(long)]
+    isolation: bool,
+    /// What becomes the first process of a sandbox, for that
+    #[arg(long, env = "SANDBOXD_INIT", value_name = "FILE")]
+    init: Option<PathBuf>,
     /// The most live sandboxes among which a create is timed; 0 leaves out everything under load
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=4_000))]
     crowd: u32,
@@ -264,6 +277,11 @@ fn compare(options: &Options) -> Result<ExitCode, Trouble> {
     let scratch = Scratch::make()?;
     let mut results = Results::default();
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    isolation_costs(options, &scratch, &mut results)?;
+    if options.isolation {
+        publish(options, started, &results)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut contenders = contenders(options, &scratch, &mut results)?;
     let measured = measure(options, &mut contenders, &mut results);
     let loaded = measured.and_then(|()| loads(options, &mut results));
@@ -281,6 +299,26 @@ fn compare(options: &Options) -> Result<ExitCode, Trouble> {
         return Ok(EX_UNAVAILABLE.into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Measures what each measure costs that keeps sandboxes apart.
+fn isolation_costs(options: &Options, scratch: &Scratch, results: &mut Results) -> Result<(), Trouble> {
+    let (Some(init), Some(rootfs)) = (&options.init, &options.rootfs) else {
+        let needs = "needs --init and --rootfs, on this machine".to_owned();
+        results.not_measured.push(("what isolation costs".to_owned(), needs));
+        return Ok(());
+    };
+    // They are short, and differ by little.
+    let rounds = if options.quick { 5 } else { options.rounds.max(200) };
+    let workspace = options.data_dir.as_ref().unwrap_or(&scratch.workspace);
+    let missing = &mut results.not_measured;
+    results.isolation = isolation::measure(rounds, (init, rootfs, workspace), missing)?;
+    if let (Some(url), Some((_, with, _))) = (&options.plain_url, servers(options).pop()) {
+        let (url, token) = (url.clone(), options.plain_token.clone());
+        let without = Server { url, token, ..with.clone() };
+        results.isolation.extend(isolation::creates(rounds.min(100), [&without, &with])?);
+    }
+    Ok(())
 }
 
 /// The servers that are measured, with their processes.
@@ -520,21 +558,24 @@ fn publish(options: &Options, started: u64, results: &Results) -> Result<(), Tro
     if let (Value::Object(document), Value::Object(found)) = (&mut document, report::json(results)) {
         document.extend(found);
     }
-    let files = [
-        ("results.json", format!("{document:#}\n")),
-        ("results.svg", plot::svg(&results.samples, &results.contenders)),
-        ("load.svg", plot::load_svg(&results.loads)),
-        ("results.md", report::markdown(results)),
-    ];
+    let (document, tables) = (format!("{document:#}\n"), report::markdown(results));
+    let files = if options.isolation {
+        vec![("isolation.json", document), ("isolation.md", tables)]
+    } else {
+        vec![
+            ("results.json", document),
+            ("results.svg", plot::svg(&results.samples, &results.contenders)),
+            ("load.svg", plot::load_svg(&results.loads)),
+            ("results.md", tables),
+        ]
+    };
     fs::create_dir_all(&options.out).map_err(|e| Trouble::because("make the directory for results", &e))?;
     for (name, text) in files {
         fs::write(options.out.join(name), text).map_err(|e| Trouble::because("write results", &e))?;
     }
-    let text = format!(
-        "{}\nwritten: {}/results.{{json,svg,md}} and load.svg\n",
-        report::text(results),
-        options.out.display()
-    );
+    let written =
+        if options.isolation { "isolation.{json,md}" } else { "results.{json,svg,md} and load.svg" };
+    let text = format!("{}\nwritten: {}/{written}\n", report::text(results), options.out.display());
     // A reader that went away has what it wanted; the files are there.
     io::stdout().write_all(text.as_bytes()).ok();
     Ok(())

@@ -8,6 +8,8 @@ use super::stats::{Load, Operation, PerSandbox, Sample, Summary};
 pub(crate) const OURS: &str = "sandboxd";
 /// The same without anything made ahead.
 pub(crate) const COLD: &str = "sandboxd, no pool";
+/// The measure of isolation at the start that is all of them.
+pub(crate) const ALL_MEASURES: &str = "all that sandboxes have";
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Everything one run found out.
@@ -18,6 +20,7 @@ pub(crate) struct Results {
     pub(crate) rates: Vec<Rate>,
     pub(crate) memory: Vec<PerSandbox>,
     pub(crate) loads: Vec<Load>,
+    pub(crate) isolation: Vec<Measure>,
     /// RSS of the server's process, in bytes.
     pub(crate) daemon_rss: Option<u64>,
     /// What was not measured, and why.
@@ -30,6 +33,23 @@ pub(crate) struct Rate {
     pub(crate) contender: &'static str,
     pub(crate) clients: u32,
     pub(crate) per_second: f64,
+}
+
+/// A measure of isolation, or a system call under one: the same without it and with it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Measure {
+    /// Of what, and in which unit.
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) without: Summary,
+    pub(crate) with: Summary,
+}
+
+impl Measure {
+    /// What it costs, by the medians.
+    fn cost(&self) -> f64 {
+        self.with.p50 - self.without.p50
+    }
 }
 
 /// A figure to reach.
@@ -111,6 +131,12 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
         times("upload ÷ cp + sync, p50", Operation::Upload, "cp + sync", 1.67),
         times("download ÷ cp, p50", Operation::Download, "cp, tar x", 1.67),
         times("10,000 small files in ÷ tar x, p50", Operation::TreeIn, "cp, tar x", 2.0),
+        most(
+            "isolation at the start, all measures, p50",
+            2.0,
+            "ms",
+            results.isolation.iter().find(|m| m.name == ALL_MEASURES).map(Measure::cost),
+        ),
         size("RSS of the daemon", 40.0, results.daemon_rss),
         size("PSS of an idle sandbox", 1.0, idle.map(PerSandbox::process_bytes)),
         size("kernel memory of an idle sandbox", 2.0, idle.and_then(|m| m.kernel)),
@@ -174,12 +200,17 @@ pub(crate) fn json(results: &Results) -> Value {
             "idle_percent": l.idle_percent,
         })
     });
+    let isolation = results.isolation.iter().map(|m| {
+        let of = |s: Summary| json!({"p50": s.p50, "p95": s.p95, "max": s.max});
+        json!({"of": m.kind, "measure": m.name, "n": m.without.count, "without": of(m.without), "with": of(m.with)})
+    });
     let not_measured =
         results.not_measured.iter().map(|(what, why)| json!({"contender": what, "reason": why}));
     json!({
         "rows": samples.collect::<Vec<_>>(),
         "rates": rates.collect::<Vec<_>>(),
         "loads": loads.collect::<Vec<_>>(),
+        "isolation": isolation.collect::<Vec<_>>(),
         "memory_per_idle_sandbox": memory.collect::<Vec<_>>(),
         "daemon_rss_bytes": results.daemon_rss,
         "goals": goals.collect::<Vec<_>>(),
@@ -191,7 +222,10 @@ pub(crate) fn json(results: &Results) -> Value {
 type Section = (&'static str, Vec<Vec<String>>);
 
 fn sections(results: &Results) -> Vec<Section> {
-    let mut sections = vec![("Times in milliseconds", times(results))];
+    let mut sections = Vec::new();
+    if !results.samples.is_empty() {
+        sections.push(("Times in milliseconds", times(results)));
+    }
     if !results.rates.is_empty() {
         sections.push(("Creates per second", rates(results)));
     }
@@ -202,8 +236,27 @@ fn sections(results: &Results) -> Vec<Section> {
     if !results.memory.is_empty() {
         sections.push(("Memory of one idle sandbox, in MiB", memory(results)));
     }
-    sections.push(("Goals", goal_rows(results)));
+    if !results.isolation.is_empty() {
+        sections.push(("What isolation costs, p50", isolation(results)));
+    }
+    if !results.samples.is_empty() {
+        sections.push(("Goals", goal_rows(results)));
+    }
     sections
+}
+
+fn isolation(results: &Results) -> Vec<Vec<String>> {
+    let mut rows = vec![row(&["of", "measure", "n", "without", "with", "cost", "with ÷ without"])];
+    let mut last = "";
+    for measure in &results.isolation {
+        let kind = if measure.kind == last { "" } else { measure.kind };
+        last = measure.kind;
+        let Summary { p50: without, count, .. } = measure.without;
+        let with = measure.with.p50;
+        let [before, after, cost, ratio] = [without, with, measure.cost(), with / without].map(figure);
+        rows.push(row(&[kind, &measure.name, &count.to_string(), &before, &after, &cost, &ratio]));
+    }
+    rows
 }
 
 fn times(results: &Results) -> Vec<Vec<String>> {
