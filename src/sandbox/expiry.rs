@@ -31,7 +31,6 @@ const NETWORK_INTERVAL: Duration = Duration::from_secs(15);
 /// Puts idle sandboxes to sleep, and records when each was used last.
 pub(super) async fn watch_idle(supervisor: Supervisor, mut clock: Clock) {
     let shared = &supervisor.shared;
-    clock.note(shared).await;
     if shared.config.idle_interval.is_zero() {
         return;
     }

@@ -220,8 +220,10 @@ impl Supervisor {
         shared.check_rootfs()?;
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
-        let clock = Clock::find(&supervisor.shared.config.run_dir);
+        let mut clock = Clock::find(&supervisor.shared.config.run_dir);
         reconcile::run(&supervisor, clock.translated(contents.records), contents.retired).await?;
+        // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
+        clock.note(&supervisor.shared).await;
         supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
         supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone(), clock));
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
