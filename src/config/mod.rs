@@ -189,7 +189,7 @@ mod tests {
             ("SANDBOXD_IDLE_TRESHOLD_SECONDS", "5"),
             ("SANDBOXD_API_TOKENS", "ci=short"),
             ("SANDBOXD_MEM_EMERGENCY_PCT", "50"),
-            ("SANDBOXD_RUNTIME", "runsc"),
+            ("SANDBOXD_RUNTIME", "crun"),
         ])
         .unwrap_err();
         assert_eq!(error.0.len(), 6, "{error}");
@@ -202,6 +202,8 @@ mod tests {
     fn settings_of_the_former_product_are_accepted() {
         let config = parse(&[("SANDBOXD_NETWORK", "x"), ("SANDBOXD_USERNS", "y")]).unwrap();
         assert_eq!(config.ignored, ["network", "userns"]);
+        let tier = |runtime| parse(&[("SANDBOXD_RUNTIME", runtime)]).unwrap().min_isolation;
+        assert_eq!((tier(""), tier("runsc")), (Isolation::Container, Isolation::Gvisor));
     }
 
     #[test]

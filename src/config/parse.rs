@@ -39,7 +39,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         api_tokens: p.tokens(),
         require_isolation: p.flag("require_isolation"),
         isolation_waivers: p.list("isolation_waivers"),
-        min_isolation: p.value("min_isolation"),
+        min_isolation: p.min_isolation(),
         token_min_isolation: p.minimums(),
         nested_namespaces: p.flag("nested_namespaces"),
         api_auth_disabled: p.flag("api_auth_disabled"),
@@ -243,6 +243,19 @@ impl Parser<'_> {
         tokens
     }
 
+    /// What the former product calls a runtime demands the same.
+    fn min_isolation(&mut self) -> Isolation {
+        let least: Isolation = self.value("min_isolation");
+        match self.text("runtime").as_str() {
+            "" => least,
+            "runsc" => least.max(Isolation::Gvisor),
+            _ => {
+                self.complain("runtime", "is runsc, which is the same as min_isolation = gvisor, or empty");
+                least
+            }
+        }
+    }
+
     fn minimums(&mut self) -> Vec<(String, Isolation)> {
         let mut minimums = Vec::new();
         for entry in self.list("token_min_isolation") {
@@ -281,9 +294,6 @@ impl Parser<'_> {
         let is_key = |name: &str| name == OWN_KEY || config.api_tokens.iter().any(|(known, _)| known == name);
         if config.token_min_isolation.iter().any(|(name, _)| !is_key(name)) {
             self.complain("token_min_isolation", "names a key that api_tokens does not have");
-        }
-        if self.given("runtime").is_some() {
-            self.complain("runtime", "only the built-in runtime is supported; leave it empty");
         }
         if let Some(bundle) = config.ca_bundle.as_ref().filter(|b| !b.is_file()) {
             self.complain("ca_bundle", &format!("there is no file {}", bundle.display()));

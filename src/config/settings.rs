@@ -193,7 +193,11 @@ pub const SETTINGS: &[Setting] = &[
         "runsc",
         "gVisor's program, for sandboxes with isolation \"gvisor\": a path, or a name that is looked for in PATH",
     ),
-    setting("runtime", "", "how sandboxes are isolated; only the default, empty, is supported"),
+    setting(
+        "runtime",
+        "",
+        "of the former product: runsc, which is the same as min_isolation = gvisor, or empty",
+    ),
     setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),
     setting("processes_max", "512", "how many processes clients may have running in one sandbox at once"),
     setting(
