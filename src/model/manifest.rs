@@ -197,7 +197,15 @@ pub fn is_process_name(name: &str) -> bool {
 
 /// The first line of a parser's message, bounded: the rest is a picture of the tenant's text.
 fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().chars().take(300).collect()
+    message
+        .strip_prefix("error: ")
+        .unwrap_or(message)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]

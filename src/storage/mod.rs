@@ -31,7 +31,7 @@ mod watch;
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -172,7 +172,10 @@ impl Storage {
     ) -> Result<Prepared, StorageError> {
         let target = self.workspace_path(id);
         if target.symlink_metadata().is_ok() {
-            sysfs::open_directory(&target).map_err(StorageError::at("open the workspace", &target))?;
+            let workspace = sysfs::open_directory(&target);
+            let workspace = workspace.map_err(StorageError::at("open the workspace", &target))?;
+            // Commands begin there, and a tenant may have removed it. What is there instead is theirs to see to.
+            let _ignored: io::Result<(OwnedFd, bool)> = place::make_directories(&workspace, APP);
             return Ok(Prepared::Existing);
         }
         let template = template.filter(|t| !t.is_blank()).map(|t| self.template(t)).transpose()?;

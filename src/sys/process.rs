@@ -166,12 +166,11 @@ fn start(
     Ok(pid)
 }
 
-/// `access(path, X_OK)` — man 2 access: whether a process could begin in this directory. What is closed to the
-/// caller is not to root of a sandbox.
+/// `stat(path/.)` — man 2 stat: whether a process could begin in this directory. What is closed to the caller is
+/// not to root of a sandbox.
 pub fn can_be_entered(directory: &str, by_root: bool) -> bool {
-    match std::fs::metadata(directory) {
-        Ok(found) if by_root => found.is_dir(),
-        Ok(found) => found.is_dir() && rustix::fs::access(directory, rustix::fs::Access::EXEC_OK).is_ok(),
+    match std::fs::metadata(std::path::Path::new(directory).join(".")) {
+        Ok(_) => true,
         Err(error) => by_root && error.kind() == io::ErrorKind::PermissionDenied,
     }
 }

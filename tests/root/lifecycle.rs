@@ -72,6 +72,14 @@ fn exec_reports() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     std::thread::sleep(Duration::from_millis(500));
     server.sh(&id, "kill -0 $(cat pid)");
+    // A tenant who removes the directory in which commands begin is told so, and finds it again at the next start.
+    server.sh(&id, "rm -rf ~/workspace");
+    let ls =
+        || server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["ls", "-d", "app"] })).json();
+    assert!(ls()["stderr"].as_str().unwrap().starts_with("the working directory /home/sandbox/workspace: "));
+    assert_eq!(server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null).status, 200);
+    assert_eq!(ls()["stdout"], "app\n");
+    assert_eq!(server.put(&id, "again", b"x").status, 200);
     // 20 MB go through whole.
     let large = server.api(
         "POST",

@@ -130,6 +130,8 @@ fn bad_requests() {
             "the working directory /no/such/directory: ",
         ),
         (json!({ "cmd": ["ls"], "cwd": "/etc/passwd" }), 126, "the working directory /etc/passwd: "),
+        (json!({ "cmd": ["ls"], "cwd": "/root" }), 126, "the working directory /root: "),
+        (json!({ "cmd": ["no-such-program"], "cwd": "/root", "user": "root" }), 127, "no-such-program: "),
         (json!({ "cmd": ["no-such-program"] }), 127, "no-such-program: "),
         (json!({ "cmd": ["/etc/passwd"], "cwd": "/tmp" }), 126, "/etc/passwd: "),
     ] {

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("cli::shell_is_a_terminal_with_everything", shell),
     ("cli::the_terminal_is_given_back_on_every_way_out", given_back),
     ("cli::colours_are_for_terminals_that_want_them", colours),
+    ("cli::a_copy_shows_how_far_it_is_to_whoever_looks", progress),
 ];
 
 fn shell() {
@@ -35,13 +36,13 @@ fn shell() {
     });
     // Keys that are signals are for the processes on the other side.
     terminal.press("sleep 64; echo $((6 * 7)) $?\r");
-    terminal.expect("sleep 64");
-    std::thread::sleep(Duration::from_millis(300));
+    // An interrupt that comes before it runs would be the shell's.
+    runs(&server, &id, "sleep 64");
     terminal.press("\x03");
     terminal.press("echo interrupted $?\r");
     terminal.expect("interrupted 130");
     terminal.press("sleep 65\r");
-    std::thread::sleep(Duration::from_millis(300));
+    runs(&server, &id, "sleep 65");
     terminal.press("\x1a");
     terminal.expect("Stopped");
     // Not `exit`, which asks again while a job is stopped.
@@ -49,6 +50,12 @@ fn shell() {
     terminal.expect("\u{e4}\u{20ac}");
     assert_eq!(terminal.wait().code(), Some(6));
     assert!(!terminal.is_raw());
+}
+
+fn runs(server: &Server, id: &str, command: &str) {
+    crate::support::eventually(command, Duration::from_secs(20), || {
+        server.exec(id, &format!("pgrep -cf '^{command}'")).0 == "1\n"
+    });
 }
 
 fn given_back() {
@@ -105,4 +112,28 @@ fn colours() {
     assert!(shown("LANG", "C").contains("\x1b["));
     assert!(!shown("NO_COLOR", "1").contains("\x1b["));
     assert!(!super::run(&server, &["ls"]).text().contains("\x1b["));
+}
+
+fn progress() {
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    let here = tempfile::tempdir().unwrap();
+    let file = here.path().join("file");
+    std::fs::write(&file, vec![b'x'; 8 << 20]).unwrap();
+    let (file, there) = (file.to_str().unwrap(), format!("{id}:file"));
+    let copy = |arguments: &[&str]| {
+        let mut terminal = Terminal::start(command(&server, arguments).env("TERM", "xterm"));
+        assert!(terminal.wait().success(), "{arguments:?}");
+        terminal
+    };
+    for (from, to) in [(file, there.as_str()), (there.as_str(), file)] {
+        let terminal = copy(&["cp", from, to]);
+        terminal.expect("B/s");
+        crate::support::eventually("the bar is taken away", Duration::from_secs(20), || {
+            terminal.screen().trim_end().ends_with("\x1b[2K")
+        });
+        assert_eq!(copy(&["cp", "--quiet", from, to]).screen(), "", "{from} to {to}");
+        let ran = super::run(&server, &["cp", from, to]);
+        assert_eq!((ran.code, ran.text(), ran.stderr.as_str()), (Some(0), "", ""));
+    }
 }
