@@ -396,12 +396,33 @@ fn files(config: &Config) -> Vec<Finding> {
             &config.init,
             "build it with `cargo build --release --no-default-features --bin sandbox-init`, or name it by SANDBOXD_INIT",
         ),
+        run_directory(&config.run_dir),
     ]
+}
+
+fn run_directory(path: &Path) -> Finding {
+    let probed = probe::in_memory(path);
+    Finding {
+        feature: "run directory",
+        found: probed.is_ok(),
+        detail: probed.unwrap_or_else(|problem| problem),
+        consequence: "whatever commands and processes print is written to that disk too, up to process_output_bytes of each, and waits while it is busy",
+        remedy: "mount a tmpfs there, or name another directory by SANDBOXD_RUN_DIR",
+        required: false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_directory_on_a_disk_is_told() {
+        let of = |path: &str| run_directory(Path::new(path));
+        assert!(of("/dev/shm/sandboxd/not/there/yet").found);
+        let weak = of("/proc/sandboxd");
+        assert!(!weak.found && !weak.required && weak.detail.contains("/proc/sandboxd"), "{weak:?}");
+    }
 
     #[test]
     fn what_is_of_isolation_is_found_by_name() {

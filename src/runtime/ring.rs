@@ -27,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::protocol::ExitStatus;
+use crate::sys::fs::is_in_memory;
 
 /// The sizes of rings are multiples of this.
 const PAGE: u64 = 4096;
@@ -79,7 +80,9 @@ struct JournalEnds {
 /// The output of one process.
 #[derive(Debug)]
 pub struct Ring {
-    file: File,
+    /// There until the value is dropped.
+    file: Option<File>,
+    is_on_disk: bool,
     capacity: u64,
     data_at: u64,
     progress: Mutex<Progress>,
@@ -102,6 +105,19 @@ struct Progress {
     /// Whose they are; set while a move is under way.
     moving: Option<Stream>,
     has_stderr: bool,
+}
+
+impl Drop for Ring {
+    /// The last close of a file that was removed gives its blocks back, which a disk with the option `discard` does at
+    /// once, and takes seconds for when it is busy: too long for a thread that serves everybody.
+    fn drop(&mut self) {
+        let file = self.file.take();
+        if self.is_on_disk
+            && let Ok(tokio) = tokio::runtime::Handle::try_current()
+        {
+            drop(tokio.spawn_blocking(move || drop(file)));
+        }
+    }
 }
 
 impl Journal {
@@ -153,7 +169,7 @@ impl Ring {
         head[64..68].copy_from_slice(&length.to_le_bytes());
         head.extend_from_slice(description);
         file.write_all_at(&head, 0)?;
-        Ok(Self { file, capacity, data_at: data_at(length), progress: Mutex::default() })
+        Ok(Self::of(file, capacity, data_at(length), Progress::default()))
     }
 
     /// Opens the file of an earlier daemon and finishes what that one had begun.
@@ -176,9 +192,18 @@ impl Ring {
         let mut description = vec![0; length_usize];
         file.read_exact_at(&mut description, HEAD_BYTES as u64)?;
         let progress = Progress::of(&head);
-        let ring = Self { file, capacity, data_at: data_at(length), progress: Mutex::new(progress) };
+        let ring = Self::of(file, capacity, data_at(length), progress);
         ring.finish(journal)?;
         Ok((ring, description))
+    }
+
+    fn of(file: File, capacity: u64, data_at: u64, progress: Progress) -> Self {
+        let is_on_disk = !is_in_memory(&file);
+        Self { file: Some(file), is_on_disk, capacity, data_at, progress: Mutex::new(progress) }
+    }
+
+    fn file(&self) -> &File {
+        self.file.as_ref().expect("it is taken when the ring is dropped")
     }
 
     pub const fn capacity(&self) -> u64 {
@@ -255,7 +280,7 @@ impl Ring {
             while bytes.len() < begin + piece {
                 let from = self.data_at + at + (bytes.len() - begin) as u64;
                 // Straight into the room that is left, which is not filled with zeros first.
-                if rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), from)? == 0 {
+                if rustix::io::pread(self.file(), rustix::buffer::spare_capacity(&mut bytes), from)? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
@@ -270,7 +295,7 @@ impl Ring {
     /// # Errors
     /// The kernel's.
     pub fn note_pid(&self, pid: i32) -> io::Result<()> {
-        self.file.write_all_at(&pid.to_le_bytes(), PID_AT)
+        self.file().write_all_at(&pid.to_le_bytes(), PID_AT)
     }
 
     /// The process's pid inside the sandbox; `None` if no daemon has got to note it.
@@ -279,7 +304,7 @@ impl Ring {
     /// The kernel's.
     pub fn pid(&self) -> io::Result<Option<i32>> {
         let mut bytes = [0; 4];
-        self.file.read_exact_at(&mut bytes, PID_AT)?;
+        self.file().read_exact_at(&mut bytes, PID_AT)?;
         Ok(Some(i32::from_le_bytes(bytes)).filter(|pid| *pid != 0))
     }
 
@@ -298,7 +323,7 @@ impl Ring {
         bytes[8..12].copy_from_slice(&i32::to_le_bytes(value));
         bytes[12] = kind;
         bytes[13] = u8::from(ended.timed_out);
-        self.file.write_all_at(&bytes, EXIT_AT)
+        self.file().write_all_at(&bytes, EXIT_AT)
     }
 
     /// How the process ended, if it has.
@@ -307,7 +332,7 @@ impl Ring {
     /// The kernel's.
     pub fn ended(&self) -> io::Result<Option<Ended>> {
         let mut bytes = [0; 16];
-        self.file.read_exact_at(&mut bytes, EXIT_AT)?;
+        self.file().read_exact_at(&mut bytes, EXIT_AT)?;
         let value = i32::from_le_bytes(u32_at(&bytes, 8).to_le_bytes());
         let exit = match bytes[12] {
             1 => Some(ExitStatus::Code(value)),
@@ -344,7 +369,7 @@ impl Ring {
             let (mut to, mut left) = (self.data_at + at, piece);
             while left > 0 {
                 let flags = SpliceFlags::NONBLOCK;
-                match rustix::pipe::splice(&ends.read, None, &self.file, Some(&mut to), left, flags) {
+                match rustix::pipe::splice(&ends.read, None, self.file(), Some(&mut to), left, flags) {
                     Ok(0) => break 'pieces,
                     Ok(count) => left -= count.min(left),
                     Err(errno) => {
@@ -396,7 +421,7 @@ impl Ring {
                     Stream::Stderr => *byte |= 1 << (place % 8),
                 }
             }
-            self.file.write_all_at(&bits, bits_at + first_byte)?;
+            self.file().write_all_at(&bits, bits_at + first_byte)?;
         }
         Ok(())
     }
@@ -427,7 +452,7 @@ impl Ring {
     fn read_sparse(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at + done as u64)? {
+            match self.file().read_at(rest, at + done as u64)? {
                 0 => return Ok(()),
                 count => done += count,
             }
@@ -446,7 +471,7 @@ impl Ring {
             Some(Stream::Stderr) => 2,
         };
         bytes[13] = u8::from(progress.has_stderr);
-        self.file.write_all_at(&bytes, PROGRESS_AT)
+        self.file().write_all_at(&bytes, PROGRESS_AT)
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -494,6 +519,8 @@ fn drain(pipe: &OwnedFd) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     struct Bench {
@@ -586,7 +613,7 @@ mod tests {
                 for (at, piece) in ring.places(4090, moved) {
                     let mut to = ring.data_at + at;
                     let flags = SpliceFlags::NONBLOCK;
-                    rustix::pipe::splice(&ends.read, None, &ring.file, Some(&mut to), piece, flags).unwrap();
+                    rustix::pipe::splice(&ends.read, None, ring.file(), Some(&mut to), piece, flags).unwrap();
                 }
                 drop(ends);
                 drop(ring);
@@ -613,6 +640,30 @@ mod tests {
             let ended = Ended { exit, timed_out: true, at: 1_700_000_000_000 };
             ring.note_end(&ended).unwrap();
             assert_eq!(bench.again().ended().unwrap(), Some(ended));
+        }
+    }
+
+    #[test]
+    fn a_file_on_a_disk_is_closed_by_a_thread_that_may_wait() {
+        let tokio = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        for is_on_disk in [true, false] {
+            let path = directory.path().join(is_on_disk.to_string());
+            let mut ring = Ring::create(&path, 4096, b"").unwrap();
+            ring.is_on_disk = is_on_disk;
+            let name = format!("/proc/self/fd/{}", ring.file().as_raw_fd());
+            let is_open = || std::fs::read_link(&name).is_ok_and(|at| at == path);
+            // The one such thread has something else to do.
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            tokio.block_on(async {
+                let busy = tokio::task::spawn_blocking(move || wait.recv());
+                drop(ring);
+                assert_eq!(is_open(), is_on_disk);
+                go.send(()).unwrap();
+                busy.await.unwrap().unwrap();
+                tokio::task::spawn_blocking(|| ()).await.unwrap();
+            });
+            assert!(!is_open());
         }
     }
 }

@@ -14,6 +14,9 @@ use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
 };
 
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC`, statfs(2).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
 /// How much is copied before the caller is asked again whether to go on.
 const COPY_STEP_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -30,6 +33,17 @@ pub struct Name {
     pub bytes: CString,
     /// `None` where the file system does not say: then stat(2) does.
     pub kind: Option<FileType>,
+}
+
+/// `fstatfs(file)`: whether what is written to it stays in memory — man 2 statfs. If the kernel does not say, it
+/// does not.
+pub fn is_in_memory(file: impl AsFd) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| is_memory(found.f_type))
+}
+
+/// Whether a kind of file system is one without a disk.
+pub(super) const fn is_memory(kind: rustix::fs::FsWord) -> bool {
+    matches!(kind, TMPFS | RAMFS)
 }
 
 /// Opens a directory by a path of the host's own; the last component must not be a link.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::fs::Links;
+use super::fs::{Links, is_memory};
 use super::pidfd::PidFd;
 
 /// The namespaces that every sandbox has.
@@ -126,6 +126,17 @@ pub fn core_dumps(limit: Option<u64>) -> Result<String, String> {
 pub fn swap() -> Result<String, String> {
     let lines = read("/proc/swaps")?.lines().count().saturating_sub(1);
     if lines == 0 { Err("none".to_owned()) } else { Ok(format!("{lines} areas")) }
+}
+
+/// Whether what is written to a directory, or to where it will be made, stays in memory.
+///
+/// # Errors
+/// It goes to a disk.
+pub fn in_memory(directory: &Path) -> Result<String, String> {
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/"));
+    let shown = directory.display();
+    let kind = rustix::fs::statfs(there).map_err(text)?.f_type;
+    if is_memory(kind) { Ok(format!("{shown}: in memory")) } else { Err(format!("{shown}: on a disk")) }
 }
 
 /// # Errors
