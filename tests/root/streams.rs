@@ -13,7 +13,7 @@ use super::Test;
 use crate::support::eventually;
 use crate::support::server::{PREVIEWS, Server, preview_host};
 
-pub(crate) const TESTS: &[Test] = &[("streams::open_ones_outlast_a_freeze", outlast)];
+pub(crate) const TESTS: &[Test] = &[("streams::open_ones_outlast_a_freeze_and_new_ones_wake", outlast)];
 
 /// Tells numbers as events, echoes a WebSocket, and has two threads that pass a number to and fro by TCP.
 const APP: &str = r#"
@@ -108,7 +108,7 @@ impl Stream {
 
 fn socket(id: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let request = format!("ws://{}/socket", preview_host(id, 3000)).into_client_request().unwrap();
     tungstenite::client(request, stream).unwrap().0
 }
@@ -154,5 +154,13 @@ fn outlast() {
             state["passed"].as_u64().unwrap() > passed + 5 && state["fired"] == round as u64 + 1
         });
         assert_eq!(state()["broken"], 0, "{how}");
+    }
+    drop((stream, socket));
+    // What opens one wakes the app, stopped or frozen, and is held for it.
+    for action in ["stop", "pause"] {
+        act(action);
+        assert_eq!(Stream::open(&id).next(Duration::from_secs(30)), Some(1), "{action}");
+        act(action);
+        echo(&mut self::socket(&id), action);
     }
 }

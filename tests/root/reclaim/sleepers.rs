@@ -117,11 +117,15 @@ pub(super) fn many() {
     let taken = before.saturating_sub(available());
     let (out, compressed) = swap.as_ref().and_then(Swap::cost).unwrap_or_default();
     let adopted_frozen = restart(&mut server);
-    let wakes = side_by_side(number, |index| {
+    let wake = |sleeper: &Sleeper| {
         let begun = Instant::now();
-        assert_eq!(ask(&server, &sleepers[index].id, "/"), "well");
+        assert_eq!(ask(&server, &sleeper.id, "/"), "well");
         begun.elapsed()
-    });
+    };
+    // One half one after the other, the other one some at once.
+    let (first, second) = sleepers.split_at(number.div_ceil(2));
+    let alone = Wakes::of(first.iter().map(wake).collect());
+    let together = Wakes::of(side_by_side(second.len(), |index| wake(&second[index])));
     let adopted_running = restart(&mut server);
     let distance = (number / CHECKED).max(1);
     for sleeper in sleepers.iter().step_by(distance) {
@@ -132,8 +136,6 @@ pub(super) fn many() {
 
     let mean = |values: &mut dyn Iterator<Item = u64>| values.sum::<u64>() / u64::try_from(number).unwrap();
     let kib = |bytes: u64| bytes / 1024;
-    let mut wakes: Vec<_> = wakes.iter().map(Duration::as_micros).collect();
-    wakes.sort_unstable();
     let figures = json!({
         "apps": number, "app_mib": 64, "swap": kind, "made_seconds": made.as_secs_f64(),
         "awake_kib_each": kib(mean(&mut sleepers.iter().map(|s| s.awake))),
@@ -142,8 +144,9 @@ pub(super) fn many() {
         "host_kib_each": kib(taken) / u64::try_from(number).unwrap(),
         "out_mib": out / MIB, "compressed_mib": compressed / MIB,
         "adopt_frozen_ms": adopted_frozen.as_millis(), "adopt_running_ms": adopted_running.as_millis(),
-        "wake_p50_ms": thousandths(wakes[number / 2]), "wake_p99_ms": thousandths(wakes[(number - 1) * 99 / 100]),
-        "wake_max_ms": thousandths(wakes[number - 1]),
+        "wake_p50_ms": alone.at(50), "wake_p99_ms": alone.at(99), "wake_max_ms": alone.at(100),
+        "wakes_at_once": HANDS, "of_these_p50_ms": together.at(50), "of_these_p99_ms": together.at(99),
+        "of_these_max_ms": together.at(100),
     });
     println!("\n{figures}");
     for (name, value) in figures.as_object().unwrap() {
@@ -162,8 +165,20 @@ fn restart(server: &mut Server) -> Duration {
     begun.elapsed()
 }
 
-fn thousandths(number: u128) -> f64 {
-    f64::from(u32::try_from(number).unwrap_or(u32::MAX)) / 1000.0
+/// How long wakes took, the shortest first.
+struct Wakes(Vec<Duration>);
+
+impl Wakes {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// That which so many per cent do not exceed, in milliseconds.
+    fn at(&self, percent: usize) -> f64 {
+        let last = self.0.len() - 1;
+        (self.0[last * percent / 100].as_secs_f64() * 1e5).round() / 100.0
+    }
 }
 
 /// Does something so many times, some at once; what comes of it is in no order.
