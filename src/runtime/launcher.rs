@@ -48,11 +48,12 @@ const FIRST_FREE_DESCRIPTOR: i32 = 16;
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// How many namespaces there can be in a sandbox whose programs may make some, its own among them. A browser has one
 /// network namespace, some user namespaces and a pid namespace for each process; of the others nobody can make any, but each
-/// mount that the launch has in its hands is in a mount namespace for a moment.
+/// mount that the launch has in its hands is in a mount namespace for a moment. The kernel takes network namespaces of
+/// all down one after the other, and counts those that wait: so the bound is also one of how much of that one sandbox can cause.
 const NAMESPACES_MAX: &[(&str, u32)] = &[
-    ("user", 65),
-    ("pid", 513),
-    ("net", 65),
+    ("user", 33),
+    ("pid", 257),
+    ("net", 17),
     ("mnt", 16),
     ("ipc", 1),
     ("uts", 1),
