@@ -47,7 +47,7 @@ impl HostSnapshot {
             cgroups,
             run: names(&server.directory.path().join("run"))
                 .into_iter()
-                .filter(|n| n != "etc" && n != "bundles" && n != "clock")
+                .filter(|n| !["etc", "bundles", "clock", ".clock.new"].contains(&n.as_str()))
                 .collect(),
             workspaces: names(&data.join("workspaces")),
             staging: names(&data.join("staging")),
