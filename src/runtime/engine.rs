@@ -53,6 +53,30 @@ impl Engine {
         }
     }
 
+    /// Whether a file is closed when whoever wrote it closes it. gVisor's kernel keeps it open for the next one.
+    pub const fn closes_files(self) -> bool {
+        match self.0 {
+            Isolation::Container => true,
+            Isolation::Gvisor => false,
+        }
+    }
+
+    /// Why it ended by itself, as far as what its cgroup has counted tells: kills for want of memory, and processes that
+    /// could not be made. gVisor's kernel is one of those processes, and does not go on without.
+    pub const fn reason_of_end(self, oom_kills: Option<u64>, pids_refused: Option<u64>) -> &'static str {
+        match (self.0, oom_kills, pids_refused) {
+            (Isolation::Gvisor, Some(1..), _) => {
+                "memory has run out (limits.memory_max), which with the isolation \"gvisor\" ends the whole sandbox"
+            }
+            (Isolation::Gvisor, _, Some(1..)) => {
+                "processes have run out (limits.pids_max), which with the isolation \"gvisor\" ends the whole sandbox"
+            }
+            (Isolation::Container | Isolation::Gvisor, _, _) => {
+                "the sandbox's first process ended unexpectedly"
+            }
+        }
+    }
+
     /// Where, in a launch's run directory, the workspace is mounted for one that does not begin nameless; in
     /// the worker's mount namespace only.
     pub fn workspace(run_directory: &Path) -> PathBuf {
@@ -91,5 +115,20 @@ mod tests {
         assert!(gvisor.admit(&narrow).is_err_and(|reason| reason.contains("pids_max of 128")));
         assert!(gvisor.admit(&small).is_err_and(|reason| reason.contains("memory_max of 128M")));
         assert_eq!(Engine::of(Isolation::Container).admit(&small), Ok(()));
+    }
+
+    #[test]
+    fn an_end_has_the_reason_that_its_cgroup_tells() {
+        let [container, gvisor] = [Isolation::Container, Isolation::Gvisor].map(Engine::of);
+        for (engine, kills, refused, expected) in [
+            (gvisor, Some(1), Some(7), "memory_max"),
+            (gvisor, Some(0), Some(7), "pids_max"),
+            (gvisor, None, None, "unexpectedly"),
+            // There it was some other process that was killed, or not made.
+            (container, Some(1), Some(7), "unexpectedly"),
+        ] {
+            let reason = engine.reason_of_end(kills, refused);
+            assert!(reason.contains(expected), "{engine:?}: {reason}");
+        }
     }
 }

@@ -497,11 +497,15 @@ impl Driver {
     async fn init_lost(&mut self) {
         let id = self.entry.id;
         tracing::warn!(%id, "the sandbox's first process has ended");
-        let why = "the sandbox's first process ended unexpectedly";
-        if let Some(live) = self.entry.present() {
-            // Its cgroup, which knows, is about to go.
-            oom::look(&self.shared, id, &live);
-        }
+        let engine = Engine::of(self.entry.record().spec.isolation);
+        let why = self.entry.present().map_or_else(
+            || engine.reason_of_end(None, None),
+            |live| {
+                // Its cgroup, which knows, is about to go.
+                oom::look(&self.shared, id, &live);
+                engine.reason_of_end(live.cgroup.oom_kills(), live.cgroup.figures().pids_refused)
+            },
+        );
         if let Err(error) = self.end(Duration::ZERO, Why::Lost, Some(why)).await {
             tracing::error!(%id, error = %provision::chain(&error), "cannot clear up after a lost sandbox");
         }

@@ -54,7 +54,7 @@ pub use place::Rubbish;
 pub use templates::TemplateInfo;
 pub use upload::Upload;
 pub use walk::View;
-pub use watch::{ChangeKind, Observed, Tally, Watcher};
+pub use watch::{ChangeKind, Observed, Tally, Watcher, Writes};
 
 /// The user and group of everything in a workspace: `sandbox` inside.
 const OWNER: u32 = 1000;

@@ -4,7 +4,7 @@
 //! A directory is opened beneath the workspace like any other and watched by its descriptor. Watching does
 //! not need the sandbox to run. What is lost, because it came too fast, is said to be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -35,7 +35,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     Created,
-    /// It was closed after it had been open for writing.
+    /// It was written; see [`Writes`].
     Modified,
     Deleted,
     Moved,
@@ -50,6 +50,15 @@ impl ChangeKind {
             Self::Moved => "moved",
         }
     }
+}
+
+/// When it is told that a file was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// When it was closed after it had been open for writing: whoever reads it then reads all.
+    Closed,
+    /// At once, where nothing can be told of closing; what comes in a burst once.
+    Each,
 }
 
 /// Observed for one who watches.
@@ -106,6 +115,7 @@ struct Watch {
     open: Opener,
     prefix: String,
     recursive: bool,
+    writes: Writes,
     directories: HashMap<PathBuf, i32>,
     /// A name that has gone, until the next event tells where it went.
     moving: Option<(u32, PathBuf)>,
@@ -140,14 +150,15 @@ impl Watcher {
         &self,
         open: Opener,
         path: &FilePath,
-        recursive: bool,
+        (recursive, writes): (bool, Writes),
         sink: Sink,
     ) -> Result<u64, FileError> {
         let prefix = if path.is_root() { String::new() } else { format!("{}/", path.as_str()) };
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
-        let watch = Watch { open, prefix, recursive, directories: HashMap::new(), moving: None, sink };
+        let directories = HashMap::new();
+        let watch = Watch { open, prefix, recursive, writes, directories, moving: None, sink };
         state.watches.insert(id, watch);
         let added = state.add(&self.inotify, id, PathBuf::new(), false);
         state.count();
@@ -197,7 +208,12 @@ impl Watcher {
     /// Tells those who watch.
     pub fn tell(&self, events: Vec<Event>) {
         let mut state = self.state();
+        let mut written = HashSet::new();
         for event in &events {
+            // Whoever hears of the first of a burst reads what the last has left.
+            if event.what.contains(ReadFlags::MODIFY) && !written.insert((event.directory, &event.name)) {
+                continue;
+            }
             if event.what.contains(ReadFlags::QUEUE_OVERFLOW) {
                 // Whose events were lost is not known.
                 for watch in state.watches.values() {
@@ -263,7 +279,7 @@ impl State {
                 Err(_) if !path.as_os_str().is_empty() => continue,
                 Err(error) => return Err(Failure::Io(error)),
             };
-            let number = match inotify::add_watch(inotify, sysfs::own_path(&opened), events()) {
+            let number = match inotify::add_watch(inotify, sysfs::own_path(&opened), events(watch.writes)) {
                 Ok(number) => number,
                 Err(Errno::NOSPC) => return Err(Failure::TooMany),
                 Err(errno) => return Err(Failure::Io(errno.into())),
@@ -324,7 +340,7 @@ impl State {
             watch.tell(&inner, ChangeKind::Moved, Some(&from));
         } else if is_new {
             watch.tell(&inner, ChangeKind::Created, None);
-        } else if what.contains(ReadFlags::CLOSE_WRITE) {
+        } else if what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MODIFY) {
             watch.tell(&inner, ChangeKind::Modified, None);
         } else if what.contains(ReadFlags::DELETE) {
             watch.tell(&inner, ChangeKind::Deleted, None);
@@ -396,10 +412,14 @@ impl fmt::Debug for Watch {
     }
 }
 
-fn events() -> WatchFlags {
-    WatchFlags::CREATE
+fn events(writes: Writes) -> WatchFlags {
+    let written = match writes {
+        Writes::Closed => WatchFlags::CLOSE_WRITE,
+        Writes::Each => WatchFlags::MODIFY,
+    };
+    written
+        | WatchFlags::CREATE
         | WatchFlags::DELETE
-        | WatchFlags::CLOSE_WRITE
         | WatchFlags::MOVED_FROM
         | WatchFlags::MOVED_TO
         | WatchFlags::DELETE_SELF

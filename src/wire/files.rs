@@ -120,7 +120,7 @@ pub struct FileStat {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FileChange {
     pub path: String,
-    /// `created`, `modified` (closed after writing), `deleted` or `moved`.
+    /// `created`, `modified` (closed after writing; with the isolation `gvisor`, written), `deleted` or `moved`.
     pub kind: &'static str,
     /// Where it was, if it was moved.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Test, previews, processes, terminal};
+use super::events::Reader;
+use super::{Test, files, previews, processes, terminal};
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
@@ -20,10 +21,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("gvisor::what_ends_while_no_daemon_lives_is_known", || everywhere(processes::ended_meanwhile)),
     ("gvisor::a_terminal_is_one", || everywhere(terminal::is_terminal)),
     ("gvisor::a_shell_outlives_its_connection", || everywhere(terminal::outlives)),
+    ("gvisor::every_byte_of_a_terminal_goes_both_ways", || everywhere(terminal::bytes_but_signals)),
+    ("gvisor::changes_of_files_are_told", || everywhere(files::watch::told)),
     ("gvisor::upgrades_and_streams_pass", || everywhere(previews::upgrades)),
     ("gvisor::apps_and_files_are_as_ever", apps_and_files),
     ("gvisor::it_is_frozen_stopped_woken_and_adopted", sleeps),
     ("gvisor::memory_that_runs_out_ends_that_sandbox_alone", memory),
+    ("gvisor::processes_that_run_out_end_that_sandbox_alone", forks),
+    ("gvisor::processors_are_held_and_deadlines_kept", processors),
     ("gvisor::what_it_cannot_do_is_refused_with_a_reason", refused),
     ("gvisor::a_key_can_demand_it", demanded),
 ];
@@ -152,8 +157,51 @@ fn memory() {
         answer.status == 404 || answer.json()["status"] != "running"
     });
     // The whole sandbox went, its kernel being what held the memory; its neighbour and its files did not.
+    eventually("it says why", Duration::from_secs(20), || reason(&server, &id).contains("limits.memory_max"));
+    let told = Reader::open(&server, "?from=0", None).until("sandbox.oom");
+    assert_eq!(told.last().unwrap().2["sandbox_id"], id.as_str());
     assert_eq!(server.sh(&neighbour, "echo well"), "well\n");
     assert_eq!(server.sh(&id, "cat file"), "kept\n");
+}
+
+/// Why a sandbox that has ended by itself says it did.
+fn reason(server: &Server, id: &str) -> String {
+    let shown = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json();
+    shown["row"]["error_message"].as_str().unwrap_or_default().to_owned()
+}
+
+fn forks() {
+    let server = Server::start(&[]);
+    let neighbour = create(&server, json!({}));
+    let id = create(&server, json!({ "limits": { "pids_max": 128 } }));
+    server.sh(&id, "echo kept > file");
+    let many = "for i in $(seq 300); do sleep 300 & done; wait";
+    server.start_process(&id, json!({ "cmd": ["bash", "-c", many] }));
+    eventually("it has ended", Duration::from_secs(60), || server.status(&id) == "stopped");
+    let reason = reason(&server, &id);
+    assert!(reason.contains("limits.pids_max"), "{reason}");
+    assert_eq!(server.sh(&neighbour, "echo well"), "well\n");
+    assert_eq!(server.sh(&id, "cat file"), "kept\n");
+}
+
+fn processors() {
+    let server = Server::start(&[]);
+    let id = create(&server, json!({ "limits": { "cpu_max": 0.3 } }));
+    let stats = || server.api("GET", &format!("/v1/sandboxes/{id}/stats"), Value::Null).json()["cpu"].clone();
+    let used = || stats()["usage_seconds"].as_f64().unwrap();
+    let begun = std::time::Instant::now();
+    let before = used();
+    let spin = json!({ "cmd": ["bash", "-c", "while :; do :; done"], "timeout_s": 3 });
+    let process = server.start_process(&id, spin);
+    let exit = server.output(&id, &process, 0).exit.unwrap();
+    assert_eq!(exit, json!({ "exit_code": 137, "signal": "KILL", "timed_out": true }));
+    let share = (used() - before) / begun.elapsed().as_secs_f64();
+    assert!(share < 0.45, "{share} of a processor, of 0.3");
+    assert_eq!(
+        server.api("PATCH", &format!("/v1/sandboxes/{id}"), json!({ "limits": { "cpu_max": null } })).status,
+        200
+    );
+    assert_eq!(stats()["max"], Value::Null);
 }
 
 fn refused() {

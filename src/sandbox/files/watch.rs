@@ -12,8 +12,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Error;
 use crate::model::{FileBase, SandboxId};
+use crate::runtime::Engine;
 use crate::sandbox::supervisor::{Shared, Supervisor, blocking};
-use crate::storage::{FileError, FilePath, Observed, Tally, Watcher};
+use crate::storage::{FileError, FilePath, Observed, Tally, Watcher, Writes};
 use crate::sys::watch::Watched;
 
 /// How many may watch at once.
@@ -83,7 +84,8 @@ impl Supervisor {
         let permit = Arc::clone(&self.shared.watches).try_acquire_owned();
         let permit =
             permit.map_err(|_full| Error::Busy("too many directories are watched already; try again"))?;
-        self.find(id)?;
+        let engine = Engine::of(self.find(id)?.record().spec.isolation);
+        let writes = if engine.closes_files() { Writes::Closed } else { Writes::Each };
         let failed =
             |source| Error::File(FileError::Io { action: "watch", path: "files".to_owned(), source });
         let hub = Watchers::hub(&self.shared, id).map_err(failed)?;
@@ -98,7 +100,8 @@ impl Supervisor {
         });
         let (shared, top) = (Arc::clone(&self.shared), path.clone());
         let open = Box::new(move || shared.storage.files(id, base)?.subdirectory(&top));
-        let watch = blocking(move || watcher.watch(open, &path, recursive, sink).map_err(Error::File));
+        let watch =
+            blocking(move || watcher.watch(open, &path, (recursive, writes), sink).map_err(Error::File));
         let id = watch.await?;
         let shared = Arc::clone(&self.shared);
         Ok(FileWatch { shared, hub, id, news, missed, _permit: permit })

@@ -2,7 +2,7 @@
 
 mod archive;
 mod edit;
-mod watch;
+pub(crate) mod watch;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
