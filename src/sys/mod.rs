@@ -44,5 +44,6 @@ pub mod socket;
 pub mod termios;
 #[cfg(feature = "daemon")]
 pub mod userns;
+mod vfork;
 #[cfg(feature = "daemon")]
 pub mod watch;

@@ -1,6 +1,7 @@
 //! Starting, signalling and reaping processes.
 
-use std::ffi::{CString, OsStr};
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
@@ -11,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::identity::{self, Whom};
+use super::vfork::Program;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +130,9 @@ fn start(
     session: Session,
     whom: Whom,
 ) -> io::Result<i32> {
+    if identity::has_root() {
+        return start_as(argv, env, cwd, &stdio, session, whom);
+    }
     let (program, arguments) =
         argv.split_first().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut command = Command::new(program);
@@ -137,32 +142,26 @@ fn start(
     if session == Session::Group {
         command.process_group(0);
     }
-    if identity::has_root() || session == Session::Terminal {
+    if whom == Whom::Root {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    if session == Session::Terminal {
         let cwd = CString::new(cwd)?;
         let prepare = move || {
-            if session == Session::Terminal {
-                rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-            }
-            identity::become_whom(whom)?;
-            // As whom it will be: root has directories that are closed to the user.
+            take_terminal()?;
             Ok(rustix::process::chdir(cwd.as_c_str())?)
         };
         // SAFETY: the closure makes system calls and neither allocates nor takes a lock, which is what
         // may be done between fork and exec; stdin is the terminal already.
         unsafe { command.pre_exec(prepare) };
-    } else if whom == Whom::Root {
-        return Err(io::Error::from_raw_os_error(libc::EPERM));
     } else {
         // Without a step of its own a child needs no copy of this process's memory: std uses vfork then.
         command.current_dir(cwd);
     }
     let child = super::signal::with_none_blocked(|| command.spawn())?;
     let pid = i32::try_from(child.id()).map_err(|_e| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-    if !identity::has_root() {
-        // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
-        let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
-    }
+    // When memory runs out the workload goes before PID 1. Best effort: the process may have ended.
+    let _ignored: io::Result<()> = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");
     Ok(pid)
 }
 
@@ -173,6 +172,40 @@ pub fn can_be_entered(directory: &str, by_root: bool) -> bool {
         Ok(_) => true,
         Err(error) => by_root && error.kind() == io::ErrorKind::PermissionDenied,
     }
+}
+
+/// Starts a process that becomes somebody, for which std would copy this process's memory.
+fn start_as(
+    argv: &[String],
+    env: &[(String, String)],
+    cwd: &str,
+    stdio: &Stdio3,
+    session: Session,
+    whom: Whom,
+) -> io::Result<i32> {
+    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    environment.extend(env.iter().map(|(name, value)| (name.into(), value.into())));
+    let environment: Vec<_> = environment.into_iter().collect();
+    let program = Program::new(argv, &environment)?;
+    let cwd = CString::new(cwd)?;
+    program.start(|| {
+        for (number, stream) in (0..).zip([&stdio.stdin, &stdio.stdout, &stdio.stderr]) {
+            super::socket::place(stream.as_fd(), number)?;
+        }
+        match session {
+            Session::Group => rustix::process::setpgid(None, None)?,
+            Session::Terminal => take_terminal()?,
+        }
+        identity::become_whom(whom)?;
+        // As whom it will be: root has directories that are closed to the user.
+        Ok(rustix::process::chdir(cwd.as_c_str())?)
+    })
+}
+
+/// Leads a session of which stdin is the terminal.
+fn take_terminal() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
 }
 
 /// `chdir(path)` — man 2 chdir. For a process with one thread.
