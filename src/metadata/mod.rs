@@ -76,6 +76,8 @@ pub enum MetadataError {
     Write(#[source] rusqlite::Error),
     #[error("write the record: the writer has ended")]
     Closed,
+    #[error("write the record: what goes before it could not be done")]
+    NotReached,
     #[error("prepare the database's file")]
     File(#[source] std::io::Error),
 }
@@ -106,6 +108,10 @@ pub enum Retirement {
 
 /// Called on the writer's thread once the write is as durable as asked, or has failed.
 pub type Done = Box<dyn FnOnce(Result<(), MetadataError>) + Send>;
+
+/// What is done on the writer's thread before a write, and says whether the write is to be made. It must be short:
+/// everybody waits for it.
+pub type Step = Box<dyn FnOnce() -> bool + Send>;
 
 /// The way to the writer; cheap to clone.
 #[derive(Debug, Clone)]
@@ -167,6 +173,12 @@ impl Metadata {
     /// Inserts a record, or replaces the one of the same id.
     pub fn put(&self, record: Record, durability: Durability, done: Done) {
         self.send(Job::write(writer::Write::Put(Box::new(record)), durability, done));
+    }
+
+    /// The same after a step, in one turn of the writer: what the step did is synced with the record, and costs no
+    /// change of threads.
+    pub fn put_after(&self, step: Step, record: Record, durability: Durability, done: Done) {
+        self.send(Job::write(writer::Write::Put(Box::new(record)), durability, done).after(step));
     }
 
     /// Deletes a record; one that is not there is no error.

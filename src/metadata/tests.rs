@@ -131,6 +131,33 @@ fn an_address_has_one_holder_and_only_the_second_fails() {
 }
 
 #[test]
+fn what_goes_before_a_write_is_done_first_and_decides() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let (metadata, _) = open(&path).unwrap();
+    let (kept, refused) = (record(None), record(None));
+    for (record, says) in [(&kept, true), (&refused, false)] {
+        let (sender, seen) = mpsc::channel();
+        let (path, id) = (path.clone(), record.spec.id);
+        // A reader of its own sees what is committed.
+        let step = Box::new(move || {
+            let other = rusqlite::Connection::open(&path).unwrap();
+            let count = "SELECT count(*) FROM sandboxes WHERE id = ?1";
+            sender
+                .send(other.query_row(count, [id.to_string()], |row| row.get::<_, u32>(0)).unwrap())
+                .unwrap();
+            says
+        });
+        let written = wait(|done| metadata.put_after(step, record.clone(), Durability::Power, done));
+        assert_eq!(seen.recv(), Ok(0), "it was written before");
+        assert_eq!(written.is_ok(), says);
+        assert!(says || matches!(written, Err(MetadataError::NotReached)));
+    }
+    metadata.close();
+    assert_eq!(open(&path).unwrap().1.records, [kept]);
+}
+
+#[test]
 fn many_writers_keep_their_order() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use rusqlite::{Connection, ErrorCode};
 
 use super::backup::Keeper;
-use super::{Done, Durability, MetadataError, Retirement, rows};
+use super::{Done, Durability, MetadataError, Retirement, Step, rows};
 use crate::model::{Record, SandboxId};
 
 /// The most writes in one transaction.
@@ -13,7 +13,7 @@ const GROUP_MAX: usize = 256;
 
 /// What the writer is asked.
 pub(super) enum Job {
-    Write { write: Write, durability: Durability, done: Done },
+    Write { write: Write, durability: Durability, step: Option<Step>, done: Done },
     Close,
 }
 
@@ -29,7 +29,17 @@ pub(super) enum Write {
 
 impl Job {
     pub(super) fn write(write: Write, durability: Durability, done: Done) -> Self {
-        Self::Write { write, durability, done }
+        Self::Write { write, durability, step: None, done }
+    }
+
+    /// A step that goes before it.
+    pub(super) fn after(self, before: Step) -> Self {
+        match self {
+            Self::Write { write, durability, done, .. } => {
+                Self::Write { write, durability, step: Some(before), done }
+            }
+            Self::Close => Self::Close,
+        }
     }
 
     /// Answers a write that can no longer be made.
@@ -44,6 +54,7 @@ impl Job {
 /// Writes until told to close or until nobody is left to ask.
 pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: Keeper) {
     let mut open = true;
+    let mut synced = None;
     while open {
         let due = keeper.due();
         let next = match due {
@@ -63,7 +74,11 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
         let mut group = Vec::new();
         for job in std::iter::once(first).chain(jobs.try_iter()).take(GROUP_MAX) {
             match job {
-                Job::Write { write, durability, done } => group.push((write, durability, done)),
+                // What it does reaches the disk with the record, by the same sync.
+                Job::Write { write, durability, step, done } => match step.is_none_or(|step| step()) {
+                    true => group.push((write, durability, done)),
+                    false => done(Err(MetadataError::NotReached)),
+                },
                 Job::Close => {
                     open = false;
                     break;
@@ -73,7 +88,7 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
         if group.iter().any(|(write, ..)| !matches!(write, Write::Touch(_))) {
             keeper.changed();
         }
-        commit(&mut connection, group);
+        commit(&mut connection, &mut synced, group);
     }
     if keeper.due().is_some() {
         keeper.make(&connection);
@@ -87,14 +102,18 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
 
 /// Writes a group in one transaction; if that fails, one by one, so that only the culprit fails. When none of
 /// them could be written, since somebody else has the database, each would wait as long again.
-fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
+fn commit(
+    connection: &mut Connection,
+    synced: &mut Option<Durability>,
+    group: Vec<(Write, Durability, Done)>,
+) {
     let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) {
         Durability::Power
     } else {
         Durability::Process
     };
-    let together =
-        transact(connection, &group.iter().map(|(write, ..)| write).collect::<Vec<_>>(), durability);
+    let writes: Vec<_> = group.iter().map(|(write, ..)| write).collect();
+    let together = transact(connection, synced, &writes, durability);
     match together {
         Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
         Err(error) if group.len() == 1 || is_busy(&error) => {
@@ -102,16 +121,26 @@ fn commit(connection: &mut Connection, group: Vec<(Write, Durability, Done)>) {
         }
         Err(_) => {
             for (write, durability, done) in group {
-                done(transact(connection, &[&write], durability).map_err(classify));
+                done(transact(connection, synced, &[&write], durability).map_err(classify));
             }
         }
     }
 }
 
-fn transact(connection: &mut Connection, writes: &[&Write], durability: Durability) -> rusqlite::Result<()> {
+/// `synced` is what the connection is set to, `None` where that is not known.
+fn transact(
+    connection: &mut Connection,
+    synced: &mut Option<Durability>,
+    writes: &[&Write],
+    durability: Durability,
+) -> rusqlite::Result<()> {
     // With NORMAL a commit in WAL mode has no fsync; with FULL it has one — sqlite.org/pragma.html#pragma_synchronous.
     let synchronous = if durability == Durability::Power { "FULL" } else { "NORMAL" };
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    if *synced != Some(durability) {
+        *synced = None;
+        connection.pragma_update(None, "synchronous", synchronous)?;
+        *synced = Some(durability);
+    }
     let transaction = connection.transaction()?;
     for &write in writes {
         fail::fail_point!("metadata-write", |_| Err(rusqlite::Error::SqliteFailure(

@@ -77,6 +77,14 @@ impl Engine {
         }
     }
 
+    /// Whether a program of the host's launches it, which may be missing or too old.
+    pub const fn is_program(self) -> bool {
+        match self.0 {
+            Isolation::Container => false,
+            Isolation::Gvisor => true,
+        }
+    }
+
     /// Where, in a launch's run directory, the workspace is mounted for one that does not begin nameless; in
     /// the worker's mount namespace only.
     pub fn workspace(run_directory: &Path) -> PathBuf {

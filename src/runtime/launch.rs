@@ -24,6 +24,7 @@ use crate::protocol::{
     Overlay, ProbeRequest, Runsc, Stage, encode,
 };
 use crate::sys::cgroup::Entry;
+use crate::sys::fs::open_directory;
 use crate::sys::furnish::{Furnisher, Furniture};
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::watch::Watched;
@@ -326,9 +327,14 @@ impl Runtime {
         process: &PidFd,
         ids: Option<&OwnedFd>,
         identity: &Identity,
+        workspace: Option<OwnedFd>,
     ) -> Result<(), LaunchError> {
+        let opened = match workspace {
+            Some(workspace) => Ok(workspace),
+            None => open_directory(&identity.workspace),
+        };
         let furniture = Furniture {
-            directory: identity.workspace.clone(),
+            directory: opened.map_err(LaunchError::Furnish)?,
             place: Path::new(HOME),
             ids: ids.map(|fd| fd.try_clone()).transpose().map_err(LaunchError::Furnish)?,
             host_name: identity.host_name.clone(),

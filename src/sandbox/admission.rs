@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{Error, RefusedReason};
 use crate::model::ByteSize;
-use crate::sys::memory;
+use crate::sys::memory::{self, HostMemory};
 
 /// The thresholds, in percent of the host's memory that is available.
 #[derive(Debug, Clone, Copy)]
@@ -71,14 +71,15 @@ impl Admission {
         let cost = u64::from(purpose != Purpose::Thaw);
         let ahead = self.starting.fetch_add(cost, Ordering::AcqRel);
         let admitted = Admitted { starting: Arc::clone(&self.starting), cost };
-        let percent = self.available_percent(ahead);
+        let host = memory::host().ok();
+        let percent = self.available_percent(host, ahead);
         let (threshold, reason) = match purpose {
             Purpose::Create => (self.config.headroom_percent, RefusedReason::LowMemory),
             Purpose::Wake => (self.config.refuse_wakes_percent, RefusedReason::WakesRefused),
             Purpose::Thaw => (self.config.emergency_percent, RefusedReason::WakesRefused),
         };
-        let is_pressed =
-            purpose != Purpose::Thaw && matches!(self.level(), Level::Pressed | Level::Emergency);
+        let level = || self.judge(self.available_percent(host, 0), memory::pressure);
+        let is_pressed = purpose != Purpose::Thaw && matches!(level(), Level::Pressed | Level::Emergency);
         if percent < f64::from(threshold) || is_pressed {
             return Err(Error::Refused { reason, mem_available_percent: percent });
         }
@@ -87,7 +88,7 @@ impl Admission {
 
     /// How the host is doing.
     pub(super) fn level(&self) -> Level {
-        self.judge(self.available_percent(0), memory::pressure())
+        self.judge(self.available_percent(memory::host().ok(), 0), memory::pressure)
     }
 
     pub(super) fn is_emergency(&self) -> bool {
@@ -95,15 +96,16 @@ impl Admission {
     }
 
     /// Pressure alone says nothing of the host: one sandbox that is held at its `memory.high` makes it too,
-    /// while there is plenty for the others.
-    fn judge(&self, available_percent: f64, pressure: Option<f64>) -> Level {
+    /// while there is plenty for the others. So it is not even read then.
+    fn judge(&self, available_percent: f64, pressure: impl FnOnce() -> Option<f64>) -> Level {
         let Config { headroom_percent, refuse_wakes_percent, emergency_percent, pressure_percent, .. } =
             self.config;
         let is_below = |percent: u8| available_percent < f64::from(percent);
-        let is_pressed = pressure_percent > 0 && pressure.is_some_and(|p| p >= f64::from(pressure_percent));
+        let is_pressed =
+            || pressure_percent > 0 && pressure().is_some_and(|p| p >= f64::from(pressure_percent));
         if is_below(emergency_percent) {
             Level::Emergency
-        } else if is_pressed && is_below(headroom_percent) {
+        } else if is_below(headroom_percent) && is_pressed() {
             Level::Pressed
         } else if is_below(refuse_wakes_percent) {
             Level::Tight
@@ -114,12 +116,12 @@ impl Admission {
 
     /// Whether there is memory for what nobody has asked for.
     pub(super) fn has_headroom(&self) -> bool {
-        self.available_percent(0) >= f64::from(self.config.headroom_percent)
+        self.available_percent(memory::host().ok(), 0) >= f64::from(self.config.headroom_percent)
     }
 
-    fn available_percent(&self, starting: u64) -> f64 {
+    fn available_percent(&self, host: Option<HostMemory>, starting: u64) -> f64 {
         // Without figures nothing can be known to be short; the kernel's own limits still hold.
-        let Ok(host) = memory::host() else { return 100.0 };
+        let Some(host) = host else { return 100.0 };
         let reserved = starting.saturating_mul(self.config.start_cost.as_u64());
         percent(host.available_bytes.saturating_sub(reserved), host.total_bytes)
     }
@@ -169,7 +171,7 @@ mod tests {
             pressure_percent: 20,
             start_cost: ByteSize::mib(0),
         });
-        let judge = |available, pressure| admission.judge(available, pressure);
+        let judge = |available, pressure| admission.judge(available, || pressure);
         assert_eq!(judge(50.0, Some(90.0)), Level::Ample, "one sandbox at its own limit");
         assert_eq!([judge(14.0, None), judge(14.0, Some(19.0))], [Level::Ample; 2]);
         assert_eq!(judge(14.0, Some(20.0)), Level::Pressed);

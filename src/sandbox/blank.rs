@@ -8,6 +8,7 @@
 //! which no record knows. So both can be made before anybody asks for them (see [`super::pool`]).
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::ids::Space;
 use super::limits::settings;
+use super::process::Attaching;
 use super::provision::{Undo, fail_point, take_back};
 use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
@@ -49,8 +51,17 @@ pub(super) struct Site {
 pub(super) struct Blank {
     pub(super) site: Site,
     pub(super) launched: Launched,
+    /// The way to its processes, once it is somebody's.
+    pub(super) attaching: Option<Attaching>,
     nofile: u64,
     engine: Engine,
+}
+
+/// A launch that failed: it is for the caller to say when the site goes.
+#[derive(Debug)]
+pub(super) struct Unlaunched {
+    pub(super) site: Site,
+    pub(super) cause: Error,
 }
 
 impl Site {
@@ -124,8 +135,12 @@ impl Blank {
     /// by a link.
     ///
     /// # Errors
-    /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
-    pub(super) async fn launch(shared: &Arc<Shared>, site: Site, nofile: u64) -> Result<Self, Error> {
+    /// The step that failed, and the site, at which something may be.
+    pub(super) async fn launch(
+        shared: &Arc<Shared>,
+        site: Site,
+        nofile: u64,
+    ) -> Result<Self, Box<Unlaunched>> {
         Self::launch_as(shared, site, nofile, Engine::of(Isolation::Container), None, None).await
     }
 
@@ -141,14 +156,14 @@ impl Blank {
         engine: Engine,
         identity: Option<&Identity>,
         layers: Option<PathBuf>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Box<Unlaunched>> {
         if !engine.has_users() {
             // Its network stays where it is.
             site.space = None;
         }
         match launch(shared, &site, nofile, engine, identity, layers).await {
-            Ok(launched) => Ok(Self { site, launched, nofile, engine }),
-            Err(cause) => Err(take_back(shared, site.undo(), cause).await),
+            Ok(launched) => Ok(Self { site, launched, attaching: None, nofile, engine }),
+            Err(cause) => Err(Box::new(Unlaunched { site, cause })),
         }
     }
 
@@ -165,7 +180,7 @@ impl Blank {
         self.nofile == limits.nofile
     }
 
-    /// Gives it an identity. After a failure it is of no use any more.
+    /// Gives it an identity; the workspace is that of a path unless it is given. After a failure it is of no use any more.
     ///
     /// # Errors
     /// The step that failed.
@@ -174,15 +189,20 @@ impl Blank {
         shared: &Arc<Shared>,
         limits: &Limits,
         identity: Identity,
+        workspace: Option<OwnedFd>,
     ) -> Result<(), Error> {
         fail_point("provision-claim")?;
         self.site.limit(shared, limits)?;
         if self.engine.begins_nameless() {
             let ids = self.site.space.as_ref().and_then(|space| space.workspace.as_ref());
-            let furnished = shared.runtime.furnish(&self.launched.process, ids, &identity);
+            let furnished = shared.runtime.furnish(&self.launched.process, ids, &identity, workspace);
             phase("furnish", furnished).await.map_err(Error::Launch)?;
         }
-        phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)
+        phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)?;
+        // What the first command needs, while the rest of the create goes on.
+        let control = self.launched.control.clone();
+        self.attaching = Some(shared.tasks.spawn(async move { control.attach().await }));
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::ids::Ids;
-use super::process::LinkCell;
+use super::process::{Attaching, LinkCell};
 use super::throttle::Throttle;
 use super::view::LiveView;
 use crate::runtime::Control;
@@ -40,6 +40,8 @@ pub(super) struct Live {
     pub(super) is_greeted: AtomicBool,
     /// The hold on the processes that clients have started.
     pub(super) link: LinkCell,
+    /// How that was begun before anybody needed it; taken by whoever makes it.
+    pub(super) attaching: tokio::sync::Mutex<Option<Attaching>>,
     pub(super) run_directory: PathBuf,
     /// Unix milliseconds, to be shown.
     pub(super) started_at: i64,

@@ -143,6 +143,11 @@ impl Pool {
         Some(site)
     }
 
+    /// Takes a workspace that bears the mark of one that no record knows.
+    pub(super) fn take_marked_workspace(&self) -> Option<Staged> {
+        self.state().workspaces.pop_if(|staged| staged.is_marked)
+    }
+
     /// Takes a workspace.
     pub(super) fn take_workspace(&self) -> Option<Staged> {
         self.state().workspaces.pop()
@@ -216,8 +221,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         return;
     }
     while !shared.ending.is_cancelled() {
-        remove(&shared, pool.surplus(shared.admission.is_emergency())).await;
+        // Waits first until nothing is being started: looking costs something too.
         let pause = fill(&shared).await;
+        remove(&shared, pool.surplus(shared.admission.is_emergency())).await;
         tokio::select! {
             () = shared.ending.cancelled() => break,
             () = pool.taken.notified(), if pause == LOOK_INTERVAL => {}
@@ -289,7 +295,10 @@ async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
                 Some(site) => site,
                 None => Site::make(shared, limits, false).await?,
             };
-            let blank = Blank::launch(shared, site, limits.nofile).await?;
+            let blank = match Blank::launch(shared, site, limits.nofile).await {
+                Ok(blank) => blank,
+                Err(failed) => return Err(take_back(shared, failed.site.undo(), failed.cause).await),
+            };
             match blank.wait_ready().await {
                 Ok(()) => shared.pool.state().blanks.push_back(blank),
                 Err(cause) => return Err(take_back(shared, blank.site.undo(), cause).await),
@@ -304,7 +313,9 @@ async fn remove(shared: &Arc<Shared>, surplus: Surplus) {
     futures_util::future::join_all(sites.map(|site| discard(shared, site))).await;
     for staged in surplus.workspaces {
         let storage = Arc::clone(shared);
-        if let Err(error) = blocking(move || storage.storage.unstage(staged).map_err(Error::Storage)).await {
+        if let Err(error) =
+            blocking(move || storage.storage.unstage(staged.name).map_err(Error::Storage)).await
+        {
             tracing::error!(error = %chain(&error), "cannot remove a workspace that is nobody's");
         }
     }

@@ -1,16 +1,19 @@
 //! How a sandbox comes to run, each step with its undo.
 //!
 //! ```text
-//!   a blank (one of the pool's, or made now) ─┐   ┌─ limits, workspace, host name, environment ─┐
-//!                                             ├─► │                                             ├─► claimed
-//!   record ─► workspace ──────────────────────┘   └─ the record says that it runs ──────────────┘
+//!   a blank of the pool ──┬─► limits, workspace, host name, environment ─► the way to its processes ┐
+//!                         └─► workspace put in place, record: it runs ─────────────────────────────┴► claimed
+//!
+//!   none there: site ──┬─► launch ────────────────────────────┬─► limits, workspace, host name, environment ┐
+//!                      └─► record ─► workspace ─► it will run ┴─► record: it runs ──────────────────────────┴► claimed
 //! ```
 //!
 //! What a claim does to the blank and what it costs to make the record durable are waited for together. That both are
 //! done is said by a file that goes (see [`super::blank`]): with it a record that says *running* is one of a create
-//! that was not finished.
+//! that was not finished. Before anything of one that fails is taken away, its record says *creating* again.
 //!
-//! The record comes before everything that carries the sandbox's name; what does not carry it, a blank, is found by its
+//! What carries the sandbox's name comes after its record, or bears a mark by which a start knows that no record has
+//! come (see [`crate::storage`]); what does not carry it, a blank, is found by its
 //! own (see [`super::blank`]). So a daemon that finds what another left knows what to take back. Undo runs
 //! in reverse, does not stop at an error, and tells them all.
 
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
@@ -31,9 +35,9 @@ use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
 use crate::bundle;
 use crate::metadata::Durability;
-use crate::model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status};
+use crate::model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status, TemplateName};
 use crate::runtime::{Engine, Identity};
-use crate::storage::Prepared;
+use crate::storage::{Prepared, Staged, StagedName};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::watch::Watched;
 use crate::telemetry::phase;
@@ -80,6 +84,14 @@ pub(super) struct Provisioned {
     pub(super) workspace: Prepared,
 }
 
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Made {
+    undo: Vec<Undo>,
+    /// Whether the record of a new sandbox may say that it runs.
+    may_say_running: bool,
+}
+
 /// How one step is taken back.
 #[derive(Debug)]
 pub(super) enum Undo {
@@ -100,11 +112,18 @@ pub(super) async fn provision(
     occasion: Occasion,
 ) -> Result<Provisioned, Error> {
     let _starting = shared.pool.starting();
-    let mut undo = Vec::new();
+    let mut made = Made::default();
     // Apart, since its size would be that of every sandbox's driver, whatever that is doing.
-    match Box::pin(steps(shared, record, occasion, &mut undo)).await {
+    match Box::pin(steps(shared, record, occasion, &mut made)).await {
         Ok(done) => Ok(done),
-        Err(cause) => Err(take_back(shared, undo, cause).await),
+        Err(cause) => {
+            if made.may_say_running
+                && let Err(error) = withdraw(shared, record).await
+            {
+                tracing::error!(id = %record.spec.id, error = %chain(&error), "cannot record that a create has failed");
+            }
+            Err(take_back(shared, made.undo, cause).await)
+        }
     }
 }
 
@@ -132,64 +151,185 @@ async fn steps(
     shared: &Arc<Shared>,
     record: &Record,
     occasion: Occasion,
-    undo: &mut Vec<Undo>,
+    made: &mut Made,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
     let engine = Engine::of(record.spec.isolation);
     ids::check_nested(shared, &record.spec)?;
     let nested = nests(&record.spec);
     if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay || nested {
-        return named_steps(shared, record, occasion, undo, engine).await;
+        return named_steps(shared, record, occasion, made, engine).await;
     }
-    let mut of_workspace = Vec::new();
-    let (blank, workspace) =
-        tokio::join!(blank(shared, limits), recorded_workspace(shared, record, occasion, &mut of_workspace));
-    // Whatever was made is noted before the first failure is looked at.
-    undo.append(&mut of_workspace);
-    let mut found = blank?;
-    let workspace = match workspace {
-        Ok(workspace) => workspace,
+    let Some(mut blank) = shared.pool.take(shared, limits) else {
+        return launched_now(shared, record, occasion, made, None).await;
+    };
+    let claim = match claim_ready(shared, &mut blank, record, occasion, made).await {
+        Ok(claim) => claim,
         Err(error) => {
-            undo.append(&mut found.blank.site.undo());
+            made.undo.append(&mut blank.site.undo());
             return Err(error);
         }
     };
-    let mut claimed = claim(shared, &mut found.blank, record, occasion).await;
-    if let (Err(error), true) = (&claimed, found.was_ready) {
+    if let Err(error) = claim.claimed {
         // It may have died while it waited: that must not cost anybody a create.
-        tracing::warn!(id = %record.spec.id, error = %chain(error), "a sandbox of the pool cannot be used");
+        tracing::warn!(id = %record.spec.id, error = %chain(&error), "a sandbox of the pool cannot be used");
         shared.metrics.count_pool("failed");
-        discard(shared, found.blank.site).await;
-        found = Found { blank: fresh(shared, limits).await?, was_ready: false };
-        claimed = claim(shared, &mut found.blank, record, occasion).await;
+        if made.may_say_running
+            && let Err(error) = withdraw(shared, record).await
+        {
+            made.undo.append(&mut blank.site.undo());
+            return Err(error);
+        }
+        discard(shared, blank.site).await;
+        return launched_now(shared, record, occasion, made, Some(claim.workspace)).await;
     }
-    undo.append(&mut found.blank.site.undo());
-    finish(found.blank, claimed?, workspace)
+    made.undo.append(&mut blank.site.undo());
+    finish(blank, claim.record, claim.workspace)
 }
 
-/// Makes a blank somebody's; the record of a new sandbox says so meanwhile. That of one that is woken says what
-/// is so until it runs.
-async fn claim(
+/// What became of an attempt to make a blank somebody's.
+struct Claim {
+    /// Says that the sandbox runs as this blank.
+    record: Record,
+    workspace: Prepared,
+    /// After a failure the blank is of no use.
+    claimed: Result<(), Error>,
+}
+
+/// Makes a blank of the pool somebody's. Where its workspace was made ahead too, this is put in place by the writer of the
+/// record, before that is synced, so that one wait is for both.
+async fn claim_ready(
     shared: &Arc<Shared>,
     blank: &mut Blank,
     record: &Record,
     occasion: Occasion,
-) -> Result<Record, Error> {
+    made: &mut Made,
+) -> Result<Claim, Error> {
     let running = running(record, blank);
+    let (limits, identity) = (&record.spec.limits, identity(shared, record));
+    let Some(Staged { name, directory, .. }) = staged(shared, record, occasion)? else {
+        let workspace = recorded_workspace(shared, record, occasion, made).await?;
+        let recorded = recorded_running(shared, &running, occasion, made);
+        let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None));
+        recorded?;
+        return Ok(Claim { record: running, workspace, claimed });
+    };
+    let recorded = placed_and_recorded(shared, name, running.clone(), made);
+    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory)));
+    recorded?;
+    Ok(Claim { record: running, workspace: Prepared::Made, claimed })
+}
+
+/// A workspace that was made ahead, if this sandbox needs nothing else, and a start would know what to do with one that is
+/// in place without a record.
+fn staged(shared: &Shared, record: &Record, occasion: Occasion) -> Result<Option<Staged>, Error> {
+    let is_plain = record.spec.template.as_ref().is_none_or(TemplateName::is_blank);
+    let is_new = occasion == Occasion::Create && !shared.storage.has_workspace(record.spec.id);
+    if !is_plain || !is_new {
+        return Ok(None);
+    }
+    // Here, since nothing could take back what was taken out of the pool.
+    fail_point("provision-record")?;
+    fail_point("record-running")?;
+    Ok(shared.pool.take_marked_workspace())
+}
+
+async fn placed_and_recorded(
+    shared: &Arc<Shared>,
+    staged: StagedName,
+    running: Record,
+    made: &mut Made,
+) -> Result<(), Error> {
+    let id = running.spec.id;
+    made.undo.push(Undo::Record(id));
+    made.may_say_running = true;
+    let (sender, placed) = oneshot::channel();
+    let storage = Arc::clone(shared);
+    let step = Box::new(move || {
+        let place = || storage.storage.place(staged, id).map_err(Error::Storage);
+        let result = fail_point("provision-workspace").and_then(|()| place());
+        let is_placed = result.is_ok();
+        // Whoever waits for it waits for the record too.
+        let _read: Result<(), _> = sender.send(result);
+        is_placed
+    });
+    let write = |done| shared.metadata.put_after(step, running, Durability::Power, done);
+    let recorded = phase("record-running", shared.written(write)).await;
+    match placed.await {
+        Ok(Ok(())) => made.undo.push(Undo::Workspace(id)),
+        Ok(Err(error)) => return Err(error),
+        // It was not even tried, of which the record's error says why.
+        Err(_closed) => {}
+    }
+    recorded
+}
+
+/// Launches a blank and makes it somebody's. Beside the launch everything is made durable that takes long: that it runs,
+/// with the launch by which it will be known, but without the process, which a power loss takes with it anyhow.
+async fn launched_now(
+    shared: &Arc<Shared>,
+    record: &Record,
+    occasion: Occasion,
+    made: &mut Made,
+    workspace: Option<Prepared>,
+) -> Result<Provisioned, Error> {
+    let limits = &record.spec.limits;
+    let site = site(shared, limits).await?;
+    let announced = announced(record, &site);
+    let prepared = async {
+        let workspace = match workspace {
+            Some(workspace) => workspace,
+            None => recorded_workspace(shared, record, occasion, made).await?,
+        };
+        recorded_running(shared, &announced, occasion, made).await?;
+        Ok::<_, Error>(workspace)
+    };
+    let (launched, prepared) = tokio::join!(Blank::launch(shared, site, limits.nofile), prepared);
+    let mut blank = match launched {
+        Ok(blank) => blank,
+        Err(failed) => {
+            made.undo.append(&mut failed.site.undo());
+            return Err(failed.cause);
+        }
+    };
+    // Whatever was made is noted before the first failure is looked at.
+    made.undo.append(&mut blank.site.undo());
+    let workspace = prepared?;
+    let running = running(record, &blank);
     let recorded = async {
         match occasion {
-            Occasion::Create => record_running(shared, running.clone()).await,
+            Occasion::Create => {
+                phase("record-launched", shared.put(running.clone(), Durability::Process)).await
+            }
             Occasion::Wake => Ok(()),
         }
     };
-    let claimed = blank.claim(shared, &record.spec.limits, identity(shared, record));
+    let claimed = blank.claim(shared, limits, identity(shared, record), None);
     let (recorded, claimed) = tokio::join!(recorded, claimed);
-    if recorded.is_ok() && claimed.is_err() && occasion == Occasion::Create {
-        // Before anything is taken away: what is found without the file is not known to be unfinished.
-        shared.put(record.clone(), Durability::Process).await?;
-    }
     recorded.and(claimed)?;
-    Ok(running)
+    finish(blank, running, workspace)
+}
+
+/// Writes that a new sandbox runs. The record of one that is woken says what is so until it runs.
+async fn recorded_running(
+    shared: &Arc<Shared>,
+    running: &Record,
+    occasion: Occasion,
+    made: &mut Made,
+) -> Result<(), Error> {
+    match occasion {
+        Occasion::Create => {
+            made.may_say_running = true;
+            record_running(shared, running.clone()).await
+        }
+        Occasion::Wake => Ok(()),
+    }
+}
+
+/// Before anything of a create that failed is taken away: what is found without the file of a claim is not known to be
+/// unfinished.
+async fn withdraw(shared: &Arc<Shared>, record: &Record) -> Result<(), Error> {
+    shared.put(record.clone(), Durability::Process).await
 }
 
 /// Writes that a sandbox runs.
@@ -204,11 +344,11 @@ async fn named_steps(
     shared: &Arc<Shared>,
     record: &Record,
     occasion: Occasion,
-    undo: &mut Vec<Undo>,
+    made: &mut Made,
     engine: Engine,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
-    let workspace = recorded_workspace(shared, record, occasion, undo).await?;
+    let workspace = recorded_workspace(shared, record, occasion, made).await?;
     let identity = identity(shared, record);
     let named = (!engine.begins_nameless()).then_some(&identity);
     let layers = layers(shared, record).await?;
@@ -217,10 +357,20 @@ async fn named_steps(
         true => Site::make(shared, limits, true).await?,
         false => site(shared, limits).await?,
     };
-    let mut blank = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await?;
-    let claimed = claim(shared, &mut blank, record, occasion).await;
-    undo.append(&mut blank.site.undo());
-    finish(blank, claimed?, workspace)
+    let launched = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await;
+    let mut blank = match launched {
+        Ok(blank) => blank,
+        Err(failed) => {
+            made.undo.append(&mut failed.site.undo());
+            return Err(failed.cause);
+        }
+    };
+    made.undo.append(&mut blank.site.undo());
+    let running = running(record, &blank);
+    let recorded = recorded_running(shared, &running, occasion, made);
+    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None));
+    recorded.and(claimed)?;
+    finish(blank, running, workspace)
 }
 
 /// Whether it is launched with the profile and the user namespace of those that may make namespaces.
@@ -247,25 +397,6 @@ fn finish(blank: Blank, record: Record, workspace: Prepared) -> Result<Provision
     Ok(Provisioned { live: live(&record, blank)?, record, workspace })
 }
 
-/// A blank, and whether it was there already.
-struct Found {
-    blank: Blank,
-    was_ready: bool,
-}
-
-async fn blank(shared: &Arc<Shared>, limits: &Limits) -> Result<Found, Error> {
-    if let Some(blank) = shared.pool.take(shared, limits) {
-        return Ok(Found { blank, was_ready: true });
-    }
-    Ok(Found { blank: fresh(shared, limits).await?, was_ready: false })
-}
-
-/// Makes a blank now.
-async fn fresh(shared: &Arc<Shared>, limits: &Limits) -> Result<Blank, Error> {
-    let site = site(shared, limits).await?;
-    Blank::launch(shared, site, limits.nofile).await
-}
-
 async fn site(shared: &Arc<Shared>, limits: &Limits) -> Result<Site, Error> {
     match shared.pool.take_site() {
         Some(site) => Ok(site),
@@ -285,28 +416,28 @@ async fn recorded_workspace(
     shared: &Arc<Shared>,
     record: &Record,
     occasion: Occasion,
-    undo: &mut Vec<Undo>,
+    made: &mut Made,
 ) -> Result<Prepared, Error> {
     let id = record.spec.id;
     fail_point("provision-record")?;
     if occasion == Occasion::Create {
-        undo.push(Undo::Record(id));
+        made.undo.push(Undo::Record(id));
         // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
         // takes the host's side with it, and a new workspace bears a mark until its record is on the disk. One
         // that is woken is recorded already.
         phase("record", shared.put(record.clone(), Durability::Process)).await?;
     }
     let (storage, spec) = (Arc::clone(shared), record.spec.clone());
-    let made = blocking(move || {
+    let prepared = blocking(move || {
         fail_point("provision-workspace")?;
         let ready = || storage.pool.take_workspace();
         storage.storage.prepare(spec.id, spec.template.as_ref(), ready).map_err(Error::Storage)
     });
-    let made = phase("workspace", made).await?;
-    if (made, occasion) == (Prepared::Made, Occasion::Create) {
-        undo.push(Undo::Workspace(id));
+    let prepared = phase("workspace", prepared).await?;
+    if (prepared, occasion) == (Prepared::Made, Occasion::Create) {
+        made.undo.push(Undo::Workspace(id));
     }
-    Ok(made)
+    Ok(prepared)
 }
 
 fn identity(shared: &Shared, record: &Record) -> Identity {
@@ -318,16 +449,16 @@ fn identity(shared: &Shared, record: &Record) -> Identity {
     }
 }
 
-/// The record once the sandbox runs as this blank.
-fn running(record: &Record, blank: &Blank) -> Record {
+/// The record of a sandbox that will run where a launch has been prepared.
+fn announced(record: &Record, site: &Site) -> Record {
     let now = now_ms();
     Record {
         status: Status::Running,
         error_message: None,
-        address_index: Some(blank.site.address_index),
-        launch: Some(blank.site.launch),
-        init_pid: Some(blank.launched.pid),
-        init_start_ticks: Some(blank.launched.start_ticks),
+        address_index: Some(site.address_index),
+        launch: Some(site.launch),
+        init_pid: None,
+        init_start_ticks: None,
         updated_at: now,
         last_active_at: now,
         stopped_at: None,
@@ -335,8 +466,17 @@ fn running(record: &Record, blank: &Blank) -> Record {
     }
 }
 
+/// The record once the sandbox runs as this blank.
+fn running(record: &Record, blank: &Blank) -> Record {
+    Record {
+        init_pid: Some(blank.launched.pid),
+        init_start_ticks: Some(blank.launched.start_ticks),
+        ..announced(record, &blank.site)
+    }
+}
+
 fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
-    let Blank { site, launched, .. } = blank;
+    let Blank { site, launched, attaching, .. } = blank;
     Ok(Live {
         control: launched.control,
         init_pid: launched.pid,
@@ -352,6 +492,7 @@ fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
         oom_kills: AtomicU64::new(0),
         is_greeted: AtomicBool::new(true),
         link: LinkCell::default(),
+        attaching: tokio::sync::Mutex::new(attaching),
         run_directory: site.run_directory,
         started_at: record.updated_at,
         started: Instant::now(),

@@ -192,6 +192,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 cgroup,
                 throttle: Throttle::default(),
                 link: LinkCell::default(),
+                attaching: tokio::sync::Mutex::default(),
                 awake: Mutex::default(),
                 oom_kills: AtomicU64::new(kills),
                 is_greeted: AtomicBool::new(!is_frozen),

@@ -252,8 +252,10 @@ impl Supervisor {
         ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
         ids::check_nested(shared, &record.spec)?;
         engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
-        let runtime = shared.runtime.clone();
-        blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
+        if engine.is_program() {
+            let runtime = shared.runtime.clone();
+            blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
+        }
         let exists = || Error::Conflict(format!("sandbox {id} exists already"));
         // Looked at before its workspace is: nobody is to be told to purge one that is in use.
         if shared.registry.find(id).is_some() {

@@ -93,7 +93,17 @@ pub struct ManifestFile {
 
 /// A workspace that was made ahead and is nobody's.
 #[derive(Debug)]
-pub struct Staged(PathBuf);
+pub struct Staged {
+    pub name: StagedName,
+    /// It, wherever it is moved to.
+    pub directory: OwnedFd,
+    /// Whether a start would know it for a workspace that was never recorded.
+    pub is_marked: bool,
+}
+
+/// Where such a workspace is.
+#[derive(Debug)]
+pub struct StagedName(PathBuf);
 
 /// What [`Storage::prepare`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +152,7 @@ impl Storage {
     pub fn stage_ahead(&self, name: &str) -> Result<Staged, StorageError> {
         let staging = self.config.data_dir.join("staging").join(name);
         match self.stage(&staging) {
-            Ok(()) => Ok(Staged(staging)),
+            Ok((directory, is_marked)) => Ok(Staged { name: StagedName(staging), directory, is_marked }),
             Err(error) => {
                 // Whatever is left is swept at the next start.
                 let _ignored: Result<u64, StorageError> = self.discard(&staging);
@@ -155,8 +165,26 @@ impl Storage {
     ///
     /// # Errors
     /// It cannot be removed.
-    pub fn unstage(&self, staged: Staged) -> Result<(), StorageError> {
+    pub fn unstage(&self, staged: StagedName) -> Result<(), StorageError> {
         self.discard(&staged.0).map(drop)
+    }
+
+    /// Puts a workspace that was made ahead in its place, where nothing is.
+    ///
+    /// # Errors
+    /// Something is there, or the disk fails; the workspace is gone.
+    pub fn place(&self, staged: StagedName, id: SandboxId) -> Result<(), StorageError> {
+        let target = self.workspace_path(id);
+        let placed = rename_fail_point().and_then(|()| {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, &staged.0, CWD, &target, RenameFlags::NOREPLACE)
+                .map_err(|errno| StorageError::at("put in place the workspace", &target)(errno.into()))
+        });
+        if placed.is_err() {
+            // Whatever is left is swept at the next start.
+            let _ignored: Result<(), StorageError> = self.unstage(staged);
+        }
+        placed
     }
 
     /// Makes a workspace from the skeleton and a template; one that is there is left as it is. `ready` is
@@ -180,10 +208,10 @@ impl Storage {
         }
         let template = template.filter(|t| !t.is_blank()).map(|t| self.template(t)).transpose()?;
         let (staging, staged) = match ready() {
-            Some(Staged(staging)) => (staging, Ok(())),
+            Some(Staged { name: StagedName(staging), .. }) => (staging, Ok(())),
             None => {
                 let staging = self.config.data_dir.join("staging").join(id.to_string());
-                let staged = self.stage(&staging);
+                let staged = self.stage(&staging).map(drop);
                 (staging, staged)
             }
         };
@@ -191,9 +219,7 @@ impl Storage {
             if let Some(template) = template {
                 tree::copy(&template, &staging.join(APP), OWNER)?;
             }
-            fail::fail_point!("storage-prepare-rename", |_| Err(StorageError::FailPoint(
-                "storage-prepare-rename"
-            )));
+            rename_fail_point()?;
             fs::rename(&staging, &target).map_err(StorageError::at("put in place the workspace", &target))
         });
         if let Err(error) = made {
@@ -370,13 +396,14 @@ impl Storage {
         Err(StorageError::UnknownTemplate { name: name.to_string(), known: known.join(", ") })
     }
 
-    fn stage(&self, staging: &Path) -> Result<(), StorageError> {
+    /// Returns it, and whether it could be marked.
+    fn stage(&self, staging: &Path) -> Result<(OwnedFd, bool), StorageError> {
         self.discard(staging)?;
         let failed = StorageError::at("make the workspace", staging);
         fs::DirBuilder::new().mode(0o750).create(staging).map_err(&failed)?;
         // The umask may have taken bits away.
         fs::set_permissions(staging, fs::Permissions::from_mode(0o750)).map_err(&failed)?;
-        unborn::mark(staging).map_err(&failed)?;
+        let is_marked = unborn::mark(staging).map_err(&failed)?;
         let skeleton = self.config.rootfs.join(SKELETON);
         if skeleton.exists() {
             tree::copy(&skeleton, staging, OWNER)?;
@@ -389,7 +416,8 @@ impl Storage {
             }
             sysfs::give_name(&root, directory, OWNER, OWNER).map_err(&failed)?;
         }
-        sysfs::give(root.as_fd(), OWNER, OWNER).map_err(&failed)
+        sysfs::give(root.as_fd(), OWNER, OWNER).map_err(&failed)?;
+        Ok((root, is_marked))
     }
 
     /// Renames a tree out of the way, so that it is gone at once, then removes it.
@@ -414,4 +442,10 @@ impl Storage {
 /// The kernel's.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sysfs::write_state(path, bytes, 0o644)
+}
+
+/// Before a workspace that is whole gets its name.
+fn rename_fail_point() -> Result<(), StorageError> {
+    fail::fail_point!("storage-prepare-rename", |_| Err(StorageError::FailPoint("storage-prepare-rename")));
+    Ok(())
 }

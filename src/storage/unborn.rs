@@ -14,11 +14,12 @@ use rustix::io::Errno;
 
 const MARK: &str = "trusted.sandboxd.unborn";
 
-/// Marks a workspace. Where the file system has no such attributes, what a power loss leaves stays.
-pub(super) fn mark(path: &Path) -> io::Result<()> {
+/// Marks a workspace. Says whether that was possible: where the file system has no such attributes, what a power
+/// loss leaves stays.
+pub(super) fn mark(path: &Path) -> io::Result<bool> {
     match rustix::fs::lsetxattr(path, MARK, &[], XattrFlags::empty()) {
-        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
-        other => Ok(other?),
+        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(false),
+        other => Ok(other.map(|()| true)?),
     }
 }
 

@@ -6,12 +6,11 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::UnshareFlags;
 
@@ -33,7 +32,7 @@ pub struct Furnisher {
 #[derive(Debug)]
 pub struct Furniture {
     /// In the caller's mount namespace.
-    pub directory: PathBuf,
+    pub directory: OwnedFd,
     /// The user namespace by which it is mapped.
     pub ids: Option<OwnedFd>,
     /// Where it goes.
@@ -61,10 +60,12 @@ impl Furnisher {
 
     /// Gives a process, of which this is the pidfd, a directory and a host name; `done` is called once.
     pub fn request(&self, process: BorrowedFd<'_>, furniture: Furniture, done: Done) {
-        let job = match Job::new(process, furniture, done) {
-            Ok(job) => job,
-            Err((done, error)) => return done(Err(error)),
+        let Furniture { directory, ids, place, host_name } = furniture;
+        let process = match process.try_clone_to_owned() {
+            Ok(process) => process,
+            Err(error) => return done(Err(error)),
         };
+        let job = Job { process, directory, ids, place, host_name, done };
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         match queue.try_send(job) {
             Ok(()) => {}
@@ -127,16 +128,6 @@ fn serve(jobs: &Receiver<Job>, home: &OwnedFd) {
 }
 
 impl Job {
-    fn new(process: BorrowedFd<'_>, furniture: Furniture, done: Done) -> Result<Self, (Done, io::Error)> {
-        let Furniture { directory, ids, place, host_name } = furniture;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty()).map_err(io::Error::from);
-        match process.try_clone_to_owned().and_then(|process| Ok((process, opened?))) {
-            Ok((process, directory)) => Ok(Self { process, directory, ids, place, host_name, done }),
-            Err(error) => Err((done, error)),
-        }
-    }
-
     /// The copy of the mount is taken at home, where the directory is, before the thread goes over.
     fn furnish(&self) -> io::Result<()> {
         let tree =

@@ -1,7 +1,10 @@
 //! The host's memory: `/proc/meminfo` — man 5 proc_meminfo.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+
+/// More than `/proc/meminfo` has.
+const MEMINFO_BYTES: usize = 8192;
 
 /// Memory in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +39,10 @@ pub fn oom_kills() -> Option<u64> {
 /// # Errors
 /// `/proc/meminfo` cannot be read, or lacks them.
 pub fn host() -> io::Result<HostMemory> {
-    let text = fs::read_to_string("/proc/meminfo")?;
+    // In one read: the kernel works the figures out anew for each that begins at the front, and this is done at every start.
+    let mut buffer = [0; MEMINFO_BYTES];
+    let length = File::open("/proc/meminfo")?.read(&mut buffer)?;
+    let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
     let field = |name: &str| {
         let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)

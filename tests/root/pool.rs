@@ -6,15 +6,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Test;
-use crate::support::eventually;
+use super::crash::dies_during;
 use crate::support::host::HostSnapshot;
 use crate::support::server::{INSTANCE, Server};
+use crate::support::{eventually, eventually_seen};
 
 pub(crate) const TESTS: &[Test] = &[
     ("pool::a_claimed_sandbox_cannot_be_told_from_another", alike),
     ("pool::what_is_ready_is_used_and_made_again", used),
     ("pool::one_that_cannot_be_used_costs_nobody_a_create", unusable),
     ("pool::a_crash_leaves_nothing_of_it", crash),
+    ("pool::at_each_step_of_a_claim_nothing_is_left", each_step),
     ("pool::a_request_says_where_its_time_went", traced),
 ];
 
@@ -271,6 +273,13 @@ fn unusable() {
     eventually("nothing is left", Duration::from_secs(20), || HostSnapshot::take(&server) == before);
 }
 
+fn leaves_nothing(server: &Server, before: &HostSnapshot, what: &str) {
+    eventually_seen(&format!("{what} leaves nothing"), Duration::from_secs(20), || {
+        let now = HostSnapshot::take(server);
+        if now == *before { Ok(()) } else { Err(format!("{now:?} instead of {before:?}")) }
+    });
+}
+
 fn crash() {
     for signal in ["KILL", "TERM", "HUP"] {
         let mut server = Server::start(&[]);
@@ -289,10 +298,46 @@ fn crash() {
         server.set("SANDBOXD_POOL_SIZE", "0");
         server.set("SANDBOXD_LAUNCH_SPARES", "0");
         server.boot();
-        eventually(&format!("{signal} leaves nothing"), Duration::from_secs(20), || {
-            HostSnapshot::take(&server) == before
-        });
+        leaves_nothing(&server, &before, signal);
     }
+}
+
+/// What a create does when all that it needs was made ahead: each step fails, and the daemon is killed at each.
+fn each_step() {
+    let mut server = Server::start(&[]);
+    let before = HostSnapshot::take(&server);
+    let returns =
+        ["provision-record", "record-running", "provision-workspace", "provision-claim", "provision-claimed"];
+    let dies = ["record-running", "provision-workspace", "provision-claim", "provision-claimed"];
+    let cases =
+        returns.map(|step| (step, "return")).into_iter().chain(dies.map(|step| (step, "sleep(60000)")));
+    for (step, action) in cases {
+        server.signal("TERM");
+        for (name, value) in [("SANDBOXD_POOL_SIZE", "1"), ("SANDBOXD_LAUNCH_SPARES", "1")] {
+            server.set(name, value);
+        }
+        server.set("FAILPOINTS", &format!("{step}={action}"));
+        server.boot();
+        let is_there = |kind| metric(&server, &format!("sandboxd_pool_members{{kind=\"{kind}\"}}")) >= 1;
+        eventually("all is ready", Duration::from_secs(20), || is_there("blank") && is_there("workspace"));
+        for name in ["SANDBOXD_POOL_SIZE", "SANDBOXD_LAUNCH_SPARES"] {
+            server.set(name, "0");
+        }
+        if action == "return" {
+            let answer = server.api("POST", "/sandbox", json!({}));
+            assert_eq!(answer.status, 500, "{step}: {}", answer.text());
+            assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}");
+            server.signal("TERM");
+            server.unset("FAILPOINTS");
+            server.boot();
+        } else {
+            dies_during(&mut server, |server| server.api("POST", "/sandbox", json!({})));
+        }
+        leaves_nothing(&server, &before, &format!("{step}={action}"));
+        assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]), "{step}={action}");
+    }
+    let id = server.create(json!({}));
+    server.purge(&id);
 }
 
 fn traced() {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
@@ -35,6 +36,9 @@ const ATTACH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Made when the first process is started, or when a sandbox is adopted.
 pub(in crate::sandbox) type LinkCell = OnceCell<Arc<Link>>;
+
+/// A connection about processes that is being made.
+pub(in crate::sandbox) type Attaching = JoinHandle<Result<Attached, ControlError>>;
 
 /// The hold on the processes of one running sandbox.
 ///
@@ -75,7 +79,7 @@ pub(in crate::sandbox) async fn prepare(shared: &Arc<Shared>, entry: &Arc<Entry>
 }
 
 async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Result<Arc<Link>, Error> {
-    let Attached { channel, events, journal, kept } = live.control.attach().await.map_err(Error::Control)?;
+    let Attached { channel, events, journal, kept } = attach(live).await.map_err(Error::Control)?;
     let directory = live.run_directory.join(DIRECTORY);
     let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&directory);
     made.map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })?;
@@ -96,6 +100,21 @@ async fn open(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) -> Res
         events,
     ));
     Ok(link)
+}
+
+/// Two must not be made at once: `sandbox-init` tells the last one what ends. So one that was begun stays where it
+/// is until it is made, also when whoever waits for it goes away.
+async fn attach(live: &Live) -> Result<Attached, ControlError> {
+    let mut begun = live.attaching.lock().await;
+    if let Some(attaching) = begun.as_mut() {
+        let made = attaching.await;
+        *begun = None;
+        // One that failed may have been too early.
+        if let Ok(Ok(attached)) = made {
+            return Ok(attached);
+        }
+    }
+    live.control.attach().await
 }
 
 impl Link {

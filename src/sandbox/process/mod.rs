@@ -45,7 +45,7 @@ use crate::sys::watch::Watched;
 pub use crate::protocol::Target;
 pub use crate::runtime::Stream;
 pub use follow::{Follower, Piece};
-pub(super) use link::{LinkCell, prepare, restore_after_restart};
+pub(super) use link::{Attaching, LinkCell, prepare, restore_after_restart};
 pub use start::ProcessRequest;
 pub(super) use table::Processes;
 

@@ -71,7 +71,7 @@ fn launcher_of(daemon: &str) -> Option<String> {
 }
 
 /// The daemon is killed while it deals with a request, at the fail point that is set, and started again without.
-fn dies_during(server: &mut Server, request: impl Fn(&Server) -> Answer + Sync) {
+pub(super) fn dies_during(server: &mut Server, request: impl Fn(&Server) -> Answer + Sync) {
     std::thread::scope(|scope| {
         scope.spawn(|| request(server));
         // The point is reached and does not return: that is where the daemon dies.
