@@ -137,8 +137,7 @@ fn enclose(
         // Changing ids has taken it away, and with it the right to write what is a child's in /proc.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
         for (kind, most) in most {
-            let path = format!("/proc/sys/user/max_{kind}_namespaces");
-            step("bound the namespaces", fs::write(path, most.to_string()))?;
+            step("bound the namespaces", bound(&format!("max_{kind}_namespaces"), *most))?;
         }
         make_owned(ids, true, owner, &bounds.but_for_namespaces())
     };
