@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("pool::a_crash_leaves_nothing_of_it", crash),
     ("pool::at_each_step_of_a_claim_nothing_is_left", each_step),
     ("pool::a_request_says_where_its_time_went", traced),
+    ("pool::what_took_long_is_told_in_the_log", told),
 ];
 
 const SIZE: &str = "4";
@@ -364,4 +365,21 @@ fn traced() {
     for series in ["operation=\"create\",phase=\"launch\"", "operation=\"exec\",phase=\"spawn\""] {
         assert!(text.contains(&format!("sandboxd_phase_duration_seconds_count{{{series}}}")), "{series}");
     }
+}
+
+/// For whoever looks at the log in the night: nobody had asked for it.
+fn told() {
+    let server = Server::start(&[("FAILPOINTS", "provision-claim=sleep(1100)")]);
+    let id = server.create(json!({}));
+    let has_line =
+        |words: &[&str]| server.log_text().lines().any(|line| words.iter().all(|w| line.contains(w)));
+    eventually("it is told of the sandbox", Duration::from_secs(10), || {
+        has_line(&["took long", &id, "\"operation\":\"create\"", "\"phases\":\"turn "])
+    });
+    assert!(has_line(&["\"endpoint\":\"/sandbox\"", "request_id", ", launch "]), "{}", server.log_text());
+    eventually("what is quick is not", Duration::from_secs(20), || {
+        assert_eq!(server.api("GET", "/v1/sandboxes", Value::Null).status, 200);
+        let log = server.log_text();
+        log.lines().any(|line| line.contains("\"endpoint\":\"/v1/sandboxes\"") && !line.contains("phases"))
+    });
 }
