@@ -237,6 +237,26 @@ fn limits(report: &mut Report) {
             );
         }
     }
+    let terminals = kernel::in_child(|| {
+        let all: Result<Vec<_>, _> = (0..65).map(|_| fs::File::open("/dev/ptmx")).collect();
+        all.map(drop).map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
+    });
+    let is_bounded = terminals == kernel::Outcome::Refused(libc::ENOSPC);
+    report.check(is_bounded, "limit", format_args!("more than 64 terminals: {terminals}"));
+    // Without a user namespace they are the host's.
+    if has_own_ids() {
+        for (name, most) in [
+            ("max_user_namespaces", 0),
+            ("max_inotify_instances", 1024),
+            ("max_inotify_watches", 131_072),
+            ("max_fanotify_groups", 0),
+        ] {
+            let path = format!("/proc/sys/user/{name}");
+            let value = read(&path).trim().parse().unwrap_or(u64::MAX);
+            report.check(value <= most, "limit", format_args!("{name} is {value}"));
+            report.check(fs::write(&path, "1").is_err(), "limit", format_args!("{name} can be set"));
+        }
+    }
     let realtime = kernel::attempt(libc::SYS_sched_setscheduler, [0, 1, [1_u32].as_ptr() as u64, 0, 0, 0]);
     report.check(realtime != kernel::Outcome::Done, "limit", "real-time scheduling is granted");
     let nice = kernel::attempt(libc::SYS_setpriority, [0, 0, (-20_i64).cast_unsigned(), 0, 0, 0]);
