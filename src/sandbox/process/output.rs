@@ -57,7 +57,7 @@ struct Position {
 /// What came of an attempt to take output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
-    Some,
+    Bytes(u64),
     /// The slowest follower would be overtaken.
     Full,
     End,
@@ -104,9 +104,9 @@ impl Output {
         drop(flow);
         let end = self.ring.end();
         match moved {
-            Moved::Bytes(_) => {
+            Moved::Bytes(count) => {
                 self.seen.send_modify(|seen| seen.end = end);
-                Ok(Taken::Some)
+                Ok(Taken::Bytes(count))
             }
             Moved::End => Ok(Taken::End),
         }

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::output::Taken;
+use super::output::{Output, Taken};
 use super::{Process, table};
 use crate::runtime::{Journal, Stream};
 use crate::sandbox::registry::Entry;
@@ -18,6 +18,14 @@ use crate::sys::watch::Watched;
 const LINGER: Duration = Duration::from_millis(50);
 /// The pause before more is taken when the file system had no room.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// How fast output goes to a ring that nobody reads. All but its end is overwritten, and moving it takes the daemon's
+/// processor time, which no limit of the sandbox's counts: a flood would slow down its neighbours' requests.
+const UNREAD_BYTES_PER_SECOND: u64 = 32 << 20;
+/// For how long it may go faster: 4 MiB at once.
+const UNREAD_BURST: Duration = Duration::from_millis(125);
+/// After a move of so much others get a turn.
+const LONG_MOVE_BYTES: u64 = 64 * 1024;
 
 /// How often it is looked whether somebody has come back to a terminal.
 const HANG_UP_LOOKS: u32 = 10;
@@ -31,10 +39,29 @@ pub(super) struct Sources {
     pub(super) journal: Arc<Journal>,
 }
 
+/// When so much will have been moved at the pace of what nobody reads.
+#[derive(Debug)]
+struct Pace(Instant);
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self(now.checked_sub(UNREAD_BURST).unwrap_or(now))
+    }
+
+    /// How long to wait after so many bytes.
+    fn after(&mut self, count: u64, now: Instant) -> Option<Duration> {
+        let nanoseconds = count.saturating_mul(1_000_000_000) / UNREAD_BYTES_PER_SECOND;
+        let begun = now.checked_sub(UNREAD_BURST).map_or(self.0, |earliest| self.0.max(earliest));
+        self.0 = begun + Duration::from_nanos(nanoseconds);
+        self.0.checked_duration_since(now).filter(|wait| !wait.is_zero())
+    }
+}
+
 /// Runs until nothing can come any more, or the process is forgotten.
 pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Process>, mut sources: Sources) {
     let stall = shared.config.processes.stall;
     let output = &process.output;
+    let mut pace = Pace::new(Instant::now());
     loop {
         let seen = output.seen();
         if sources.stdout.is_none() && sources.stderr.is_none() && seen.ended.is_some() {
@@ -58,10 +85,10 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Pro
             () = shared.ending.cancelled() => return,
             () = process.forgotten.cancelled() => break,
             taken = take(sources.stdout.as_ref(), Stream::Stdout, &process, &sources.journal) => {
-                if is_end(taken).await { sources.stdout = None; }
+                if is_end(taken, output, &mut pace).await { sources.stdout = None; }
             }
             taken = take(sources.stderr.as_ref(), Stream::Stderr, &process, &sources.journal) => {
-                if is_end(taken).await { sources.stderr = None; }
+                if is_end(taken, output, &mut pace).await { sources.stderr = None; }
             }
             () = process.ended.cancelled(), if seen.ended.is_none() => {}
             () = tokio::time::sleep(LINGER), if lingers => output.complete(false),
@@ -117,10 +144,23 @@ async fn take(
     open.read_with(|fd| process.output.take(fd, stream, journal)).await
 }
 
-async fn is_end(taken: io::Result<Taken>) -> bool {
+/// Whether that was the last of a stream; if not, waits until it is time for more.
+async fn is_end(taken: io::Result<Taken>, output: &Output, pace: &mut Pace) -> bool {
     match taken {
         Ok(Taken::End) => true,
-        Ok(Taken::Some | Taken::Full) => false,
+        Ok(Taken::Full) => false,
+        Ok(Taken::Bytes(count)) if output.is_followed() => {
+            if count >= LONG_MOVE_BYTES {
+                tokio::task::yield_now().await;
+            }
+            false
+        }
+        Ok(Taken::Bytes(count)) => {
+            if let Some(wait) = pace.after(count, Instant::now()) {
+                tokio::time::sleep(wait).await;
+            }
+            false
+        }
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {
             tokio::time::sleep(FULL_PAUSE).await;
             false
@@ -129,6 +169,25 @@ async fn is_end(taken: io::Result<Taken>) -> bool {
         Err(error) => {
             tracing::error!(%error, "cannot read a process's output");
             true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_goes_at_its_pace_and_may_begin_faster() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        // A burst after a silence, whatever its length, and then the pace.
+        for silence in [0, 10, 1000] {
+            let now = begun + Duration::from_secs(silence);
+            assert_eq!(pace.after(4 << 20, now), None);
+            let wait = pace.after(32 << 20, now).unwrap();
+            assert_eq!(wait, Duration::from_secs(1));
+            assert_eq!(pace.after(1 << 20, now + wait), Some(Duration::from_nanos(31_250_000)));
         }
     }
 }
