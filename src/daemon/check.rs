@@ -21,14 +21,14 @@ use crate::sys::probe;
 /// How long a running server may take to answer.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Names every kernel feature that is found or missing.
+/// Names every kernel feature that is found or missing, and what that comes to.
 pub(super) fn run(flags: &[(String, String)]) -> Exit {
     let config = match read_config(flags) {
         Ok(config) => config,
         Err(error) => return Exit::Config.because(&error, ""),
     };
-    let mut missing = false;
-    for finding in &findings(&config) {
+    let findings = findings(&config);
+    for finding in &findings {
         let mark = match (finding.found, finding.required) {
             (true, _) => "found  ",
             (false, false) => "weaker ",
@@ -38,10 +38,40 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
         if !finding.found {
             say(&format!("         without it: {}", finding.consequence));
             say(&format!("         remedy:     {}", finding.remedy));
-            missing |= finding.required;
         }
     }
-    if missing { Exit::Failure } else { Exit::Success }
+    say("");
+    for line in conclusion(&config, &findings) {
+        say(&line);
+    }
+    if findings.iter().any(is_missing) { Exit::Failure } else { Exit::Success }
+}
+
+/// Whether the server starts here, and whether it does with `--require-isolation`.
+fn conclusion(config: &Config, findings: &[Finding]) -> Vec<String> {
+    let named = |chosen: &dyn Fn(&Finding) -> bool| {
+        let names: Vec<_> = findings.iter().filter(|f| chosen(f)).map(|f| f.feature).collect();
+        names.join(", ")
+    };
+    let missing = named(&is_missing);
+    if !missing.is_empty() {
+        return vec![format!("The server does not start here, for want of: {missing}.")];
+    }
+    let mut lines = vec!["The server starts here.".to_owned()];
+    let weak = named(&|f| is_weakness(config, f) && !is_waived(config, f));
+    let waived = named(&|f| is_weakness(config, f) && is_waived(config, f));
+    lines.push(match &*weak {
+        "" => "With --require-isolation it starts too.".to_owned(),
+        weak => format!("With --require-isolation it does not, for want of: {weak}."),
+    });
+    if !waived.is_empty() {
+        lines.push(format!("Weaker, and accepted by isolation_waivers: {waived}."));
+    }
+    let is_known = |waiver: &&String| findings.iter().any(|f| f.feature == **waiver);
+    for waiver in config.isolation_waivers.iter().filter(|w| !is_known(w)) {
+        lines.push(format!("isolation_waivers names {waiver:?}, and nothing above is called so."));
+    }
+    lines
 }
 
 /// What keeps sandboxes from the host and from one another, by the names of the findings.
@@ -72,7 +102,17 @@ fn findings(config: &Config) -> Vec<Finding> {
 
 /// What sandboxes are isolated less by than they can be, but for what the operator accepts.
 pub(super) fn weaknesses(config: &Config) -> Vec<Finding> {
-    let is_demanded = |finding: &Finding| match finding.feature {
+    let mut found = findings(config);
+    found.retain(|finding| is_weakness(config, finding) && !is_waived(config, finding));
+    found
+}
+
+fn is_missing(finding: &Finding) -> bool {
+    !finding.found && finding.required
+}
+
+fn is_weakness(config: &Config, finding: &Finding) -> bool {
+    let is_demanded = match finding.feature {
         // Only of interest to who relies on it.
         "gVisor" => {
             let tiers = config.token_min_isolation.iter().map(|(_, tier)| *tier);
@@ -80,10 +120,11 @@ pub(super) fn weaknesses(config: &Config) -> Vec<Finding> {
         }
         feature => finding.required || OF_ISOLATION.contains(&feature),
     };
-    let is_accepted = |finding: &Finding| config.isolation_waivers.iter().any(|w| w == finding.feature);
-    let mut found = findings(config);
-    found.retain(|finding| !finding.found && is_demanded(finding) && !is_accepted(finding));
-    found
+    !finding.found && is_demanded
+}
+
+fn is_waived(config: &Config, finding: &Finding) -> bool {
+    config.isolation_waivers.iter().any(|waiver| waiver == finding.feature)
 }
 
 /// Prints every setting with where it came from.
@@ -187,13 +228,13 @@ fn control_groups(config: &Config) -> Vec<Finding> {
         required: true,
     }];
     if let Ok(detected) = &detected {
-        findings.extend(limits(detected, Disk::of(&config.data_dir)));
+        findings.extend(limits(config, detected, Disk::of(&config.data_dir)));
     }
     findings
 }
 
 /// The limits that are not there everywhere.
-fn limits(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Finding> {
+fn limits(config: &Config, cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Finding> {
     let has = cgroups.controls();
     let v2 = cgroups.version() == Version::V2;
     let finding = |feature, found, there: &str, lacks: &str, consequence, remedy| Finding {
@@ -204,15 +245,20 @@ fn limits(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Finding> {
         remedy,
         required: false,
     };
+    let no_disk = "the workspaces lie on no single disk";
     let only_v2 = "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone";
     vec![
         finding(
             "memory.high",
-            has.memory_high,
+            has.memory_high && config.set_memory_high,
             "enforced by version 2",
-            "version 1 has none; memory.soft_limit_in_bytes is set instead",
+            match (has.memory_high, config.set_memory_high) {
+                (true, _) => "set_memory_high is off",
+                (false, true) => "version 1 has none; memory.soft_limit_in_bytes is set instead",
+                (false, false) => "version 1 has none, and set_memory_high is off",
+            },
             "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
-            only_v2,
+            if has.memory_high { "set_memory_high=true, as it is by default" } else { only_v2 },
         ),
         finding(
             "memory.swap.max",
@@ -250,17 +296,17 @@ fn limits(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Finding> {
             "io.max",
             has.io_max && disk.is_some(),
             if v2 { "the io controller is there" } else { "version 1 throttles what is not cached" },
-            if has.io_max { "the workspaces lie on no single disk" } else { "no io controller" },
+            if has.io_max { no_disk } else { "no io controller" },
             "limits.io_max is not enforced: a sandbox may use all the speed of the disk",
             "put the data directory on a disk's own file system; mount or delegate the io controller",
         ),
         finding(
             "io.weight",
-            has.io_weight,
-            "the io controller is there; it counts where the disk's scheduler is BFQ or its cost model is on",
-            "neither the cost model nor BFQ",
-            "limits.io_weight is not enforced: the disk is shared by requests",
-            "a kernel with CONFIG_BLK_CGROUP_IOCOST, or the scheduler bfq for the disk",
+            disk.is_some_and(|disk| cgroups.weighs(disk)),
+            "the disk's scheduler is BFQ, or its cost model is on",
+            if disk.is_some() { "the disk has neither the scheduler BFQ nor a cost model" } else { no_disk },
+            "limits.io_weight is not enforced: the disk is shared by requests, so that who asks most gets most",
+            "echo bfq > /sys/block/DISK/queue/scheduler; or with version 2 `MAJ:MIN enable=1` in io.cost.qos",
         ),
     ]
 }
@@ -310,7 +356,7 @@ fn kernel() -> Vec<Finding> {
         finding(
             "inotify instances",
             probe::inotify_instances(),
-            "without user namespaces some dozens of development servers at once use up what all sandboxes share; with them, as many in one sandbox",
+            "some dozens of development servers use them up, and the next one cannot watch its files: those of one sandbox, or of all where they have no user namespaces",
             "sysctl fs.inotify.max_user_instances=8192",
             false,
         ),
@@ -324,7 +370,7 @@ fn kernel() -> Vec<Finding> {
         finding(
             "swap",
             probe::swap(),
-            "memory of idle processes cannot be pushed out",
+            "a frozen sandbox keeps all of its memory, so that fewer fit",
             "add a swap file or zram",
             false,
         ),

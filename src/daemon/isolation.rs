@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::exit::Exit;
-use super::rootfs;
+use super::rootfs::{self, Serves, existing};
 use crate::bundle::Template;
 use crate::config::{Config, UserNamespaces};
 use crate::model::{Finding, IdBase};
@@ -56,24 +56,20 @@ pub(super) async fn user_spaces(
 /// What `sandboxd check` says of them.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let is_required = config.user_namespaces == UserNamespaces::Require;
-    // Before the first start there are no workspaces yet; what counts is the file system.
-    let existing =
-        |path: &'_ Path| path.ancestors().find(|p| p.exists()).unwrap_or_else(|| Path::new("/")).to_owned();
     let probed = match config.user_namespaces {
         UserNamespaces::Off => Err("user_namespaces is off".to_owned()),
         UserNamespaces::Auto | UserNamespaces::Require => {
-            let workspaces = existing(&config.data_dir.join("workspaces"));
+            let (rootfs, workspaces) = (existing(&config.rootfs), config.data_dir.join("workspaces"));
             let bounds = Template::embedded().and_then(|template| template.bounds());
-            let probe = |bounds| {
-                userns::probe(&ids_of_probe(config.id_base), &existing(&config.rootfs), &workspaces, &bounds)
-            };
+            let probe =
+                |bounds| userns::probe(&ids_of_probe(config.id_base), rootfs, existing(&workspaces), &bounds);
             bounds.map_err(|e| e.to_string()).and_then(probe)
         }
     };
     let mapped = |found: fn(&userns::Support) -> bool| probed.as_ref().is_ok_and(found);
     let workspaces = mapped(|s| s.maps_workspaces);
-    let copied = workspaces && rootfs::is_copied(config);
-    let root_files = copied || mapped(|s| s.maps_rootfs);
+    let serves = if workspaces { rootfs::serving(config) } else { Serves::Original };
+    let (root_files, detail_of_root_files) = root_files(serves, mapped(|s| s.maps_rootfs));
     let said = |mapped: bool| if mapped { "can be mapped" } else { "cannot be mapped" }.to_owned();
     let overlap = subordinate_overlap(config.id_base);
     vec![
@@ -102,13 +98,9 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
         Finding {
             feature: "mapped root files",
             found: root_files,
-            detail: if copied {
-                "by a copy in data_dir, made at the first start".to_owned()
-            } else {
-                said(root_files)
-            },
+            detail: detail_of_root_files,
             consequence: "files of the root file system show as nobody's inside, and root there cannot read those that only root may",
-            remedy: "a rootfs on ext4, XFS, btrfs or tmpfs; or on overlayfs, as in an image, and a data_dir that is not",
+            remedy: "a rootfs on ext4, XFS, btrfs or tmpfs; or on overlayfs, as in an image, and a data_dir that is not and has 4 GiB free",
             required: false,
         },
         Finding {
@@ -120,6 +112,26 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             required: false,
         },
     ]
+}
+
+/// Whether files of the root file system can be shown with a sandbox's ids, and how.
+fn root_files(serves: Serves, is_mappable: bool) -> (bool, String) {
+    const MIB: u64 = 1 << 20;
+    match serves {
+        Serves::Original if is_mappable => (true, "can be mapped".to_owned()),
+        Serves::Original => (false, "cannot be mapped".to_owned()),
+        Serves::Copy => (true, "by the copy in data_dir".to_owned()),
+        Serves::NewCopy => (true, "by a copy in data_dir, which the next start makes".to_owned()),
+        Serves::NoRoom(free) => {
+            let (free, needed) = (free / MIB, rootfs::FREE_MIN / MIB);
+            (
+                false,
+                format!(
+                    "no room for a copy in data_dir that can be: {free} MiB are free, {needed} are needed"
+                ),
+            )
+        }
+    }
 }
 
 fn ids_of_probe(base: IdBase) -> Vec<userns::Extent> {

@@ -19,14 +19,43 @@ const OVERLAYFS: i64 = 0x794c_7630;
 /// What `scripts/build-rootfs` writes last.
 const COMPLETE: &str = ".complete";
 /// Room for the copy, and for sandboxes beside it.
-const FREE_MIN: u64 = 4 << 30;
+pub(super) const FREE_MIN: u64 = 4 << 30;
 
-/// Says whether a copy is used in the place of the root file system.
-pub(super) fn is_copied(config: &Config) -> bool {
-    let existing = config.data_dir.ancestors().find(|p| p.exists()).unwrap_or_else(|| Path::new("/"));
+/// What serves as the root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    Original,
+    /// A copy that is there.
+    Copy,
+    /// A copy that the next start makes.
+    NewCopy,
+    /// The original, for want of room for a copy: so many bytes are free.
+    NoRoom(u64),
+}
+
+/// Says what the next start uses; changes nothing.
+pub(super) fn serving(config: &Config) -> Serves {
+    if !is_copied(config) {
+        return Serves::Original;
+    }
+    let copies = config.data_dir.join("rootfs");
+    let copied = copy_of(&config.rootfs, &copies);
+    if copied.is_ok_and(|copied| copied.exists()) {
+        return Serves::Copy;
+    }
+    // Former copies go first.
+    match free(existing(&copies)).map(|free| free.saturating_add(allocated(&copies))) {
+        Ok(free) if free < FREE_MIN => Serves::NoRoom(free),
+        Ok(_) => Serves::NewCopy,
+        Err(_) => Serves::NoRoom(0),
+    }
+}
+
+/// Says whether a copy is to be used in the place of the root file system.
+fn is_copied(config: &Config) -> bool {
     config.user_namespaces != UserNamespaces::Off
         && is_on_overlay(&config.rootfs)
-        && !is_on_overlay(existing)
+        && !is_on_overlay(existing(&config.data_dir))
         && config.rootfs.join(COMPLETE).exists()
 }
 
@@ -49,22 +78,51 @@ fn is_on_overlay(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| found.f_type == OVERLAYFS)
 }
 
-/// Copies `rootfs` to a directory beneath `copies` that is named by when it was built.
-fn copy(rootfs: &Path, copies: &Path) -> io::Result<PathBuf> {
+/// Before the first start there is no data directory yet; what counts is the file system that it will be on.
+pub(super) fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|p| p.exists()).unwrap_or_else(|| Path::new("/"))
+}
+
+fn free(path: &Path) -> io::Result<u64> {
+    let room = rustix::fs::statvfs(path)?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
+
+/// The bytes on the disk that a tree holds; what cannot be read counts as nothing.
+fn allocated(tree: &Path) -> u64 {
+    let mut bytes: u64 = 0;
+    let mut directories = vec![tree.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
+/// Where the copy of `rootfs` lies beneath `copies`: named by when the original was built.
+fn copy_of(rootfs: &Path, copies: &Path) -> io::Result<PathBuf> {
     let built = fs::metadata(rootfs.join(COMPLETE))?;
-    let name = format!("{}.{}", built.mtime(), built.mtime_nsec());
-    let copied = copies.join(&name);
+    Ok(copies.join(format!("{}.{}", built.mtime(), built.mtime_nsec())))
+}
+
+/// Copies `rootfs` to a directory beneath `copies`.
+fn copy(rootfs: &Path, copies: &Path) -> io::Result<PathBuf> {
+    let copied = copy_of(rootfs, copies)?;
     fs::create_dir_all(copies)?;
     for entry in fs::read_dir(copies)?.flatten() {
-        if entry.file_name() != name.as_str() {
+        if entry.path() != copied {
             fs::remove_dir_all(entry.path())?;
         }
     }
     if copied.exists() {
         return Ok(copied);
     }
-    let room = rustix::fs::statvfs(copies)?;
-    if room.f_bavail.saturating_mul(room.f_frsize) < FREE_MIN {
+    if free(copies)? < FREE_MIN {
         return Err(io::Error::new(
             io::ErrorKind::StorageFull,
             format!("less than {} GiB are free there", FREE_MIN >> 30),
@@ -72,7 +130,8 @@ fn copy(rootfs: &Path, copies: &Path) -> io::Result<PathBuf> {
     }
     tracing::info!(to = %copied.display(), "copying the root file system to where its ids can be mapped; once for each image");
     let begun = Instant::now();
-    let unfinished = copies.join(format!("{name}.new"));
+    let mut unfinished = copied.clone().into_os_string();
+    unfinished.push(".new");
     let mut cp = process::command("cp");
     cp.args(["-R", "-P", "--preserve=mode,ownership,timestamps,links", "--reflink=auto", "--"]);
     let output = cp.arg(rootfs).arg(&unfinished).stderr(Stdio::piped()).output()?;

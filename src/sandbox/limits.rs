@@ -30,7 +30,7 @@ pub(super) fn not_enforced(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<&'sta
         ("cpu_max", has.cpu_max),
         ("cpu_weight", has.cpu_weight),
         ("io_max", has.io_max && disk.is_some()),
-        ("io_weight", has.io_weight),
+        ("io_weight", disk.is_some_and(|disk| cgroups.weighs(disk))),
     ];
     all.into_iter().filter(|(_, has)| !has).map(|(name, _)| name).collect()
 }

@@ -133,6 +133,11 @@ impl Hierarchy {
         let has = |controller| {
             mounts.iter().any(|m| m.kind == "cgroup" && m.options.iter().any(|o| o == controller))
         };
+        if !has("memory") && mounts.iter().any(|m| m.kind == "cgroup2") {
+            return Err(CgroupError::Detect(
+                "version 2 is mounted, but cgroup.controllers there does not name both of them",
+            ));
+        }
         if !has("memory") {
             return Err(CgroupError::Detect("the memory controller is not mounted"));
         }

@@ -64,7 +64,6 @@ pub struct Controls {
     pub cpu_max: bool,
     pub cpu_weight: bool,
     pub io_max: bool,
-    pub io_weight: bool,
 }
 
 impl Hierarchy {
@@ -78,7 +77,6 @@ impl Hierarchy {
                 cpu_max: self.has("cpu", "cpu.max"),
                 cpu_weight: self.has("cpu", "cpu.weight"),
                 io_max: self.has("io", "io.max"),
-                io_weight: self.has("io", "io.weight") || self.has("io", "io.bfq.weight"),
             };
         }
         Controls {
@@ -88,8 +86,22 @@ impl Hierarchy {
             cpu_max: self.has("cpu", "cpu.cfs_quota_us"),
             cpu_weight: self.has("cpu", "cpu.shares"),
             io_max: self.has("blkio", "blkio.throttle.read_bps_device"),
-            io_weight: self.has("blkio", "blkio.bfq.weight") || self.has("blkio", "blkio.weight"),
         }
+    }
+
+    /// Whether a disk is shared by weight: by its scheduler, or by its cost model, which only the root cgroup of the
+    /// host tells of. That the files of weights are there says neither.
+    pub fn weighs(&self, disk: Disk) -> bool {
+        let Disk { major, minor } = disk;
+        let scheduler = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/queue/scheduler"));
+        let is_fair = scheduler.is_ok_and(|text| ["[bfq]", "[cfq]"].iter().any(|name| text.contains(name)));
+        if self.version() != Version::V2 {
+            return is_fair && self.ours("blkio").is_some();
+        }
+        let root = self.ours("io").and_then(Path::parent);
+        let qos = root.and_then(|root| fs::read_to_string(root.join("io.cost.qos")).ok());
+        let is_costed = qos.is_some_and(|text| has_cost_model(&text, disk));
+        (is_fair || is_costed) && self.has("io", "io.max")
     }
 
     /// Whether our cgroups have a control file.
@@ -257,6 +269,12 @@ impl IoLimit {
     }
 }
 
+/// `8:0 enable=1 ctrl=auto …`, a line for each disk that was ever set.
+fn has_cost_model(text: &str, Disk { major, minor }: Disk) -> bool {
+    let of_disk = text.lines().find_map(|line| line.strip_prefix(&format!("{major}:{minor} ")));
+    of_disk.is_some_and(|settings| settings.split(' ').any(|setting| setting == "enable=1"))
+}
+
 impl Disk {
     /// Finds the disk that holds a file system; `None` where there is none, as with tmpfs and overlayfs, or where
     /// it is no single one.
@@ -296,6 +314,13 @@ fn mount_source(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cost_model_is_read_as_the_kernel_writes_it() {
+        let text = "8:0 enable=0 ctrl=auto rpct=0.00\n8:16 enable=1 ctrl=user rpct=95.00 max=100.00\n";
+        let has = |minor| has_cost_model(text, Disk { major: 8, minor });
+        assert!(!has(0) && has(16) && !has(1) && !has(32));
+    }
 
     #[test]
     fn a_file_system_without_a_disk_has_none() {

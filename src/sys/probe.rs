@@ -34,7 +34,7 @@ pub fn inotify_instances() -> Result<String, String> {
     const ENOUGH: u32 = 1024;
     let number = read("/proc/sys/fs/inotify/max_user_instances")?;
     match number.parse::<u32>() {
-        Ok(instances) if instances < ENOUGH => Err(format!("{instances} for each user of a user namespace")),
+        Ok(instances) if instances < ENOUGH => Err(format!("{instances} for each user")),
         _ => Ok(number),
     }
 }

@@ -230,6 +230,8 @@ fn result_of(length: usize, errno: [u8; 4]) -> io::Result<()> {
     match i32::from_ne_bytes(errno) {
         0 if length == errno.len() => Ok(()),
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        // What unshare(2) says then, and what nobody would guess.
+        libc::ENOSPC => Err(io::Error::other("no more are allowed, see sysctl user.max_user_namespaces")),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
