@@ -73,6 +73,11 @@ fn main() -> ExitCode {
         of_flakey
             .map(|t| if has_flakey { t } else { t.with_kind("needs dm-flakey").with_ignored_flag(true) }),
     );
+    let is_ours = std::env::var_os("SANDBOXD_TEST_MACHINE").is_some();
+    let of_machine = root::of_a_machine().into_iter().map(trial);
+    trials.extend(of_machine.map(|t| {
+        if is_ours { t } else { t.with_kind("needs a machine of its own").with_ignored_flag(true) }
+    }));
     let has_tools = std::env::var_os("SANDBOXD_TEST_TOOLS").is_some();
     let of_tools = root::of_tools().into_iter().map(trial);
     trials.extend(of_tools.map(|t| {

@@ -1,13 +1,12 @@
-//! Limits: set at create, changed while the sandbox runs, each tried at its edge; and neighbours that are
-//! not harmed by who is at one.
+//! Limits: set at create, changed while the sandbox runs, each tried at its edge.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Test;
-use crate::support::eventually;
 use crate::support::server::Server;
+use crate::support::{eventually, tell};
 
 pub(crate) const TESTS: &[Test] = &[
     ("limits::are_checked_and_read_back", checked_and_read_back),
@@ -17,8 +16,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("limits::weights_share_the_processors", weights),
     ("limits::the_disk_holds_and_changes_live", disk),
     ("limits::open_files_hold_from_the_next_start", open_files),
-    ("limits::a_hog_leaves_its_neighbours_quick", hogs),
 ];
+
+/// They change settings of the whole machine.
+pub(crate) const MACHINE: &[Test] = &[("limits::weights_share_the_disk_and_change_live", disk_weights)];
 
 fn patch(server: &Server, id: &str, limits: Value) -> crate::support::http::Answer {
     server.api("PATCH", &format!("/v1/sandboxes/{id}"), json!({ "limits": limits }))
@@ -182,24 +183,26 @@ fn weights() {
     assert!(equal < 2.0 && equal < shared / 2.0, "{equal} to 1, of 1 to 1; {shared} before");
 }
 
-/// A file system on a disk of its own where the tests' directories lie on none.
+/// A file system on a disk of its own, in the place of the server's data.
 struct DiskOf(Option<String>);
 
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 impl DiskOf {
+    /// Where the tests' directories lie on none.
+    fn mount_if_needed(server: &Server) -> Self {
+        let on = server.directory.path().to_str().unwrap();
+        let kind = run("stat", &["-f", "-c", "%T", on]);
+        if ["tmpfs", "overlayfs"].contains(&kind.as_str()) { Self::mount(server) } else { Self(None) }
+    }
+
     fn mount(server: &Server) -> Self {
-        let on = server.directory.path().to_str().unwrap().to_owned();
-        let run = |program: &str, arguments: &[&str]| {
-            let output = std::process::Command::new(program).args(arguments).output().unwrap();
-            assert!(
-                output.status.success(),
-                "{program} {arguments:?}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
-        if !["tmpfs", "overlayfs"].contains(&run("stat", &["-f", "-c", "%T", &on]).as_str()) {
-            return Self(None);
-        }
+        let on = server.directory.path().to_str().unwrap();
         let (file, data) = (format!("{on}/disk"), format!("{on}/data"));
         std::fs::File::create(&file).unwrap().set_len(256 << 20).unwrap();
         std::fs::create_dir(&data).unwrap();
@@ -219,7 +222,7 @@ impl Drop for DiskOf {
 
 fn disk() {
     let mut server = Server::prepare(&[]);
-    let _disk = DiskOf::mount(&server);
+    let _disk = DiskOf::mount_if_needed(&server);
     server.boot();
     let id = server.create(json!({ "limits": { "io_max": { "write_bps": "1M", "read_iops": 20 } } }));
     let timed = |command: &str| -> Duration {
@@ -242,6 +245,69 @@ fn disk() {
     drop(server);
 }
 
+/// The kernel's cost model of a disk: by what is told here it does 50 reads in a second, and these are dealt out by weight.
+struct CostModel(String);
+
+impl CostModel {
+    fn of(disk: &str) -> Self {
+        let this = Self(run("findmnt", &["-n", "-o", "MAJ:MIN", "--mountpoint", disk]));
+        this.set("cost.model", "ctrl=user model=linear rbps=67108864 rseqiops=50 rrandiops=50 wbps=67108864 wseqiops=50 wrandiops=50");
+        this.set("cost.qos", "enable=1 ctrl=user rpct=0 wpct=0 min=100 max=100");
+        this
+    }
+
+    fn set(&self, file: &str, text: &str) {
+        std::fs::write(format!("/sys/fs/cgroup/io.{file}"), format!("{} {text}", self.0)).unwrap();
+    }
+}
+
+impl Drop for CostModel {
+    fn drop(&mut self) {
+        self.set("cost.qos", "enable=0");
+    }
+}
+
+fn disk_weights() {
+    let mut server = Server::prepare(&[]);
+    let disk = DiskOf::mount(&server);
+    let _model = CostModel::of(disk.0.as_ref().unwrap());
+    server.boot();
+    let [light, heavy] =
+        [100, 1000].map(|weight| server.create(json!({ "limits": { "io_weight": weight } })));
+    let view = server.api("GET", &format!("/v1/sandboxes/{heavy}"), Value::Null).json();
+    assert_eq!(view["limits"]["not_enforced"], json!([]), "{view}");
+    // Each wants more than there is, the light one from more processes.
+    let reads = "import mmap, os\nf, m = os.open('x', os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)\nwhile True: os.preadv(f, [m], 0)";
+    for (id, processes) in [(&light, 8), (&heavy, 4)] {
+        server.sh(id, "head -c 64K /dev/urandom > x; sync x");
+        for _ in 0..processes {
+            let body = json!({ "cmd": ["python3", "-c", reads], "detach": true });
+            let answer = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
+            assert_eq!(answer.status, 201, "{}", answer.text());
+        }
+    }
+    let done = |id: &str| stats(&server, id)["io"]["reads"].as_u64().unwrap();
+    let both = || (done(&light), done(&heavy));
+    let begun = both();
+    eventually("both read", Duration::from_secs(60), || {
+        let (l, h) = both();
+        l > begun.0 + 10 && h > begun.1 + 10
+    });
+    let ratio = || {
+        let before = both();
+        eventually("the disk was used", Duration::from_secs(60), || done(&heavy) > before.1 + 100);
+        let after = both();
+        (after.1 - before.1) as f64 / (after.0 - before.0).max(1) as f64
+    };
+    let shared = ratio();
+    assert!(shared > 3.0, "{shared} to 1, of 10 to 1");
+    assert_eq!(patch(&server, &heavy, json!({ "io_weight": 100 })).status, 200);
+    let equal = ratio();
+    assert!(equal < 2.0 && equal < shared / 2.0, "{equal} to 1, of 1 to 1; {shared} before");
+    tell(&format!("  io_weight: {shared:.1} to 1 of 10 to 1, then {equal:.1} to 1 of 1 to 1"));
+    drop(server);
+}
+
 fn open_files() {
     let server = Server::start(&[]);
     let id = server.create(json!({ "limits": { "nofile": 100 } }));
@@ -256,80 +322,4 @@ fn open_files() {
     assert_eq!(opens(), 97);
     server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
     assert_eq!(opens(), 297);
-}
-
-/// How long a request to an app takes while each kind of abuse goes on in another sandbox, with nothing but the limits
-/// that every sandbox has. The one is frozen and let go in turns, so that whatever else the machine does counts on both sides.
-fn hogs() {
-    let server = Server::start(&[]);
-    let neighbour = server.create(json!({ "ports": [3000] }));
-    let start = |id: &str, script: &str| {
-        let body = json!({ "cmd": ["python3", "-c", script], "detach": true });
-        let answer = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
-        assert_eq!(answer.status, 201, "{}", answer.text());
-    };
-    let app = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
-    start(&neighbour, app);
-    let ask = || server.preview(&neighbour, 3000, "GET", "/", &[], b"").status == 200;
-    eventually("the neighbour answers", Duration::from_secs(20), ask);
-    let times = |count: usize| -> Vec<Duration> {
-        let one = |_| {
-            let begun = Instant::now();
-            assert!(ask());
-            begun.elapsed()
-        };
-        (0..count).map(one).collect()
-    };
-    let median = |mut times: Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
-    };
-    times(50);
-    let mut measured = Vec::new();
-    for (name, hog) in [
-        ("fork bomb", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
-        (
-            "memory hog",
-            "import os\nwhile True:\n  if os.fork() == 0:\n    x = b'x' * (1 << 30)\n  else: os.wait()",
-        ),
-        (
-            "disk hog",
-            "import os\nwhile True:\n  with open('/home/sandbox/fill', 'wb') as f:\n    for _ in range(256): f.write(b'x' * (1 << 20))\n    os.fsync(f.fileno())",
-        ),
-        ("log flood", "import os\nwhile True: os.write(1, b'y' * 65536)"),
-        (
-            "inotify hog",
-            "import ctypes, os, threading\nc = ctypes.CDLL(None)\nos.makedirs('/tmp/d', exist_ok=True)\ni = c.inotify_init()\nc.inotify_add_watch(i, b'/tmp/d', 0xfff)\nwhile True:\n  c.inotify_init()\n  for n in range(500): open('/tmp/d/%d' % n, 'w').close()",
-        ),
-    ] {
-        let id = server.create(json!({}));
-        start(&id, hog);
-        let verb = |verb: &str| {
-            let answer = server.api("POST", &format!("/v1/sandboxes/{id}/{verb}"), Value::Null);
-            assert_eq!(answer.status, 200, "{name}: {verb}: {}", answer.text());
-        };
-        // By then it has begun.
-        times(25);
-        let (mut beside, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..4 {
-            beside.extend(times(25));
-            verb("pause");
-            without.extend(times(25));
-            verb("resume");
-        }
-        let (beside, without) = (median(beside), median(without));
-        let begun = Instant::now();
-        server.purge(&id);
-        assert!(begun.elapsed() < Duration::from_secs(15), "{name}: gone after {:?}", begun.elapsed());
-        measured.push((name, beside, without));
-    }
-    let lines = measured
-        .iter()
-        .map(|(name, beside, without)| format!("{name}: {beside:.1?} beside it, {without:.1?} without"));
-    let table = lines.collect::<Vec<_>>().join("\n");
-    // For the specification; the virtual machine has no such directory.
-    let _kept = std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/neighbours.txt"), &table);
-    // What little there is when all is quiet doubles for less: a busy core's caches.
-    let floor = Duration::from_millis(10);
-    assert!(measured.iter().all(|(_, beside, without)| *beside < (*without).max(floor) * 2), "{table}");
 }

@@ -1,4 +1,4 @@
-//! `memory.high`: it slows down, is told of, and never freezes for long.
+//! Memory as cgroup version 2 limits it. `memory.high`: it slows down, is told of, and never freezes for long.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("memory::swap_holds_at_its_edge_and_changes_live", swap),
     ("memory::out_of_memory_ends_one_process_or_the_sandbox", group),
     ("memory::pressure_and_events_are_told", pressure),
+    ("memory::high_slows_down_nobody_else_and_changes_live", high),
     ("memory::a_sandbox_held_at_its_high_is_told_of_and_let_go", held),
 ];
 
@@ -119,6 +120,31 @@ fn pressure() {
             && stats["pressure"]["cpu"]["some"].as_f64() > Some(1.0)
             && stats["io"]["reads"].is_u64()
     });
+}
+
+fn high() {
+    let server = Server::start(&[]);
+    let neighbour = server.create(json!({}));
+    let id = server.create(json!({ "limits": { "memory_max": "256M", "memory_high": "200M" } }));
+    let limit = |high: &str| {
+        let change = json!({ "limits": { "memory_high": high } });
+        assert_eq!(server.api("PATCH", &format!("/v1/sandboxes/{id}"), change).status, 200);
+    };
+    let stats = || server.api("GET", &format!("/v1/sandboxes/{id}/stats"), Value::Null).json();
+    let times_high = || stats()["memory"]["events"]["high"].as_u64().unwrap();
+    let takes = "python3 -c 'x = b\"x\" * (100 << 20); print(\"took it\")'";
+    assert_eq!((server.sh(&id, takes).as_str(), times_high()), ("took it\n", 0), "100M below 200M");
+    limit("64M");
+    assert_eq!(stats()["memory"]["high"], 64 << 20);
+    server.sh(&id, &format!("(setsid {takes} > ~/said 2>&1 < /dev/null &)"));
+    eventually("it is slowed down", Duration::from_secs(30), || {
+        times_high() > 0 && stats()["throttled"] == true
+    });
+    // Meanwhile another one works, and takes as much.
+    assert_eq!(server.sh(&neighbour, takes), "took it\n");
+    limit("200M");
+    eventually("it goes on", Duration::from_secs(30), || server.exec(&id, "grep -q took ~/said").1 == 0);
+    assert_eq!(stats()["memory"]["events"]["oom_kill"], 0);
 }
 
 fn held() {

@@ -13,11 +13,13 @@ mod events;
 mod faults;
 mod files;
 mod gvisor;
+mod hosts;
 mod idle;
 mod isolation;
 mod lifecycle;
 mod limits;
 mod memory;
+mod neighbours;
 mod nested;
 mod network;
 mod pool;
@@ -51,6 +53,7 @@ pub(crate) fn all() -> Vec<Test> {
         cores::TESTS,
         counted::TESTS,
         limits::TESTS,
+        neighbours::TESTS,
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,
@@ -69,6 +72,7 @@ pub(crate) fn all() -> Vec<Test> {
         clocks::TESTS,
         gvisor::TESTS,
         privileges::TESTS,
+        hosts::TESTS,
         crash::TESTS,
     ]
     .concat()
@@ -77,6 +81,11 @@ pub(crate) fn all() -> Vec<Test> {
 /// Tests of what only cgroup version 2 can do; elsewhere they are shown as ignored.
 pub(crate) fn of_cgroup_v2() -> Vec<Test> {
     [memory::TESTS, reclaim::TESTS].concat()
+}
+
+/// Tests that change settings of the whole machine; elsewhere they are shown as ignored.
+pub(crate) fn of_a_machine() -> Vec<Test> {
+    [hosts::MACHINE, limits::MACHINE].concat()
 }
 
 /// Tests that need device-mapper's flakey target; elsewhere they are shown as ignored.

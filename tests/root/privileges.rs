@@ -1,4 +1,4 @@
-//! What the server's own processes may do, and when it refuses to serve.
+//! What the server's own processes may do.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,7 @@ use serde_json::json;
 use super::Test;
 use crate::support::server::Server;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("privileges::each_process_holds_what_it_needs", held),
-    ("privileges::weaker_isolation_is_refused_when_it_is_required", required),
-];
+pub(crate) const TESTS: &[Test] = &[("privileges::each_process_holds_what_it_needs", held)];
 
 /// Numbers of `linux/capability.h`.
 const CAPABILITIES: [(&str, u32); 17] = [
@@ -83,34 +80,6 @@ fn held() {
         assert!(text.contains(&wanted), "{text}");
     }
     assert_eq!((&*status(launcher)["NoNewPrivs"], &*status(daemon)["NoNewPrivs"]), ("1", "0"));
-    let id = server.create(json!({}));
-    assert_eq!(server.sh(&id, "echo works"), "works\n");
-}
-
-fn required() {
-    // Everything that a machine for tests may lack, but what is made to lack here.
-    let accepted = "memory.high,memory.swap.max,cpu.max,user namespaces,mapped workspaces,ids of their own,core dumps,security modules,gVisor";
-    let contained = ["unshare", "--pid", "--fork", "--mount-proc"];
-    let mut server =
-        Server::prepare(&[("SANDBOXD_REQUIRE_ISOLATION", "true"), ("SANDBOXD_ISOLATION_WAIVERS", accepted)]);
-    for subcommand in ["serve", "supervise"] {
-        let (code, text) = server.run_under(subcommand, &contained);
-        assert_eq!(code, Some(79), "{text}");
-        assert!(text.contains("host: inside another container") && !text.contains("memory.high"), "{text}");
-        assert!(!server.data().exists(), "something was made");
-    }
-    let (code, text) = server.run_under("check", &contained);
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("weaker   host"), "{text}");
-    // Without filters of system calls.
-    let hidden =
-        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /proc/sys/kernel/seccomp; exec \"$@\"", "_"];
-    let (code, text) = server.run_under("serve", &hidden);
-    assert_eq!(code, Some(79), "{text}");
-    assert!(text.contains("seccomp: "), "{text}");
-    // As strong as demanded it serves.
-    server.set("SANDBOXD_ISOLATION_WAIVERS", &format!("{accepted},host"));
-    server.boot();
     let id = server.create(json!({}));
     assert_eq!(server.sh(&id, "echo works"), "works\n");
 }

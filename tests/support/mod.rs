@@ -16,6 +16,13 @@ pub(crate) mod terminal;
 
 use std::time::{Duration, Instant};
 
+/// Says something to whoever reads what the tests print.
+pub(crate) fn tell(text: &str) {
+    use std::io::Write as _;
+    // Whether anybody reads is nothing to fail for.
+    let _unread: std::io::Result<()> = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Waits until something holds; panics with what was waited for when it does not in time.
 pub(crate) fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     eventually_seen(what, deadline, || if holds() { Ok(()) } else { Err("it never did".to_owned()) });
