@@ -198,7 +198,7 @@ fn dropped() {
     let body =
         json!({ "cmd": ["bash", "-c", "seq 1 200000; sleep 0.3; echo end >&2"], "output_bytes": 65536 });
     let process = server.start_process(&id, body);
-    eventually("it has ended", Duration::from_secs(20), || {
+    eventually("it has ended", Duration::from_secs(60), || {
         server.process(&id, &process)["status"] == "exited"
     });
     let whole: String = (1..=200_000).map(|i| format!("{i}\n")).collect();
