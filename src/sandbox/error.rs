@@ -148,7 +148,9 @@ impl Error {
             Self::Metadata(error) if error.is_busy() || error.is_unwritable() => Kind::Unavailable,
             Self::Leftovers { cause, .. } => cause.kind(),
             Self::Control(ControlError::Ended | ControlError::Socket { .. } | ControlError::Silent)
-            | Self::Ending => Kind::Unavailable,
+            | Self::Ending
+            // Its processes did not come to rest in time: they wait for a disk, or are many on a busy host.
+            | Self::Cgroup(CgroupError::Unfrozen { .. }) => Kind::Unavailable,
             Self::Storage(_)
             | Self::Metadata(_)
             | Self::Network(_)

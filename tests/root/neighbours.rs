@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Test;
 use crate::support::server::Server;
-use crate::support::{eventually, tell};
+use crate::support::{eventually, eventually_seen, tell};
 
 pub(crate) const TESTS: &[Test] = &[
     ("neighbours::a_hog_leaves_its_neighbours_quick", hogs),
@@ -82,9 +82,13 @@ fn hogs() {
     for (name, hog) in HOGS {
         let id = server.create(json!({}));
         start(&server, &id, hog);
+        // Hundreds of processes may take more time to come to rest than a request gives them.
         let verb = |verb: &str| {
-            let answer = server.api("POST", &format!("/v1/sandboxes/{id}/{verb}"), Value::Null);
-            assert_eq!(answer.status, 200, "{name}: {verb}: {}", answer.text());
+            eventually_seen(verb, Duration::from_secs(60), || {
+                let answer = server.api("POST", &format!("/v1/sandboxes/{id}/{verb}"), Value::Null);
+                assert!([200, 503].contains(&answer.status), "{name}: {verb}: {}", answer.text());
+                if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+            });
         };
         // By then it has begun.
         times();
