@@ -21,8 +21,9 @@ use super::supervisor::blocking;
 use crate::model::{Status, Tier};
 use crate::runtime::ControlError;
 
-/// How long the processes of a sandbox may take to come to rest; one that waits for a disk does not at once.
-const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the processes of a sandbox may take to come to rest. One that waits for a disk does not at once, and one that is
+/// held at `memory.high` is let go by the kernel after 2 s only.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a `sandbox-init` that was frozen before this daemon began may take to answer once it is thawed.
 const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 
