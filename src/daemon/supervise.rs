@@ -4,6 +4,7 @@
 //! children, and are adopted by the next daemon from the record.
 
 use std::io;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,11 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags};
 
 use super::exit::{Exit, complain};
-use crate::sys::capabilities;
 use crate::sys::process::{self, Exit as Ended, Reaped};
 use crate::sys::signal::{self, Signals};
+use crate::sys::{capabilities, fs, mount};
 
+const RUN: &str = "/run";
 /// The pause before a daemon that died is started again; it doubles up to the second figure.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -25,10 +27,27 @@ const FORWARDED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP,
 
 /// Runs the daemon until it ends by itself or is told to.
 pub(super) fn run(flags: &[(String, String)]) -> Exit {
+    if let Err(error) = keep_run_in_memory() {
+        complain(&format!("sandboxd: {RUN} stays on the disk: {error}"));
+    }
     match supervise(flags) {
         Ok(exit) => exit,
         Err(error) => Exit::Software.because(&error, "the supervisor could not work"),
     }
+}
+
+/// Gives a container of ours what every host has: a `/run` without a disk, where the output of processes is kept.
+///
+/// Only as a container's first process, whose `/run` nobody else uses, and not over what has been mounted there.
+fn keep_run_in_memory() -> io::Result<()> {
+    let run = Path::new(RUN);
+    if std::process::id() != 1 || fs::is_in_memory(fs::open_directory(run)?) {
+        return Ok(());
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let is_used =
+        mounts.lines().filter_map(|line| line.split(' ').nth(1)).any(|path| Path::new(path).starts_with(run));
+    if is_used { Ok(()) } else { mount::in_memory(run) }
 }
 
 fn supervise(flags: &[(String, String)]) -> io::Result<Exit> {

@@ -61,6 +61,16 @@ pub fn confine(writable: &[&Path]) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts an empty file system without a disk, of at most half of the memory: `mount("tmpfs")` — man 5 tmpfs.
+///
+/// # Errors
+/// The kernel's.
+#[cfg(feature = "daemon")]
+pub fn in_memory(path: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(c"mode=755"))?)
+}
+
 /// Takes a copy of the mount at a path beneath a directory, or at the directory itself, that is in no namespace yet: no set-user-id, no devices, private.
 /// With a user namespace, whoever is on the disk one of its inner ids is the outer one in the copy.
 ///
