@@ -188,6 +188,8 @@ impl Output {
     /// Makes a follower the placeholder of the next one.
     pub(super) fn keep_place(&self, follower: u64) {
         self.lock().placeholder = Some(follower);
+        // Whoever waits for it, in a ring that is full already, has less patience with a placeholder.
+        self.moved.notify_one();
     }
 
     pub(super) fn is_attached(&self, follower: u64) -> bool {
@@ -224,5 +226,23 @@ impl Output {
 
     fn lock(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_room_looks_again_when_a_follower_becomes_a_placeholder() {
+        let directory = tempfile::tempdir().unwrap();
+        let ring = Ring::create(&directory.path().join("ring"), 65536, b"{}").unwrap();
+        let output = Output::new(ring, None);
+        let follower = output.attach(0).unwrap();
+        let stall = FIRST_READER_WAIT * 100;
+        assert!(output.stalls_at(stall) > Instant::now() + FIRST_READER_WAIT);
+        output.keep_place(follower);
+        tokio::time::timeout(Duration::from_secs(10), output.moved()).await.unwrap();
+        assert!(output.stalls_at(stall) <= Instant::now() + FIRST_READER_WAIT);
     }
 }
