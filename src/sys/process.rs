@@ -197,6 +197,9 @@ fn start_as(
             Session::Terminal => take_terminal()?,
         }
         identity::become_whom(whom)?;
+        // Who changes identity is as dumpable as the host's fs.suid_dumpable says, and until execve(2) this memory is
+        // PID 1's too.
+        set_not_dumpable()?;
         // As whom it will be: root has directories that are closed to the user.
         Ok(rustix::process::chdir(cwd.as_c_str())?)
     })
