@@ -83,7 +83,7 @@ struct Options {
     /// host:port of its previews
     #[arg(long, value_name = "ADDRESS")]
     cold_preview: Option<String>,
-    #[arg(long, env = "SANDBOXD_COLD_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "BENCH_COLD_TOKEN", hide_env_values = true)]
     cold_token: Option<String>,
     /// Its process
     #[arg(long, value_name = "PID")]
@@ -91,7 +91,7 @@ struct Options {
     /// The same as the latter, without user namespaces
     #[arg(long, value_name = "URL", requires = "cold_url")]
     plain_url: Option<String>,
-    #[arg(long, env = "SANDBOXD_PLAIN_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "BENCH_PLAIN_TOKEN", hide_env_values = true)]
     plain_token: Option<String>,
     /// Measures what isolation costs, and nothing else
     #[arg(long)]
