@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
-use super::blank::{Blank, Site};
+use super::blank::{Blank, Site, Unlaunched};
 use super::error::Error;
 use super::ids;
 use super::live::Live;
@@ -285,15 +285,8 @@ async fn launched_now(
         Ok::<_, Error>(workspace)
     };
     let (launched, prepared) = tokio::join!(Blank::launch(shared, site, limits.nofile), prepared);
-    let mut blank = match launched {
-        Ok(blank) => blank,
-        Err(failed) => {
-            made.undo.append(&mut failed.site.undo());
-            return Err(failed.cause);
-        }
-    };
     // Whatever was made is noted before the first failure is looked at.
-    made.undo.append(&mut blank.site.undo());
+    let mut blank = noted(launched, made)?;
     let workspace = prepared?;
     let running = running(record, &blank);
     let recorded = async {
@@ -308,6 +301,16 @@ async fn launched_now(
     let (recorded, claimed) = tokio::join!(recorded, claimed);
     recorded.and(claimed)?;
     finish(blank, running, workspace)
+}
+
+/// Notes how what a launch has used is taken away, whether it went well or not.
+fn noted(launched: Result<Blank, Box<Unlaunched>>, made: &mut Made) -> Result<Blank, Error> {
+    let (site, launched) = match launched {
+        Ok(blank) => (blank.site.undo(), Ok(blank)),
+        Err(failed) => (failed.site.undo(), Err(failed.cause)),
+    };
+    made.undo.extend(site);
+    launched
 }
 
 /// Writes that a new sandbox runs. The record of one that is woken says what is so until it runs.
@@ -358,14 +361,7 @@ async fn named_steps(
         false => site(shared, limits).await?,
     };
     let launched = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await;
-    let mut blank = match launched {
-        Ok(blank) => blank,
-        Err(failed) => {
-            made.undo.append(&mut failed.site.undo());
-            return Err(failed.cause);
-        }
-    };
-    made.undo.append(&mut blank.site.undo());
+    let mut blank = noted(launched, made)?;
     let running = running(record, &blank);
     let recorded = recorded_running(shared, &running, occasion, made);
     let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None));
