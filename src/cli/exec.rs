@@ -16,6 +16,7 @@ use crate::client::{ProcessExit, StartProcess};
 use super::attached::{Attached, Outcome, exit_code};
 use super::context::Context;
 use super::create::parse_variable;
+use super::directory;
 use super::failure::Failure;
 use super::output::printable;
 use super::resolve::resolve;
@@ -26,7 +27,9 @@ use super::terminal;
 const EXAMPLES: &str = "\
 Examples:
   sandboxctl exec ID -- python3 -c 'print(6 * 7)'
+  sandboxctl exec ID ls -la
   sandboxctl exec -e NAME=value -w /tmp ID -- bash -lc 'echo $NAME; pwd'
+  sandboxctl exec -w '~/workspace' ID pwd
   echo hi | sandboxctl exec ID -- cat
   sandboxctl exec -t ID -- bash -c 'tty && echo a terminal'
   sandboxctl exec -d ID -- sleep 60
@@ -37,18 +40,18 @@ Enter ~ . leaves a command that has a terminal; it goes on, and `sandboxctl atta
 
 /// Run a command in a sandbox and end with its exit code
 #[derive(Debug, Args)]
-#[command(override_usage = "sandboxctl exec [OPTIONS] <ID> -- <COMMAND>...", after_help = EXAMPLES)]
+#[command(override_usage = "sandboxctl exec [OPTIONS] <ID> [--] <COMMAND>...", after_help = EXAMPLES)]
 pub(super) struct Exec {
     /// A variable of this command; repeat for more
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = parse_variable)]
     env: Vec<(String, String)>,
-    /// Where to run it [default: ~/workspace]
+    /// Working directory: absolute, beneath `~`, or relative to the app directory [default: the app directory]
     #[arg(short = 'w', long = "cwd", value_name = "DIRECTORY")]
     cwd: Option<String>,
     /// As whom to run it [default: sandbox]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// Give it a terminal
+    /// Give it a terminal, and TERM as it is here
     #[arg(short, long)]
     tty: bool,
     /// Pass standard input on also when it is a terminal
@@ -66,8 +69,8 @@ pub(super) struct Exec {
     /// The sandbox; if it sleeps, it is woken
     #[arg(value_name = "ID")]
     id: String,
-    /// The command and its arguments; no shell reads them
-    #[arg(value_name = "COMMAND", required = true, last = true)]
+    /// The command and its arguments; no shell reads them. Options of sandboxctl stand before the ID
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
 }
 
@@ -81,10 +84,12 @@ impl Exec {
     /// Returns what the server is asked to start.
     pub(super) fn start(&self, is_terminal: bool) -> StartProcess {
         let is_asked = self.interactive || (self.tty && !self.detach);
+        let named = self.env.iter().cloned();
         StartProcess {
             cmd: self.command.clone(),
-            env: self.env.iter().cloned().collect(),
-            cwd: self.cwd.clone(),
+            // A client's own TERM comes last and wins.
+            env: self.tty.then(terminal::variable).into_iter().chain(named).collect(),
+            cwd: Some(directory::inside(self.cwd.as_deref(), self.user.as_deref())),
             user: self.user.clone(),
             tty: self.tty.then(terminal::size),
             stdin: !self.no_stdin && (is_asked || (!is_terminal && !self.detach)),
@@ -179,6 +184,26 @@ mod tests {
     fn start(arguments: &str, is_terminal: bool) -> StartProcess {
         let line = Line::try_parse_from(format!("exec {arguments} 01J -- cat").split_whitespace()).unwrap();
         line.exec.start(is_terminal)
+    }
+
+    #[test]
+    fn a_command_needs_no_dashes_before_it() {
+        let start = |line: &str| {
+            let line = Line::try_parse_from(line.split_whitespace()).unwrap();
+            (line.exec.id.clone(), line.exec.start(true))
+        };
+        for line in ["exec -w app/x 01J ls -la -- -w", "exec -w app/x 01J -- ls -la -- -w"] {
+            let (id, start) = start(line);
+            assert_eq!((id.as_str(), start.cmd.join(" ").as_str()), ("01J", "ls -la -- -w"), "{line}");
+            assert_eq!(start.cwd.as_deref(), Some("/home/sandbox/workspace/app/app/x"));
+        }
+        assert!(Line::try_parse_from(["exec", "01J"]).is_err());
+    }
+
+    #[test]
+    fn a_terminal_has_a_name() {
+        assert!(start("-t", true).env.contains_key("TERM") && start("", true).env.is_empty());
+        assert_eq!(start("-t -e TERM=vt100", true).env.get("TERM").unwrap(), "vt100");
     }
 
     #[test]

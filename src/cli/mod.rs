@@ -11,6 +11,7 @@ mod context;
 mod copied;
 mod cp;
 mod create;
+mod directory;
 mod events;
 mod exec;
 mod failure;

@@ -1,10 +1,13 @@
 //! `sandboxctl shell`
 
+use std::io::{self, IsTerminal as _};
+
 use clap::Args;
 
 use crate::client::StartProcess;
 
 use super::context::Context;
+use super::directory;
 use super::exec;
 use super::failure::Failure;
 use super::resolve::resolve;
@@ -13,9 +16,9 @@ use super::terminal;
 const EXAMPLES: &str = "\
 Examples:
   sandboxctl shell ID
-  echo 'pwd; exit' | sandboxctl shell ID
+  echo pwd | sandboxctl shell ID
 
-Enter ~ . leaves the shell, which goes on: `sandboxctl attach` finds it again. Closing the window ends it.";
+Without a terminal here it reads commands from its input and ends with it. Enter ~ . leaves the shell, which goes on: `sandboxctl attach` finds it again. Closing the window ends it.";
 
 /// Open a shell in a sandbox, in its app directory
 #[derive(Debug, Args)]
@@ -33,22 +36,17 @@ impl Shell {
     /// Returns the shell's exit code.
     pub(super) async fn run(&self, context: &Context) -> Result<u8, Failure> {
         let id = resolve(context, &self.id).await?;
-        let terminal = std::env::var("TERM").ok().filter(|name| is_terminal_name(name));
+        // A terminal passes no end of input on, so a script that ends would leave the shell waiting.
+        let is_terminal = io::stdin().is_terminal();
         let start = StartProcess {
             cmd: vec!["bash".to_owned(), "-l".to_owned()],
-            env: [("TERM".to_owned(), terminal.unwrap_or_else(|| "xterm-256color".to_owned()))].into(),
-            cwd: Some("/home/sandbox/workspace/app".to_owned()),
+            env: is_terminal.then(terminal::variable).into_iter().collect(),
+            cwd: Some(directory::inside(None, self.user.as_deref())),
             user: self.user.clone(),
-            tty: Some(terminal::size()),
+            tty: is_terminal.then(terminal::size),
             stdin: true,
             ..StartProcess::default()
         };
         exec::run(context, &id, start).await
     }
-}
-
-fn is_terminal_name(name: &str) -> bool {
-    !name.is_empty()
-        && name != "dumb"
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+._".contains(&b))
 }

@@ -74,6 +74,18 @@ pub(super) fn size() -> TerminalSize {
     size.map_or(DEFAULT_SIZE, |(cols, rows)| TerminalSize { cols, rows })
 }
 
+/// Returns `TERM` for a process that gets a terminal: the name of ours where it says something.
+pub(super) fn variable() -> (String, String) {
+    let ours = std::env::var("TERM").ok().filter(|name| is_terminal_name(name));
+    ("TERM".to_owned(), ours.unwrap_or_else(|| "xterm-256color".to_owned()))
+}
+
+fn is_terminal_name(name: &str) -> bool {
+    !name.is_empty()
+        && name != "dumb"
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+._".contains(&b))
+}
+
 /// Finds the keys that are for us in what is typed: Enter `~` `.` leaves, as with ssh(1); `~~` is one `~`.
 #[derive(Debug)]
 pub(super) struct Escape {

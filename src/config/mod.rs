@@ -89,6 +89,8 @@ pub struct Config {
     pub log_json: Option<bool>,
     /// Settings of the former product that mean nothing here.
     pub ignored: Vec<String>,
+    /// What the environment has that is no setting, one sentence each.
+    pub warnings: Vec<String>,
     /// Every setting with its value as text and where it came from; secrets are not shown.
     pub described: Vec<(&'static str, String, String)>,
 }
@@ -187,6 +189,7 @@ mod tests {
             ("SANDBOXD_ADDR", "nowhere"),
             ("SANDBOXD_IDLE_THRESHOLD_SECONDS", "-5"),
             ("SANDBOXD_IDLE_TRESHOLD_SECONDS", "5"),
+            ("SANDBOXD_STRICT_CONFIG", "true"),
             ("SANDBOXD_API_TOKENS", "ci=short"),
             ("SANDBOXD_MEM_EMERGENCY_PCT", "50"),
             ("SANDBOXD_RUNTIME", "crun"),
@@ -196,6 +199,20 @@ mod tests {
         assert!(error.to_string().contains("SANDBOXD_ADDR"));
         assert!(error.to_string().contains("idle_threshold_seconds"), "no suggestion: {error}");
         assert!(!error.to_string().contains("short"), "a secret is shown: {error}");
+    }
+
+    #[test]
+    fn an_unknown_name_in_the_environment_is_a_warning() {
+        let config = parse(&[("SANDBOXD_IDLE_TRESHOLD_SECONDS", "5"), ("SANDBOXD_BIN", "/x")]).unwrap();
+        assert_eq!(config.ignored, ["bin"]);
+        assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].ends_with("did you mean idle_threshold_seconds?"),
+            "{:?}",
+            config.warnings
+        );
+        let file_or_flag = [("idle_treshold_seconds".to_owned(), "5".to_owned())];
+        assert!(Config::parse(&collect(&file_or_flag, &BTreeMap::new(), None).unwrap()).is_err());
     }
 
     #[test]

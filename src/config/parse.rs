@@ -18,6 +18,9 @@ const SECONDS_MAX: u64 = 366 * 86_400;
 
 pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
     let mut p = Parser { sources, problems: sources.problems.clone() };
+    if p.flag("strict_config") {
+        p.problems.extend(sources.warnings.iter().cloned());
+    }
     let data_dir = p.path("data_dir");
     let preview_addr: SocketAddr = p.value("preview_addr");
     let rootfs = p.path("rootfs");
@@ -85,6 +88,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         log_filter: p.text("log"),
         log_json: p.log_format(),
         ignored: sources.ignored.clone(),
+        warnings: sources.warnings.clone(),
         described: describe(sources),
     };
     p.check_together(&config);

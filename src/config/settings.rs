@@ -232,14 +232,67 @@ pub const SETTINGS: &[Setting] = &[
         "the most content, unpacked, of a tree that is uploaded, downloaded or copied",
     ),
     setting("tree_max_entries", "200000", "the most files, directories and links of such a tree"),
+    setting(
+        "strict_config",
+        "false",
+        "refuse to start when the environment has a name that begins with SANDBOXD_ and is no setting; otherwise it is a warning",
+    ),
     setting("log", "info", "what is logged: error, warn, info, debug, or a tracing filter"),
     setting("log_format", "auto", "text, json, or auto: text on a terminal"),
 ];
 
-/// Settings of the former product that mean nothing here; they are accepted so that its environment
-/// files can be used as they are.
-pub(super) const FORMER: [&str; 7] =
-    ["network", "userns", "migrations", "log_dir", "telemetry", "preview_token_secrets", "auth_redirect_url"];
+/// Names that the compatible product reads from the environment and that mean nothing here. Its environment files
+/// can be used as they are: each name found is told in one line of the log.
+pub(super) const FORMER: [&str; 48] = [
+    "access_log",
+    "agent_proxy_addr",
+    "agent_proxy_url",
+    "api_bind",
+    "auth_redirect_url",
+    "bin",
+    "claude_authorize_url",
+    "claude_client_id",
+    "claude_redirect_uri",
+    "claude_scopes",
+    "claude_token_url",
+    "console",
+    "debug",
+    "default_agent",
+    "dns",
+    "event_retention_days",
+    "forward_auth_deny_mode",
+    "git_commit",
+    "install_method",
+    "llm_txt_path",
+    "log_dir",
+    "migrations",
+    "minimax_region",
+    "network",
+    "no_sponsor",
+    "opencode_free_model",
+    "opencode_model",
+    "opencode_zen_path",
+    "poller_interval_seconds",
+    "poller_metric_re",
+    "poller_service_label",
+    "poller_url",
+    "posthog_host",
+    "posthog_key",
+    "preview_token_secrets",
+    "repo_branch",
+    "repo_ref",
+    "repo_url",
+    "secrets_key",
+    "snapshot_idle_hours",
+    "snapshot_retention_days",
+    "src",
+    "src_dir",
+    "tailer_offset",
+    "telemetry",
+    "userns",
+    "version",
+    "wake_grace_seconds",
+];
 
 /// The environment's name of a setting.
 pub(super) fn variable(name: &str) -> String {

@@ -17,6 +17,8 @@ const FILE: &str = "/etc/sandboxd/config.toml";
 pub struct Sources {
     pub(super) values: BTreeMap<&'static str, Value>,
     pub(super) ignored: Vec<String>,
+    /// Names in the environment that nobody knows: other programs may have set them.
+    pub(super) warnings: Vec<String>,
     /// Names that nobody knows.
     pub(super) problems: Vec<String>,
 }
@@ -51,14 +53,14 @@ pub fn collect(
             (None, Some(rest)) if rest == "config" || rest.starts_with("test_") => {}
             (None, Some(rest)) if OF_CLIENTS.contains(&rest.as_str()) => {}
             (None, Some(rest)) if FORMER.contains(&rest.as_str()) => sources.ignored.push(rest),
-            (None, Some(rest)) => sources.unknown(&rest, name),
+            (None, Some(rest)) => sources.warnings.push(unknown(&rest, name)),
             (None, None) => {}
         }
     }
     for (name, text) in flags.iter().filter(|(name, _)| name != "config") {
         match SETTINGS.iter().find(|s| s.name == name) {
             Some(setting) => sources.set(setting.name, text, "--set".to_owned()),
-            None => sources.unknown(name, "--set"),
+            None => sources.problems.push(unknown(name, "--set")),
         }
     }
     Ok(sources)
@@ -86,7 +88,7 @@ impl Sources {
             };
             match SETTINGS.iter().find(|s| s.name == name) {
                 Some(setting) => self.set(setting.name, &text, shown.to_string()),
-                None => self.unknown(&name, &shown.to_string()),
+                None => self.problems.push(unknown(&name, &shown.to_string())),
             }
         }
         Ok(())
@@ -95,14 +97,14 @@ impl Sources {
     fn set(&mut self, name: &'static str, text: &str, origin: String) {
         self.values.insert(name, Value { text: text.to_owned(), origin });
     }
+}
 
-    fn unknown(&mut self, name: &str, origin: &str) {
-        let nearest = SETTINGS.iter().min_by_key(|s| distance(s.name, name)).map(|s| s.name);
-        let hint = nearest
-            .filter(|n| distance(n, name) <= 3)
-            .map_or(String::new(), |n| format!("; did you mean {n}?"));
-        self.problems.push(format!("{origin}: there is no setting {name:?}{hint}"));
-    }
+/// Says that a name is no setting, and which one may be meant.
+fn unknown(name: &str, origin: &str) -> String {
+    let nearest = SETTINGS.iter().min_by_key(|s| distance(s.name, name)).map(|s| s.name);
+    let hint =
+        nearest.filter(|n| distance(n, name) <= 3).map_or(String::new(), |n| format!("; did you mean {n}?"));
+    format!("{origin}: there is no setting {name:?}{hint}")
 }
 
 /// The number of single-character edits between two names (Levenshtein).

@@ -20,11 +20,15 @@ pub(super) struct Args {
     /// Refuses to serve where sandboxes would be isolated less than they can be; `sandboxd check` says where
     #[arg(long, global = true)]
     require_isolation: bool,
+    /// Refuses to start when the environment has a SANDBOXD_ name that is no setting
+    #[arg(long, global = true)]
+    strict_config: bool,
 }
 
 const AFTER_HELP: &str = "Every setting can be given in the file, as an environment variable (SANDBOXD_<NAME>), or by --set.\n\
 `sandboxd check-config` prints them all with their values.\n\n\
-Exit codes: 0 ended as asked; 64 wrong usage; 69 something needed is missing (rootfs, port, lock);\n\
+Exit codes: 0 ended as asked; 1 `check` or `health` found a fault; 64 wrong usage;\n\
+69 something needed is missing (rootfs, port, lock, for `health` the server);\n\
 70 internal error; 75 try again later (disk full); 77 no permission (not root, no cgroup); 78 wrong configuration; 79 isolation is weaker than require_isolation allows.";
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +68,8 @@ impl Args {
     pub(super) fn settings(&self) -> Vec<(String, String)> {
         let file = self.config.iter().map(|file| ("config".to_owned(), file.clone()));
         let demand = self.require_isolation.then(|| ("require_isolation".to_owned(), "true".to_owned()));
-        file.chain(self.set.iter().cloned()).chain(demand).collect()
+        let strict = self.strict_config.then(|| ("strict_config".to_owned(), "true".to_owned()));
+        file.chain(self.set.iter().cloned()).chain(demand).chain(strict).collect()
     }
 }
 

@@ -134,6 +134,9 @@ pub(super) fn config(flags: &[(String, String)]) -> Exit {
             for (name, value, origin) in &config.described {
                 say(&format!("{name:<32} {value:<28} {origin}"));
             }
+            for warning in &config.warnings {
+                complain(&format!("sandboxd: warning: {warning}"));
+            }
             Exit::Success
         }
         Err(error) => Exit::Config.because(&error, ""),
@@ -155,7 +158,13 @@ pub(super) fn health(flags: &[(String, String)]) -> Exit {
             ));
             Exit::Failure
         }
-        Err(error) => Exit::Failure.because(&error, "no server answers at SANDBOXD_ADDR"),
+        Err(error) => {
+            let address = config.api_addr;
+            complain(&format!(
+                "sandboxd: no server answers at {address} ({error}): start it with `sandboxd serve`, or set SANDBOXD_ADDR"
+            ));
+            Exit::Unavailable
+        }
     }
 }
 

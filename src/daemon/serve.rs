@@ -124,8 +124,12 @@ pub(super) fn launcher(init: PathBuf, writable: Vec<PathBuf>) -> Exit {
 }
 
 async fn serve(mut config: Config) -> Exit {
-    for name in &config.ignored {
-        tracing::warn!(name, "a setting of the former product means nothing here");
+    if !config.ignored.is_empty() {
+        let names = config.ignored.join(", ");
+        tracing::warn!(names, "settings of the compatible product have no meaning here and are ignored");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}; it is ignored (strict_config refuses it)");
     }
     if !rustix::process::geteuid().is_root() {
         complain(

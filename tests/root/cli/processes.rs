@@ -16,11 +16,41 @@ use crate::support::server::{API, Server};
 
 pub(crate) const TESTS: &[Test] = &[
     ("cli::exec_passes_bytes_and_exit_codes", bytes_and_codes),
+    ("cli::commands_begin_where_files_are_copied_to", directories),
+    ("cli::a_shell_without_a_terminal_ends_with_its_input", piped_shell),
     ("cli::exec_forwards_signals", signals),
     ("cli::a_process_is_left_found_and_ended", left_and_found),
     ("cli::nothing_is_dropped_before_the_first_reader", first_reader),
     ("cli::a_lost_connection_loses_no_output", lost_connection),
 ];
+
+fn directories() {
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    let here = tempfile::tempdir().unwrap();
+    let file = here.path().join("notes");
+    std::fs::write(&file, "copied").unwrap();
+    let there = format!("{id}:");
+    assert_eq!(run(&server, &["cp", file.to_str().unwrap(), &there]).code, Some(0));
+    assert_eq!(run(&server, &["exec", &id, "cat", "notes"]).text(), "copied");
+    server.sh(&id, "mkdir -p app/deep ~/other");
+    for (option, directory) in [
+        ("deep", "/home/sandbox/workspace/app/deep"),
+        ("~/other", "/home/sandbox/other"),
+        ("~", "/home/sandbox"),
+        ("/tmp", "/tmp"),
+    ] {
+        let ran = run(&server, &["exec", "-w", option, &id, "pwd"]);
+        assert_eq!((ran.code, ran.text().trim()), (Some(0), directory), "{option}: {ran:?}");
+    }
+}
+
+fn piped_shell() {
+    let server = Server::start(&[]);
+    let id = server.create(Value::Null);
+    let ran = run_with(&server, &["shell", &id], b"pwd\nexit_with() { return 3; }\nexit_with\n");
+    assert_eq!((ran.code, ran.text()), (Some(3), "/home/sandbox/workspace/app\n"), "{}", ran.stderr);
+}
 
 fn bytes_and_codes() {
     let server = Server::start(&[]);
@@ -132,7 +162,7 @@ fn left_and_found() {
     send(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(running(&server, &id), 1);
-    server.sh(&id, "touch go");
+    server.sh(&id, "touch app/go");
     let ran = run(&server, &["attach", id.get(..20).unwrap(), process.get(..22).unwrap()]);
     assert_eq!((ran.code, ran.text()), (Some(5), "one\ntwo\n"));
     assert_eq!(run(&server, &["attach", "--from", "4", &id, &process]).text(), "two\n");
@@ -164,7 +194,7 @@ fn first_reader() {
     // A process that is to be left is not held up by a reader who never comes.
     let script = "head -c 50000000 /dev/zero; touch done";
     run(&server, &["exec", "-d", &id, "--", "bash", "-c", script]);
-    eventually("it has written everything", Duration::from_secs(20), || server.exec(&id, "ls done").1 == 0);
+    eventually("it has written everything", Duration::from_secs(20), || server.exec(&id, "ls app/done").1 == 0);
 }
 
 /// Passes connections on until they are cut.

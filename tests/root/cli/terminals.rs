@@ -77,6 +77,10 @@ fn given_back() {
     crate::support::eventually("shells end", Duration::from_secs(20), || {
         super::run(&server, &["ps", "-q", &id]).text().is_empty()
     });
+    // A terminal has the name of ours, also for a command.
+    let mut terminal =
+        Terminal::start(command(&server, &["exec", "-t", &id, "tput", "cols"]).env("TERM", "xterm"));
+    assert_eq!(terminal.wait().code(), Some(0), "{}", terminal.screen());
     // Stopped, and continued.
     let mut terminal = Terminal::start(&mut command(&server, &["exec", "-t", &id, "--", "bash", "--norc"]));
     terminal.expect("$ ");

@@ -156,7 +156,11 @@ fn failures() {
         check(&[arguments, &[typo.as_str()]].concat(), 66, &format!("did you mean {id}?"));
     }
     check(&["exec", &typo, "--", "true"], 66, "did you mean");
-    check(&["exec", "-w", "relative", &id, "--", "true"], 64, "cwd");
+    check(
+        &["exec", "-w", "no/such", &id, "--", "true"],
+        127,
+        "directory /home/sandbox/workspace/app/no/such",
+    );
     check(&["exec", "-u", "nobody", &id, "--", "true"], 64, "user");
     check(&["exec", "-w", "/no/such", &id, "--", "true"], 127, "working directory /no/such");
     check(&["exec", &id, "--", "no-such-program"], 127, "no-such-program");
