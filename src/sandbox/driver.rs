@@ -450,6 +450,7 @@ impl Driver {
             return Err(error);
         }
         self.shared.registry.remove(id);
+        process::release(&self.shared, &self.entry);
         self.shared.tell(id, What::Deleted { purged: purge });
         fail_point("delete-workspace")?;
         let freed = if purge { phase("workspace", self.shared.purge_workspace(id)).await? } else { 0 };

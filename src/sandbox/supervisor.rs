@@ -149,6 +149,8 @@ pub(super) struct Shared {
     pub(super) reclaiming: Semaphore,
     /// One permit for each log that may be followed.
     pub(super) followers: Arc<Semaphore>,
+    /// What the output of all processes takes.
+    pub(super) rings: Arc<process::Rings>,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,
 }
@@ -187,6 +189,7 @@ impl Supervisor {
         let etc_dir = config.run_dir.join("etc");
         reconcile::write_etc(&etc_dir, parts.network.resolver())?;
         let disk = Disk::of(&parts.storage.workspaces_dir());
+        let rings = Arc::new(process::Rings::within(&config.run_dir));
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
             leases: Leases::new(capacity(&config, &parts.network)),
@@ -214,6 +217,7 @@ impl Supervisor {
             watchers: Watchers::default(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            rings,
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         });

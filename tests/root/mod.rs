@@ -29,6 +29,7 @@ mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
+mod rings;
 mod sleep;
 mod streams;
 mod terminal;
@@ -69,6 +70,7 @@ pub(crate) fn all() -> Vec<Test> {
         &cli::tests(),
         faults::TESTS,
         disks::TESTS,
+        rings::TESTS,
         clocks::TESTS,
         gvisor::TESTS,
         privileges::TESTS,
