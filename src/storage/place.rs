@@ -13,7 +13,8 @@ use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::path::FilePath;
-use super::{OWNER, tree};
+use super::walk::TEMPORARY;
+use super::{OWNER, removal};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// The directories of the host's own, on the file system of the workspaces.
@@ -42,8 +43,15 @@ pub(super) struct Stage {
 #[derive(Debug)]
 #[must_use = "it takes up space until it is removed"]
 pub struct Rubbish {
-    yard: Arc<Yard>,
+    place: RubbishPlace,
     name: String,
+}
+
+#[derive(Debug)]
+enum RubbishPlace {
+    Trash(Arc<Yard>),
+    /// Where it was: it could not be moved to the trash.
+    Workspace(OwnedFd),
 }
 
 impl Place {
@@ -136,7 +144,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Err(error) = tree::remove_at(&self.yard.staging, &self.name, &|| true) {
+        if let Err(error) = removal::remove_at(&self.yard.staging, &self.name, &|| true) {
             // It is swept at the next start.
             tracing::warn!(%error, name = self.name, "cannot remove what was staged");
         }
@@ -148,11 +156,20 @@ impl Rubbish {
     pub(super) fn take(
         yard: &Arc<Yard>,
         directory: impl AsFd,
-        name: impl rustix::path::Arg,
+        name: impl rustix::path::Arg + Copy,
     ) -> io::Result<Self> {
         let rubbish = format!("files.{}", ulid::Ulid::new());
-        rustix::fs::renameat(directory, name, &yard.trash, rubbish.as_str())?;
-        Ok(Self { yard: Arc::clone(yard), name: rubbish })
+        match rustix::fs::renameat(&directory, name, &yard.trash, rubbish.as_str()) {
+            Ok(()) => Ok(Self { place: RubbishPlace::Trash(Arc::clone(yard)), name: rubbish }),
+            // A directory in a btrfs subvolume of the tenant's, or no room in the trash on a full disk.
+            Err(Errno::XDEV | Errno::NOSPC | Errno::DQUOT | Errno::MLINK) => {
+                let hidden = format!("{TEMPORARY}{}", ulid::Ulid::new());
+                rustix::fs::renameat(&directory, name, &directory, hidden.as_str())?;
+                let directory = directory.as_fd().try_clone_to_owned()?;
+                Ok(Self { place: RubbishPlace::Workspace(directory), name: hidden })
+            }
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Removes it while `go_on` says so; returns the bytes that it took. What is left is removed at the next start.
@@ -160,6 +177,11 @@ impl Rubbish {
     /// # Errors
     /// Something in it cannot be removed, or it was told to end.
     pub fn remove(self, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
-        tree::remove_at(&self.yard.trash, &self.name, go_on)
+        match self.place {
+            RubbishPlace::Trash(yard) => removal::remove_at(&yard.trash, &self.name, go_on),
+            RubbishPlace::Workspace(directory) => {
+                removal::remove_in_place(&directory, &CString::new(self.name)?, go_on)
+            }
+        }
     }
 }

@@ -29,6 +29,7 @@ mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
+mod removals;
 mod rings;
 mod sleep;
 mod streams;
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Test> {
         &cli::tests(),
         faults::TESTS,
         disks::TESTS,
+        removals::TESTS,
         rings::TESTS,
         clocks::TESTS,
         gvisor::TESTS,
