@@ -19,6 +19,7 @@ mod files;
 mod limits;
 mod lines;
 mod logs;
+mod owner;
 mod path;
 mod place;
 mod removal;
@@ -34,17 +35,18 @@ mod watch;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 
 use place::Yard;
 use reserve::Reserve;
 
-use crate::model::{FileBase, PathKind, SandboxId, TemplateName, manifest};
+use crate::model::{FileBase, IdBase, PathKind, SandboxId, TemplateName, manifest};
 use crate::sys::fs::{self as sysfs, Links};
 
 pub use archive::Unpacked;
@@ -52,6 +54,7 @@ pub use error::{FileError, StorageError};
 pub use files::{Content, Entry, EntryKind, Files, Opened};
 pub use limits::TreeLimits;
 pub use logs::{Follower, Line, Logs, News, Position};
+pub use owner::Owner;
 pub use path::FilePath;
 pub use place::Rubbish;
 pub use templates::TemplateInfo;
@@ -59,8 +62,6 @@ pub use upload::Upload;
 pub use walk::View;
 pub use watch::{ChangeKind, Observed, Tally, Watcher, Writes};
 
-/// The user and group of everything in a workspace: `sandbox` inside.
-const OWNER: u32 = 1000;
 /// The app directory beneath a workspace.
 const APP: &str = "workspace/app";
 /// The manifest beneath the app directory.
@@ -68,6 +69,8 @@ const MANIFEST: &str = "sandbox.yaml";
 /// The home skeleton beneath the rootfs.
 const SKELETON: &str = "etc/skel";
 
+/// Beside the layers of a root file system: from where on their ids are stored.
+const IDS_SIGN: &str = "ids";
 /// How often what is left of a workspace is looked for.
 const REMOVAL_ROUNDS_MAX: u32 = 8;
 
@@ -158,9 +161,9 @@ impl Storage {
     ///
     /// # Errors
     /// The disk is full or fails; then nothing is left in place.
-    pub fn stage_ahead(&self, name: &str) -> Result<Staged, StorageError> {
+    pub fn stage_ahead(&self, name: &str, owner: Owner) -> Result<Staged, StorageError> {
         let staging = self.config.data_dir.join("staging").join(name);
-        match self.stage(&staging) {
+        match self.stage(&staging, owner) {
             Ok((directory, is_marked)) => Ok(Staged { name: StagedName(staging), directory, is_marked }),
             Err(error) => {
                 // Whatever is left is swept at the next start.
@@ -196,8 +199,8 @@ impl Storage {
         placed
     }
 
-    /// Makes a workspace from the skeleton and a template; one that is there is left as it is. `ready` is
-    /// asked for one that was made ahead.
+    /// Makes a workspace from the skeleton and a template; one that is there is left as it is, but for its owner on the
+    /// disk. `ready` is asked for one that was made ahead, with this owner.
     ///
     /// # Errors
     /// There is no such template, or the disk is full or fails; then nothing is left in place.
@@ -205,14 +208,16 @@ impl Storage {
         &self,
         id: SandboxId,
         template: Option<&TemplateName>,
+        owner: Owner,
         ready: impl FnOnce() -> Option<Staged>,
     ) -> Result<Prepared, StorageError> {
         let target = self.workspace_path(id);
         if target.symlink_metadata().is_ok() {
             let workspace = sysfs::open_directory(&target);
             let workspace = workspace.map_err(StorageError::at("open the workspace", &target))?;
+            convert(&workspace, owner).map_err(StorageError::at("change the owner of", &target))?;
             // Commands begin there, and a tenant may have removed it. What is there instead is theirs to see to.
-            let _ignored: io::Result<(OwnedFd, bool)> = place::make_directories(&workspace, APP);
+            let _ignored: io::Result<(OwnedFd, bool)> = place::make_directories(&workspace, APP, owner);
             return Ok(Prepared::Existing);
         }
         let template = template.filter(|t| !t.is_blank()).map(|t| self.template(t)).transpose()?;
@@ -220,13 +225,13 @@ impl Storage {
             Some(Staged { name: StagedName(staging), .. }) => (staging, Ok(())),
             None => {
                 let staging = self.config.data_dir.join("staging").join(id.to_string());
-                let staged = self.stage(&staging).map(drop);
+                let staged = self.stage(&staging, owner).map(drop);
                 (staging, staged)
             }
         };
         let made = staged.and_then(|()| {
             if let Some(template) = template {
-                tree::copy(&template, &staging.join(APP), OWNER)?;
+                tree::copy(&template, &staging.join(APP), owner)?;
             }
             rename_fail_point()?;
             fs::rename(&staging, &target).map_err(StorageError::at("put in place the workspace", &target))
@@ -244,12 +249,14 @@ impl Storage {
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn prepare_overlay(&self, id: SandboxId, root: u32) -> Result<PathBuf, StorageError> {
+    pub fn prepare_overlay(&self, id: SandboxId, base: IdBase) -> Result<PathBuf, StorageError> {
         let path = self.config.data_dir.join("overlays").join(id.to_string());
         let failed = StorageError::at("make the layers in", &path);
         // Anybody may pass, who gets past the directory above: root of the sandbox has to.
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(&failed)?;
         let directory = sysfs::open_directory(&path).map_err(&failed)?;
+        convert_layers(&path, base).map_err(StorageError::at("change the owners in", &path))?;
+        let root = base.first();
         for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
             match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(mode)) {
                 Ok(()) => {}
@@ -301,7 +308,9 @@ impl Storage {
             for name in names {
                 match removal::remove_at(&self.yard.trash, &name, &|| true) {
                     Ok(bytes) => freed += bytes,
-                    Err(error) => failure = Some(StorageError::at("remove", &self.trash_dir().join(&name))(error)),
+                    Err(error) => {
+                        failure = Some(StorageError::at("remove", &self.trash_dir().join(&name))(error));
+                    }
                 }
             }
             failure.map_or(Ok(()), Err)?;
@@ -388,7 +397,9 @@ impl Storage {
     /// There is no workspace, or the tenant has removed the app directory or put something else in its place.
     pub fn files(&self, id: SandboxId, base: FileBase) -> Result<Files, FileError> {
         let path = self.workspace_path(id);
-        let workspace = sysfs::open_directory(&path).map_err(FileError::at("open", "the workspace"))?;
+        let failed = FileError::at("open", "the workspace");
+        let workspace = sysfs::open_directory(&path).map_err(&failed)?;
+        let owner = Owner::of(&rustix::fs::fstat(&workspace).map_err(|errno| failed(errno.into()))?);
         let directory = match base {
             FileBase::Home => workspace,
             FileBase::App => {
@@ -397,7 +408,7 @@ impl Storage {
                 app.map_err(FileError::at("open", "the app directory"))?
             }
         };
-        Ok(Files::new(directory, Arc::clone(&self.yard)))
+        Ok(Files::new(directory, owner, Arc::clone(&self.yard)))
     }
 
     /// Opens the logs of a workspace.
@@ -481,7 +492,7 @@ impl Storage {
     }
 
     /// Returns it, and whether it could be marked.
-    fn stage(&self, staging: &Path) -> Result<(OwnedFd, bool), StorageError> {
+    fn stage(&self, staging: &Path, owner: Owner) -> Result<(OwnedFd, bool), StorageError> {
         self.discard(staging)?;
         let failed = StorageError::at("make the workspace", staging);
         fs::DirBuilder::new().mode(0o750).create(staging).map_err(&failed)?;
@@ -490,7 +501,7 @@ impl Storage {
         let is_marked = unborn::mark(staging).map_err(&failed)?;
         let skeleton = self.config.rootfs.join(SKELETON);
         if skeleton.exists() {
-            tree::copy(&skeleton, staging, OWNER)?;
+            tree::copy(&skeleton, staging, owner)?;
         }
         let root = sysfs::open_directory(staging).map_err(&failed)?;
         for directory in ["workspace", APP] {
@@ -498,9 +509,9 @@ impl Storage {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => return Err(failed(errno.into())),
             }
-            sysfs::give_name(&root, directory, OWNER, OWNER).map_err(&failed)?;
+            owner.take_name(&root, directory).map_err(&failed)?;
         }
-        sysfs::give(root.as_fd(), OWNER, OWNER).map_err(&failed)?;
+        owner.take(&root).map_err(&failed)?;
         Ok((root, is_marked))
     }
 
@@ -540,6 +551,33 @@ impl Storage {
         let entries = fs::read_dir(&directory).map_err(StorageError::at("list", &directory))?;
         Ok(entries.flatten().map(|entry| entry.file_name()))
     }
+}
+
+/// Gives a workspace to another owner, if it has not this one.
+fn convert(workspace: &OwnedFd, owner: Owner) -> io::Result<()> {
+    if !owner::differs(workspace, &["workspace", APP], owner)? {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let converted = owner::convert(workspace, owner)?;
+    tracing::info!(?converted, took = ?begun.elapsed(), "the files of a workspace are stored with other ids");
+    Ok(())
+}
+
+/// The same of the layers of a root file system. They bear no sign of it, since what is in them is mostly root's: so a file
+/// beside them says from where on ids are stored.
+fn convert_layers(path: &Path, base: IdBase) -> io::Result<()> {
+    let sign = path.join(IDS_SIGN);
+    let text = base.to_string();
+    if fs::read_to_string(&sign).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    match sysfs::open_directory(&path.join("upper")) {
+        Ok(upper) => drop(owner::convert(&upper, Owner::mapped(base))?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    sysfs::write_state(&sign, text.as_bytes(), 0o600)
 }
 
 /// Writes a small file of the host's own whole or not at all.

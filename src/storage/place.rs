@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::path::FilePath;
 use super::walk::TEMPORARY;
-use super::{OWNER, removal};
+use super::{Owner, removal};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// The directories of the host's own, on the file system of the workspaces.
@@ -37,6 +37,8 @@ pub(super) struct Stage {
     yard: Arc<Yard>,
     name: String,
     pub(super) directory: OwnedFd,
+    /// Whose everything is that is made in it.
+    pub(super) owner: Owner,
 }
 
 /// What was taken out of a workspace and has still to be removed.
@@ -65,9 +67,12 @@ impl Place {
     }
 
     /// Finds the place of a path, and makes the directories above it.
-    pub(super) fn make(root: &OwnedFd, path: &FilePath) -> io::Result<Self> {
+    pub(super) fn make(root: &OwnedFd, path: &FilePath, owner: Owner) -> io::Result<Self> {
         let (parent, name) = path.split();
-        Ok(Self { parent: make_directories(root, parent.unwrap_or("."))?.0, name: CString::new(name)? })
+        Ok(Self {
+            parent: make_directories(root, parent.unwrap_or("."), owner)?.0,
+            name: CString::new(name)?,
+        })
     }
 
     /// Puts what another name stands for in this place. What stood there is, where that is allowed, replaced
@@ -96,7 +101,7 @@ impl Place {
 
 /// Opens a directory beneath the root, making those that are missing, one by one; says whether the last one
 /// was made.
-pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedFd, bool)> {
+pub(super) fn make_directories(root: &OwnedFd, path: &str, owner: Owner) -> io::Result<(OwnedFd, bool)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let open = |path: &str| sysfs::open_beneath(root, Path::new(path), flags, 0, Links::FollowBeneath);
     match open(path) {
@@ -113,7 +118,7 @@ pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedF
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::mkdirat(&directory, component, Mode::from_raw_mode(0o755)) {
                     Ok(()) => {
-                        sysfs::give_name(&directory, component, OWNER, OWNER)?;
+                        owner.take_name(&directory, component)?;
                         made = true;
                     }
                     Err(Errno::EXIST) => {}
@@ -128,7 +133,7 @@ pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedF
 }
 
 impl Stage {
-    pub(super) fn new(yard: &Arc<Yard>) -> io::Result<Self> {
+    pub(super) fn new(yard: &Arc<Yard>, owner: Owner) -> io::Result<Self> {
         let name = format!("tree.{}", ulid::Ulid::new());
         rustix::fs::mkdirat(&yard.staging, name.as_str(), Mode::from_raw_mode(0o700))?;
         let directory = sysfs::open_beneath(
@@ -138,7 +143,7 @@ impl Stage {
             0,
             Links::Refuse,
         )?;
-        Ok(Self { yard: Arc::clone(yard), name, directory })
+        Ok(Self { yard: Arc::clone(yard), name, directory, owner })
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::StorageError;
+use super::{Owner, StorageError};
 use crate::sys::fs as sysfs;
 
 /// Copies what is in one directory into another, of files, directories and links; everything belongs
@@ -16,7 +16,7 @@ use crate::sys::fs as sysfs;
 ///
 /// # Errors
 /// The disk is full or fails.
-pub(super) fn copy(from: &Path, to: &Path, owner: u32) -> Result<(), StorageError> {
+pub(super) fn copy(from: &Path, to: &Path, owner: Owner) -> Result<(), StorageError> {
     let failed = StorageError::at("copy from", from);
     let open = |path: &Path| sysfs::open_directory(path).map_err(&failed);
     let mut stack = vec![(open(from)?, open(to)?)];
@@ -35,7 +35,7 @@ fn copy_one(
     source: &OwnedFd,
     target: &OwnedFd,
     name: &CString,
-    owner: u32,
+    owner: Owner,
 ) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
     let stat = sysfs::stat_name(source, name)?;
     // Without the bits that would give rights: set-user-id, set-group-id.
@@ -66,6 +66,6 @@ fn copy_one(
         // Nothing else belongs in a skeleton or a template.
         _ => return Ok(None),
     };
-    sysfs::give_name(target, name, owner, owner)?;
+    owner.take_name(target, name)?;
     Ok(pair)
 }
