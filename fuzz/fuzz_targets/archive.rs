@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use sandboxd::model::{ArchiveFormat, FileBase, SandboxId};
-use sandboxd::storage::{Config, FilePath, Storage, TreeLimits};
+use sandboxd::storage::{Config, FilePath, Owner, Storage, TreeLimits};
 
 static PLACE: LazyLock<(tempfile::TempDir, Storage, SandboxId)> = LazyLock::new(|| {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -15,7 +15,7 @@ static PLACE: LazyLock<(tempfile::TempDir, Storage, SandboxId)> = LazyLock::new(
     let storage =
         Storage::open(Config { data_dir, templates_dir: rootfs.join("templates"), rootfs }).expect("a place");
     let id = SandboxId::generate();
-    storage.prepare(id, None, || None).expect("a workspace");
+    storage.prepare(id, None, Owner::HOST, || None).expect("a workspace");
     (directory, storage, id)
 });
 

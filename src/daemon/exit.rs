@@ -1,7 +1,9 @@
 //! The exit codes, after sysexits(3).
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+
+use crate::metadata::MetadataError;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +17,7 @@ pub(super) enum Exit {
     Unavailable,
     /// A bug, or an error of the system that has no remedy here (`EX_SOFTWARE`).
     Software,
-    /// Try again later: the disk is full (`EX_TEMPFAIL`).
+    /// Try again later: a disk is full or cannot be written (`EX_TEMPFAIL`).
     TryAgain,
     /// No right to do it: not root, no cgroup to write (`EX_NOPERM`).
     Permission,
@@ -40,6 +42,21 @@ impl Exit {
         }
     }
 
+    /// How a start ends that failed so: later, if the disk is to blame, since somebody may see to it meanwhile.
+    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return if is_of_disk(error) { Self::TryAgain } else { Self::Unavailable };
+            }
+            if error.downcast_ref::<MetadataError>().is_some_and(|e| e.is_full() || e.is_unwritable()) {
+                return Self::TryAgain;
+            }
+            cause = error.source();
+        }
+        Self::Unavailable
+    }
+
     /// Says why on standard error, in one line and a remedy, and ends so.
     pub(super) fn because(self, what: &dyn std::error::Error, remedy: &str) -> Self {
         complain(&format!("sandboxd: cannot {}", chain(what)));
@@ -48,6 +65,12 @@ impl Exit {
         }
         self
     }
+}
+
+fn is_of_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let has_failed = rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO);
+    has_failed || matches!(error.kind(), QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 /// An error with its causes in one line.

@@ -37,8 +37,9 @@ pub(super) fn take(data_dir: &Path) -> Result<Lock, LockError> {
         Err(TryLockError::WouldBlock) => return Err(LockError::Taken(path)),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    // For people only: which process it is.
-    writer.set_len(0).and_then(|()| writeln!(writer, "{}", std::process::id())).map_err(failed)?;
+    // For people only: which process it is. A full disk may have no room for it.
+    let _unwritten: io::Result<()> =
+        writer.set_len(0).and_then(|()| writeln!(writer, "{}", std::process::id()));
     Ok(Lock { _file: file })
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod directories;
 mod exit;
 mod isolation;
 mod key;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::runtime::PosixRlimitType;
 use rustix::process::Resource;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::check;
+use super::directories;
 use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
@@ -37,6 +39,11 @@ use crate::telemetry::{self, Metrics};
 
 /// How many threads may wait for the kernel at once.
 const BLOCKING_THREADS_MAX: usize = 64;
+/// How many of them are made at the start and stay: where the host has no process left for one more, work waits for one of
+/// these. Without any tokio panics, which would end the daemon.
+const BLOCKING_THREADS_MIN: usize = 4;
+/// So long a thread that has nothing to do stays.
+const IDLE_THREAD_KEPT: Duration = Duration::from_secs(3600);
 /// tokio's own threads: the daemon waits far more than it computes.
 const WORKER_THREADS_MAX: usize = 4;
 
@@ -97,11 +104,24 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(IDLE_THREAD_KEPT)
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => {
+            keep_threads(&runtime);
+            runtime.block_on(serve(config))
+        }
         Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
+    }
+}
+
+/// Has as many threads for blocking work made as are always there: each waits until all are.
+fn keep_threads(runtime: &tokio::runtime::Runtime) {
+    let all = Arc::new(std::sync::Barrier::new(BLOCKING_THREADS_MIN));
+    for _thread in 0..BLOCKING_THREADS_MIN {
+        let all = Arc::clone(&all);
+        drop(runtime.spawn_blocking(move || all.wait().is_leader()));
     }
 }
 
@@ -137,10 +157,8 @@ async fn serve(mut config: Config) -> Exit {
         );
         return Exit::Permission;
     }
-    if let Err(error) =
-        std::fs::create_dir_all(&config.data_dir).and_then(|()| std::fs::create_dir_all(&config.run_dir))
-    {
-        return Exit::Unavailable
+    if let Err(error) = directories::make(&config.data_dir, &config.run_dir) {
+        return Exit::of(&error)
             .because(&error, "the data or run directory cannot be made; see data_dir and run_dir");
     }
     // Four descriptors for each sandbox that runs; many systems start a program with a limit of 1024.
@@ -153,6 +171,8 @@ async fn serve(mut config: Config) -> Exit {
             return Exit::Unavailable.because(&error, "end the other one, or choose another data_dir");
         }
     };
+    // This daemon may have been killed while the disk was full.
+    Storage::make_room(&config.data_dir);
     // Bound first: a port that is taken must be known before anything is made.
     let listeners = tokio::try_join!(listen(config.api_addr), listen(config.preview_addr));
     let (api_listener, preview_listener) = match listeners {
@@ -215,7 +235,7 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         rootfs: config.rootfs.clone(),
         templates_dir: config.templates_dir.clone(),
     };
-    let storage = Storage::open(storage_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let storage = Storage::open(storage_config).map_err(|e| Exit::of(&e).because(&e, ""))?;
     let network_config = network::Config {
         pool: config.network_pool,
         name_prefix: network_prefix(&config.instance),
@@ -243,10 +263,11 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
     let supervisor =
         Supervisor::start(sandbox_config(config, user_spaces), parts, contents).await.map_err(|e| {
-            Exit::Unavailable.because(
-                &e,
-                "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
-            )
+            let remedy = match Exit::of(&e) {
+                Exit::TryAgain => "free space, or make the disk writable, and start again",
+                _ => "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
+            };
+            Exit::of(&e).because(&e, remedy)
         })?;
     Ok(App { supervisor, auth, metrics, dns })
 }
@@ -348,7 +369,7 @@ fn sandbox_config(config: &Config, user_spaces: Option<sandbox::UserSpaces>) -> 
 
 /// The keys; the first start makes one and shows it, this once.
 fn auth(config: &Config) -> Result<Auth, Exit> {
-    let key = key::load_or_make(&config.data_dir).map_err(|e| Exit::Unavailable.because(&e, ""))?;
+    let key = key::load_or_make(&config.data_dir).map_err(|e| Exit::of(&e).because(&e, ""))?;
     if key.is_new {
         complain(&format!(
             "sandboxd: made the API key, kept in {}:\nsandboxd:   {}",

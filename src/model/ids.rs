@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! base                base + 65536          base + 2 · 65536
-//! │ on disk: files of │ lease 0: the ids of │ lease 1 …
-//! │ others than 1000  │ one sandbox         │
+//! │ on disk: all files│ lease 0: the ids of │ lease 1 …
+//! │ of sandboxes      │ one sandbox         │
 //! ```
 //!
-//! No process ever has an id of the first range: it is what files are stored with that anybody but the user of
-//! a sandbox has made, so that root's in there are nobody's on the disk, and the same whichever lease comes next.
+//! No process ever has an id of the first range: files of sandboxes are stored with it, so that they are nobody's on the
+//! disk, and the same whichever lease comes next.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// How many ids each sandbox has.
 pub const IDS: u32 = 65_536;
-/// The user of a sandbox, inside, and on the disk.
+/// The user of a sandbox, inside, and on the disk where ids cannot be mapped.
 pub const SANDBOX_USER: u32 = 1000;
 
 /// Where the ids of sandboxes begin.
@@ -68,23 +68,17 @@ impl IdRange {
     /// Its user namespace where the workspace cannot be mapped: what its user makes must then be stored as it
     /// is, and so that user is the host's of this number, like those of all other sandboxes.
     pub fn processes_unmapped(self) -> Vec<IdExtent> {
-        self.around_user(0, SANDBOX_USER)
+        let rest = SANDBOX_USER + 1;
+        vec![
+            (0, self.first, SANDBOX_USER),
+            (SANDBOX_USER, SANDBOX_USER, 1),
+            (rest, self.first + rest, IDS - rest),
+        ]
     }
 
     /// How its workspace is mounted: from the ids on the disk to those of the host.
     pub fn workspace(self) -> Vec<IdExtent> {
-        let on_disk = self.base.0;
-        self.around_user(on_disk, self.first + SANDBOX_USER)
-    }
-
-    /// All ids from `inside` on, but the user, who is 1000 inside and `user` outside.
-    fn around_user(self, inside: u32, user: u32) -> Vec<IdExtent> {
-        let rest = SANDBOX_USER + 1;
-        vec![
-            (inside, self.first, SANDBOX_USER),
-            (SANDBOX_USER, user, 1),
-            (inside + rest, self.first + rest, IDS - rest),
-        ]
+        vec![(self.base.0, self.first, IDS)]
     }
 }
 
@@ -141,10 +135,9 @@ mod tests {
                 let found = extents.into_iter().find(|&(inside, _, count)| inside <= id && id - inside < count);
                 found.map(|(inside, outside, _)| outside + (id - inside))
             };
-            let on_disk = if id == SANDBOX_USER { id } else { base.first() + id };
-            prop_assert_eq!(map(range.workspace(), on_disk), map(range.processes(), id));
-            // Root of the host owns nothing in there.
-            prop_assert_eq!(map(range.workspace(), 0), None);
+            prop_assert_eq!(map(range.workspace(), base.first() + id), map(range.processes(), id));
+            // Nobody of the host owns anything in there.
+            prop_assert_eq!(map(range.workspace(), id), None);
         }
     }
 

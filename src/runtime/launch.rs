@@ -69,7 +69,7 @@ pub enum LaunchError {
     #[error("get an answer from the launcher within {} s", LAUNCH_DEADLINE.as_secs())]
     Silent,
     #[error("launch the container: {step:?}: {message}")]
-    Container { step: LaunchStep, message: String },
+    Container { step: LaunchStep, errno: Option<i32>, message: String },
     #[error("understand the launcher: it gave an answer that does not belong to the question")]
     Unexpected,
     #[error("put the workspace and the host name in place")]
@@ -363,7 +363,9 @@ impl Runtime {
             other => other,
         };
         match reply? {
-            (LaunchReply::Failed { step, message, .. }, _) => Err(LaunchError::Container { step, message }),
+            (LaunchReply::Failed { step, errno, message }, _) => {
+                Err(LaunchError::Container { step, errno, message })
+            }
             answer => Ok(answer),
         }
     }

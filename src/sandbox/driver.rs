@@ -262,6 +262,7 @@ impl Driver {
 
     async fn launch_again(&self, why: Why) -> Result<(), Error> {
         let _admitted = self.shared.admission.admit(Purpose::Wake)?;
+        self.make_room().await?;
         let record = self.entry.record();
         match provision::provision(&self.shared, &record, Occasion::Wake).await {
             Ok(provisioned) => self.begin(provisioned, why, None).await,
@@ -353,6 +354,7 @@ impl Driver {
             return Ok(());
         }
         let begun = Instant::now();
+        self.make_room().await?;
         fail_point("stop")?;
         self.end(self.shared.config.stop_grace, why, None).await?;
         self.shared.metrics.observe_stop(begun.elapsed());
@@ -425,6 +427,7 @@ impl Driver {
             return Err(refused(Request::Delete, status));
         }
         let begun = Instant::now();
+        self.make_room().await?;
         // A purge throws everything away: there is nothing that a grace time could save.
         let grace = if purge { Duration::ZERO } else { self.shared.config.stop_grace };
         // That it is stopped is recorded only if it stays: one write less to wait for.
@@ -450,6 +453,7 @@ impl Driver {
             return Err(error);
         }
         self.shared.registry.remove(id);
+        process::release(&self.shared, &self.entry);
         self.shared.tell(id, What::Deleted { purged: purge });
         fail_point("delete-workspace")?;
         let freed = if purge { phase("workspace", self.shared.purge_workspace(id)).await? } else { 0 };
@@ -457,6 +461,16 @@ impl Driver {
             self.shared.metrics.observe_purge(begun.elapsed());
         }
         Ok(freed)
+    }
+
+    /// Before what must not fail on a full disk.
+    async fn make_room(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            shared.storage.lend_reserve();
+            Ok(())
+        })
+        .await
     }
 
     async fn retire(&self, purge: bool) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! What can go wrong, and whose fault it is.
 
+use std::io;
 use std::time::Duration;
 
 use crate::bundle::BundleError;
@@ -151,6 +152,12 @@ impl Error {
             | Self::Ending
             // Its processes did not come to rest in time: they wait for a disk, or are many on a busy host.
             | Self::Cgroup(CgroupError::Unfrozen { .. }) => Kind::Unavailable,
+            // Removed by somebody; the next look at the host makes it again.
+            Self::RunDirectory { source, .. } | Self::ProcessOutput { source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Kind::Unavailable
+            }
             Self::Storage(_)
             | Self::Metadata(_)
             | Self::Network(_)
@@ -159,9 +166,8 @@ impl Error {
             | Self::Launch(_)
             | Self::Control(_)
             | Self::RunDirectory { .. }
-            | Self::FailPoint(_)
-            | Self::ProcessOutput { .. }
-            | Self::Panicked => Kind::Internal,
+            | Self::ProcessOutput { .. } => kind_of_cause(self),
+            Self::FailPoint(_) | Self::Panicked => Kind::Internal,
         }
     }
 
@@ -202,6 +208,35 @@ impl Error {
                 _ => "internal error; the server's log has the cause under this request's id".to_owned(),
             },
         }
+    }
+}
+
+/// What a failure on the host means for the client: by the first error of the kernel's among its causes.
+fn kind_of_cause(error: &Error) -> Kind {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return kind_of_io(error);
+        }
+        if let Some(LaunchError::Container { errno: Some(errno), .. }) = error.downcast_ref() {
+            return kind_of_io(&io::Error::from_raw_os_error(*errno));
+        }
+        cause = error.source();
+    }
+    Kind::Internal
+}
+
+fn kind_of_io(error: &io::Error) -> Kind {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        _ if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Kind::Exhausted
+        }
+        // The disk is read-only, has failed or is gone.
+        Some(Errno::ROFS | Errno::IO | Errno::NODEV | Errno::STALE | Errno::UCLEAN) => Kind::Unavailable,
+        // The host, or what the server may have of it, has no process, memory or descriptor left just now.
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::NOBUFS) => Kind::Unavailable,
+        _ => Kind::Internal,
     }
 }
 

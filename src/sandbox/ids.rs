@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::error::Error;
 use super::supervisor::Shared;
 use crate::model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
-use crate::runtime::{Support, UserSpace, Writable, launcher};
+use crate::runtime::{Engine, Support, UserSpace, Writable, launcher};
+use crate::storage::Owner;
 use crate::sys::userns::{self, Extent};
 
 /// Why there is no writable root file system.
@@ -49,6 +50,15 @@ pub(super) struct Space {
     namespace: Arc<OwnedFd>,
     /// By which the workspace is mapped.
     pub(super) workspace: Option<OwnedFd>,
+}
+
+/// Whose the files of a sandbox's user are on the disk.
+pub(super) fn owner(shared: &Shared, isolation: Isolation) -> Owner {
+    let mapped = shared.config.user_spaces.filter(|spaces| spaces.support.maps_workspaces);
+    match mapped.filter(|_| Engine::of(isolation).has_users()) {
+        Some(spaces) => Owner::mapped(spaces.base),
+        None => Owner::HOST,
+    }
 }
 
 /// Says whether a sandbox may have such a root file system.

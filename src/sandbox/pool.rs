@@ -20,9 +20,10 @@ use tokio::sync::Notify;
 
 use super::blank::{Blank, Site};
 use super::error::Error;
+use super::ids;
 use super::provision::{chain, discard, take_back};
 use super::supervisor::{Shared, blocking};
-use crate::model::{ByteSize, LaunchId, Limits};
+use crate::model::{ByteSize, Isolation, LaunchId, Limits};
 use crate::runtime::SOCKET_NAME;
 use crate::storage::Staged;
 
@@ -283,7 +284,9 @@ async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
         Lack::Workspace => {
             let storage = Arc::clone(shared);
             let name = LaunchId::generate().to_string();
-            let staged = blocking(move || storage.storage.stage_ahead(&name).map_err(Error::Storage)).await?;
+            let owner = ids::owner(shared, Isolation::Container);
+            let stage = move || storage.storage.stage_ahead(&name, owner).map_err(Error::Storage);
+            let staged = blocking(stage).await?;
             shared.pool.state().workspaces.push(staged);
         }
         Lack::Site => {

@@ -381,8 +381,7 @@ async fn layers(shared: &Arc<Shared>, record: &Record) -> Result<Option<PathBuf>
         return Ok(None);
     };
     let (storage, id) = (Arc::clone(shared), record.spec.id);
-    let made =
-        blocking(move || storage.storage.prepare_overlay(id, spaces.base.first()).map_err(Error::Storage));
+    let made = blocking(move || storage.storage.prepare_overlay(id, spaces.base).map_err(Error::Storage));
     made.await.map(Some)
 }
 
@@ -424,10 +423,13 @@ async fn recorded_workspace(
         phase("record", shared.put(record.clone(), Durability::Process)).await?;
     }
     let (storage, spec) = (Arc::clone(shared), record.spec.clone());
+    let owner = ids::owner(shared, spec.isolation);
+    // Those that were made ahead are for containers.
+    let fits = owner == ids::owner(shared, Isolation::Container);
     let prepared = blocking(move || {
         fail_point("provision-workspace")?;
-        let ready = || storage.pool.take_workspace();
-        storage.storage.prepare(spec.id, spec.template.as_ref(), ready).map_err(Error::Storage)
+        let ready = || if fits { storage.pool.take_workspace() } else { None };
+        storage.storage.prepare(spec.id, spec.template.as_ref(), owner, ready).map_err(Error::Storage)
     });
     let prepared = phase("workspace", prepared).await?;
     if (prepared, occasion) == (Prepared::Made, Occasion::Create) {

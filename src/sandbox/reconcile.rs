@@ -85,6 +85,8 @@ pub(super) async fn run(
         .collect();
     tracing::info!(adopted, stopped, "the record and the host agree");
     settle_workspaces(shared, retired).await;
+    // Last, so that what the steps before have taken out of the way is among it.
+    sweep_leftovers(shared).await?;
     for entry in always_on {
         shared.tasks.spawn(async move {
             if let Err(error) = ask(&entry, |reply| Command::Start { why: Why::Server, reply }).await {
@@ -241,12 +243,13 @@ async fn clear(
         let failed = |source| Error::RunDirectory { path: run_dir.display().to_string(), source };
         for entry in std::fs::read_dir(run_dir).map_err(failed)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.parse::<LaunchId>().is_ok() && !running.contains(&name) {
-                remove_run_directory(&entry.path())?;
+            if name.parse::<LaunchId>().is_ok()
+                && !running.contains(&name)
+                && let Err(error) = remove_run_directory(&entry.path())
+            {
+                tracing::error!(launch = name, error = %chain(&error), "failed to remove a left-over run directory");
             }
         }
-        let swept = shared.storage.sweep().map_err(Error::Storage)?;
-        tracing::debug!(?swept, "left-over files are removed");
         let unborn = shared.storage.sweep_unborn(|id| known.contains(&id)).map_err(Error::Storage)?;
         if unborn > 0 {
             tracing::info!(unborn, "workspaces of creates that nobody was told of are removed");
@@ -256,13 +259,30 @@ async fn clear(
     .await
 }
 
+/// Removes what a crash left half made and half removed. Tenants have named it, and some may still change it: so the start
+/// does not wait for it, nor for its success.
+async fn sweep_leftovers(shared: &Arc<Shared>) -> Result<(), Error> {
+    let listing = Arc::clone(shared);
+    let leftovers = blocking(move || listing.storage.leftovers().map_err(Error::Storage)).await?;
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    let sweeping = Arc::clone(shared);
+    shared.tasks.spawn_blocking(move || {
+        let freed_bytes = sweeping.storage.sweep(&leftovers, &|| !sweeping.ending.is_cancelled());
+        tracing::info!(freed_bytes, "left-over files are removed");
+    });
+    Ok(())
+}
+
 async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId, is_kept: bool) {
     tracing::info!(%id, "a sandbox that was being created is taken back");
     let storage = Arc::clone(shared);
     let removed = if is_kept {
         None
     } else {
-        blocking(move || storage.storage.remove(id).map_err(Error::Storage)).await.err()
+        // Out of the way only: what is in it is removed with all other leftovers.
+        blocking(move || storage.storage.displace(id).map_err(Error::Storage)).await.err()
     };
     let deleted = shared.delete_record(id, Durability::Process).await.err();
     for error in [removed, deleted].into_iter().flatten() {
@@ -301,17 +321,32 @@ async fn settle_workspaces(shared: &Arc<Shared>, retired: Vec<Retired>) {
         let result = match retirement {
             Retirement::Kept(owner) if !lives => {
                 shared.note_kept(id, owner);
-                Ok(0)
+                Ok(())
             }
-            Retirement::Purging if !lives => shared.purge_workspace(id).await,
+            Retirement::Purging if !lives => go_on_purging(shared, id).await,
             Retirement::Kept(_) | Retirement::Purging => {
                 // The sandbox was created again over it.
                 shared.note_kept(id, crate::model::External::default());
-                shared.forget_kept(id).await.map(|()| 0)
+                shared.forget_kept(id).await
             }
         };
         if let Err(error) = result {
             tracing::error!(%id, error = %chain(&error), "cannot settle a workspace without a sandbox");
         }
     }
+}
+
+/// Takes the workspace of a purge that was under way out of the way, before anybody can create a sandbox over it. The rest
+/// goes on beside what is served then.
+async fn go_on_purging(shared: &Arc<Shared>, id: SandboxId) -> Result<(), Error> {
+    let storage = Arc::clone(shared);
+    blocking(move || storage.storage.displace(id).map_err(Error::Storage)).await?;
+    let shared = Arc::clone(shared);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move {
+        if let Err(error) = shared.finish_purge(id).await {
+            tracing::error!(%id, error = %chain(&error), "failed to finish a purge; the next start or purge goes on");
+        }
+    });
+    Ok(())
 }

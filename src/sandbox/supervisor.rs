@@ -149,6 +149,8 @@ pub(super) struct Shared {
     pub(super) reclaiming: Semaphore,
     /// One permit for each log that may be followed.
     pub(super) followers: Arc<Semaphore>,
+    /// What the output of all processes takes.
+    pub(super) rings: Arc<process::Rings>,
     pub(super) tasks: TaskTracker,
     pub(super) ending: CancellationToken,
 }
@@ -187,6 +189,7 @@ impl Supervisor {
         let etc_dir = config.run_dir.join("etc");
         reconcile::write_etc(&etc_dir, parts.network.resolver())?;
         let disk = Disk::of(&parts.storage.workspaces_dir());
+        let rings = Arc::new(process::Rings::within(&config.run_dir));
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
             leases: Leases::new(capacity(&config, &parts.network)),
@@ -214,6 +217,7 @@ impl Supervisor {
             watchers: Watchers::default(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            rings,
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         });
@@ -222,6 +226,8 @@ impl Supervisor {
         supervisor.shared.begin_events().await;
         let mut clock = Clock::find(&supervisor.shared.config.run_dir);
         reconcile::run(&supervisor, clock.translated(contents.records), contents.retired).await?;
+        // Once this start has written what it must.
+        supervisor.shared.storage.restore_reserve();
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
         clock.note(&supervisor.shared).await;
         supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
@@ -245,6 +251,7 @@ impl Supervisor {
                 format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
             return Err(Error::Exhausted(text));
         }
+        shared.storage.check_room().map_err(Error::Storage)?;
         request.ports = self.ports_of(&request).await?;
         let (git, one_per_project) = (request.git.clone(), request.one_per_project);
         let record = self.new_record(request)?;
@@ -359,6 +366,12 @@ impl Supervisor {
         match self.shared.registry.find(id) {
             Some(entry) => ask(&entry, |reply| Command::Delete { purge: true, reply }).await,
             None => {
+                let shared = Arc::clone(&self.shared);
+                blocking(move || {
+                    shared.storage.lend_reserve();
+                    Ok(())
+                })
+                .await?;
                 self.shared.retire(id, Retirement::Purging, Durability::Power).await?;
                 self.shared.purge_workspace(id).await
             }
@@ -579,10 +592,18 @@ impl Shared {
     /// Deletes a workspace whose purge is recorded, and then that record.
     pub(super) async fn purge_workspace(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
         let shared = Arc::clone(self);
+        blocking(move || shared.storage.displace(id).map_err(Error::Storage)).await?;
+        self.finish_purge(id).await
+    }
+
+    /// Deletes a workspace that is out of the way, and then the record of its purge.
+    pub(super) async fn finish_purge(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
+        let shared = Arc::clone(self);
         let freed = blocking(move || {
-            let freed = shared.storage.remove(id).map_err(Error::Storage)?;
+            let freed = shared.storage.remove_displaced(id).map_err(Error::Storage)?;
             // Before it is forgotten that it is to be removed: the two are synced by different hands.
             shared.storage.settle_removals().map_err(Error::Storage)?;
+            shared.storage.restore_reserve();
             Ok(freed)
         });
         let freed = freed.await?;

@@ -46,6 +46,7 @@ fn look(shared: &Shared, mut seen: BTreeMap<LaunchId, u32>) -> Result<BTreeMap<L
         tracing::warn!("the shared files of the run directory are gone and are written again");
         write_etc(&shared.etc_dir, shared.network.resolver())?;
     }
+    shared.storage.restore_reserve();
     let there = launches(shared)?;
     // Read after the host was: what is made meanwhile is known by then, or is not on the list.
     let known = known(shared);

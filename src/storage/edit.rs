@@ -51,7 +51,8 @@ impl Files {
     pub fn make_directory(&self, path: &FilePath, mode: Option<u32>) -> Result<FileStat, FileError> {
         let failed = FileError::at("make the directory", path.as_str());
         let mode = mode.map(checked).transpose()?;
-        let (directory, made) = place::make_directories(self.directory(), path.as_str()).map_err(&failed)?;
+        let (directory, made) =
+            place::make_directories(self.directory(), path.as_str(), self.owner()).map_err(&failed)?;
         if let Some(mode) = mode.filter(|_| made) {
             sysfs::chmod_open(&directory, mode).map_err(&failed)?;
         }
@@ -72,7 +73,7 @@ impl Files {
         let source = Place::find(self.directory(), from).map_err(FileError::at("move", from.as_str()))?;
         sysfs::stat_name(&source.parent, &source.name).map_err(FileError::at("move", from.as_str()))?;
         let failed = FileError::at("move to", to.as_str());
-        let target = Place::make(self.directory(), to).map_err(&failed)?;
+        let target = Place::make(self.directory(), to, self.owner()).map_err(&failed)?;
         let put = target.put(&source.parent, &source.name, overwrite, self.yard());
         let rubbish = put.map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::INVAL) => FileError::IntoItself { path: from.as_str().to_owned() },

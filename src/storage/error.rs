@@ -131,7 +131,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// A file system that the kernel has made read-only after an error says so too.
+/// Read-only, as the kernel also makes a file system after an error; or failed, damaged or gone.
 fn is_unwritable(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ReadOnlyFilesystem
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::ROFS | Errno::IO | Errno::NODEV | Errno::STALE | Errno::UCLEAN))
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, OFlags};
 
-use super::FileError;
 use super::limits::{Budget, TreeLimits};
 use super::path::FilePath;
 use super::place::Yard;
 use super::upload::Upload;
 use super::walk::{Step, View, Walk};
+use super::{FileError, Owner};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// A listing is one answer, held in memory.
@@ -24,6 +24,7 @@ const LISTING: TreeLimits =
 #[derive(Debug)]
 pub struct Files {
     directory: OwnedFd,
+    owner: Owner,
     yard: Arc<Yard>,
 }
 
@@ -58,8 +59,8 @@ pub enum EntryKind {
 }
 
 impl Files {
-    pub(super) fn new(directory: OwnedFd, yard: Arc<Yard>) -> Self {
-        Self { directory, yard }
+    pub(super) fn new(directory: OwnedFd, owner: Owner, yard: Arc<Yard>) -> Self {
+        Self { directory, owner, yard }
     }
 
     /// The same files by descriptors of their own.
@@ -68,11 +69,16 @@ impl Files {
     /// The daemon has no descriptor left.
     pub fn try_clone(&self) -> Result<Self, FileError> {
         let directory = self.directory.try_clone().map_err(FileError::at("open", "the base"))?;
-        Ok(Self { directory, yard: Arc::clone(&self.yard) })
+        Ok(Self { directory, owner: self.owner, yard: Arc::clone(&self.yard) })
     }
 
     pub(super) fn directory(&self) -> &OwnedFd {
         &self.directory
+    }
+
+    /// Whose everything is that is made here.
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
     }
 
     pub(super) fn yard(&self) -> &Arc<Yard> {
@@ -129,7 +135,7 @@ impl Files {
     /// # Errors
     /// The path is a directory, leads out, or nothing can be written.
     pub fn create(&self, path: &FilePath) -> Result<Upload, FileError> {
-        Upload::begin(&self.directory, path)
+        Upload::begin(&self.directory, path, self.owner)
     }
 }
 

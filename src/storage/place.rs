@@ -13,7 +13,8 @@ use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::path::FilePath;
-use super::{OWNER, tree};
+use super::walk::TEMPORARY;
+use super::{Owner, removal};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// The directories of the host's own, on the file system of the workspaces.
@@ -36,14 +37,23 @@ pub(super) struct Stage {
     yard: Arc<Yard>,
     name: String,
     pub(super) directory: OwnedFd,
+    /// Whose everything is that is made in it.
+    pub(super) owner: Owner,
 }
 
 /// What was taken out of a workspace and has still to be removed.
 #[derive(Debug)]
 #[must_use = "it takes up space until it is removed"]
 pub struct Rubbish {
-    yard: Arc<Yard>,
+    place: RubbishPlace,
     name: String,
+}
+
+#[derive(Debug)]
+enum RubbishPlace {
+    Trash(Arc<Yard>),
+    /// Where it was: it could not be moved to the trash.
+    Workspace(OwnedFd),
 }
 
 impl Place {
@@ -57,9 +67,12 @@ impl Place {
     }
 
     /// Finds the place of a path, and makes the directories above it.
-    pub(super) fn make(root: &OwnedFd, path: &FilePath) -> io::Result<Self> {
+    pub(super) fn make(root: &OwnedFd, path: &FilePath, owner: Owner) -> io::Result<Self> {
         let (parent, name) = path.split();
-        Ok(Self { parent: make_directories(root, parent.unwrap_or("."))?.0, name: CString::new(name)? })
+        Ok(Self {
+            parent: make_directories(root, parent.unwrap_or("."), owner)?.0,
+            name: CString::new(name)?,
+        })
     }
 
     /// Puts what another name stands for in this place. What stood there is, where that is allowed, replaced
@@ -88,7 +101,7 @@ impl Place {
 
 /// Opens a directory beneath the root, making those that are missing, one by one; says whether the last one
 /// was made.
-pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedFd, bool)> {
+pub(super) fn make_directories(root: &OwnedFd, path: &str, owner: Owner) -> io::Result<(OwnedFd, bool)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let open = |path: &str| sysfs::open_beneath(root, Path::new(path), flags, 0, Links::FollowBeneath);
     match open(path) {
@@ -105,7 +118,7 @@ pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedF
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::mkdirat(&directory, component, Mode::from_raw_mode(0o755)) {
                     Ok(()) => {
-                        sysfs::give_name(&directory, component, OWNER, OWNER)?;
+                        owner.take_name(&directory, component)?;
                         made = true;
                     }
                     Err(Errno::EXIST) => {}
@@ -120,7 +133,7 @@ pub(super) fn make_directories(root: &OwnedFd, path: &str) -> io::Result<(OwnedF
 }
 
 impl Stage {
-    pub(super) fn new(yard: &Arc<Yard>) -> io::Result<Self> {
+    pub(super) fn new(yard: &Arc<Yard>, owner: Owner) -> io::Result<Self> {
         let name = format!("tree.{}", ulid::Ulid::new());
         rustix::fs::mkdirat(&yard.staging, name.as_str(), Mode::from_raw_mode(0o700))?;
         let directory = sysfs::open_beneath(
@@ -130,13 +143,13 @@ impl Stage {
             0,
             Links::Refuse,
         )?;
-        Ok(Self { yard: Arc::clone(yard), name, directory })
+        Ok(Self { yard: Arc::clone(yard), name, directory, owner })
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if let Err(error) = tree::remove_at(&self.yard.staging, &self.name, &|| true) {
+        if let Err(error) = removal::remove_at(&self.yard.staging, &self.name, &|| true) {
             // It is swept at the next start.
             tracing::warn!(%error, name = self.name, "cannot remove what was staged");
         }
@@ -148,11 +161,20 @@ impl Rubbish {
     pub(super) fn take(
         yard: &Arc<Yard>,
         directory: impl AsFd,
-        name: impl rustix::path::Arg,
+        name: impl rustix::path::Arg + Copy,
     ) -> io::Result<Self> {
         let rubbish = format!("files.{}", ulid::Ulid::new());
-        rustix::fs::renameat(directory, name, &yard.trash, rubbish.as_str())?;
-        Ok(Self { yard: Arc::clone(yard), name: rubbish })
+        match rustix::fs::renameat(&directory, name, &yard.trash, rubbish.as_str()) {
+            Ok(()) => Ok(Self { place: RubbishPlace::Trash(Arc::clone(yard)), name: rubbish }),
+            // A directory in a btrfs subvolume of the tenant's, or no room in the trash on a full disk.
+            Err(Errno::XDEV | Errno::NOSPC | Errno::DQUOT | Errno::MLINK) => {
+                let hidden = format!("{TEMPORARY}{}", ulid::Ulid::new());
+                rustix::fs::renameat(&directory, name, &directory, hidden.as_str())?;
+                let directory = directory.as_fd().try_clone_to_owned()?;
+                Ok(Self { place: RubbishPlace::Workspace(directory), name: hidden })
+            }
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Removes it while `go_on` says so; returns the bytes that it took. What is left is removed at the next start.
@@ -160,6 +182,11 @@ impl Rubbish {
     /// # Errors
     /// Something in it cannot be removed, or it was told to end.
     pub fn remove(self, go_on: &dyn Fn() -> bool) -> io::Result<u64> {
-        tree::remove_at(&self.yard.trash, &self.name, go_on)
+        match self.place {
+            RubbishPlace::Trash(yard) => removal::remove_at(&yard.trash, &self.name, go_on),
+            RubbishPlace::Workspace(directory) => {
+                removal::remove_in_place(&directory, &CString::new(self.name)?, go_on)
+            }
+        }
     }
 }

@@ -3,14 +3,14 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::path::FilePath;
 use super::place::Place;
 use super::walk::TEMPORARY;
-use super::{FileError, OWNER};
+use super::{FileError, Owner};
 use crate::sys::fs as sysfs;
 
 /// After so much the disk is told to begin: what is left for the end, which waits for it, is little.
@@ -32,10 +32,10 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub(super) fn begin(root: &OwnedFd, path: &FilePath) -> Result<Self, FileError> {
+    pub(super) fn begin(root: &OwnedFd, path: &FilePath, owner: Owner) -> Result<Self, FileError> {
         let shown = path.as_str().to_owned();
         let failed = FileError::at("write", path.as_str());
-        let Place { parent: directory, name } = Place::make(root, path).map_err(&failed)?;
+        let Place { parent: directory, name } = Place::make(root, path, owner).map_err(&failed)?;
         let mut mode = 0o644;
         match sysfs::stat_name(&directory, &name) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
@@ -55,7 +55,7 @@ impl Upload {
         let file = File::from(file.map_err(|e| failed(e.into()))?);
         let upload =
             Self { directory, file, temporary, name, shown, written: 0, given_to_disk: 0, committed: false };
-        sysfs::give(upload.file.as_fd(), OWNER, OWNER).map_err(&failed)?;
+        owner.take(&upload.file).map_err(&failed)?;
         rustix::fs::fchmod(&upload.file, Mode::from_raw_mode(mode)).map_err(|e| failed(e.into()))?;
         Ok(upload)
     }

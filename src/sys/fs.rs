@@ -46,6 +46,32 @@ pub(super) const fn is_memory(kind: rustix::fs::FsWord) -> bool {
     matches!(kind, TMPFS | RAMFS)
 }
 
+/// How much room a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub total_bytes: u64,
+    /// Without what only a process with `CAP_SYS_RESOURCE` may take.
+    pub free_bytes: u64,
+}
+
+/// `statvfs(path)`: the room on the file system that holds a path: man 3 statvfs.
+///
+/// # Errors
+/// The kernel's.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let found = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok(Space { total_bytes: bytes(found.f_blocks), free_bytes: bytes(found.f_bavail) })
+}
+
+/// `fchmod(open(path, O_DIRECTORY | O_NOFOLLOW))`: sets the permissions of a directory of the host's own.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_directory_mode(path: &Path, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(open_directory(path)?, Mode::from_raw_mode(mode))?)
+}
+
 /// Opens a directory by a path of the host's own; the last component must not be a link.
 ///
 /// # Errors

@@ -5,6 +5,8 @@
 #![expect(unsafe_code, reason = "the kernel boundary")]
 
 #[cfg(feature = "daemon")]
+pub mod btrfs;
+#[cfg(feature = "daemon")]
 pub mod capabilities;
 #[cfg(feature = "daemon")]
 pub mod cgroup;

@@ -13,13 +13,15 @@ use serde_json::{Value, json};
 use super::Test;
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
-use crate::support::http::Answer;
-use crate::support::server::Server;
+use crate::support::http::{self, Answer};
+use crate::support::server::{API, Server};
 
 pub(crate) const TESTS: &[Test] = &[
     ("disks::one_that_is_made_read_only_refuses_and_recovers", read_only),
     ("disks::one_that_has_failed_takes_nothing_down", failed),
     ("disks::one_without_inodes_or_room_refuses_and_recovers", full),
+    ("disks::a_full_one_takes_deletes_and_starts", reserve),
+    ("disks::one_that_answers_nothing_but_errors_is_said_to_be_so", broken),
     ("disks::a_record_that_another_program_holds_is_waited_for_and_told", held),
 ];
 
@@ -245,4 +247,84 @@ fn held() {
     assert_eq!(server.status(&asleep), "stopped");
     server.sh(&asleep, "true");
     works(&server, &id);
+}
+
+/// An ext4 file system of which root of the host has no part for itself.
+fn ext4(server: &Server, megabytes: u64) -> Disk {
+    let image = server.directory.path().join("image");
+    File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+    run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image));
+    Disk::mount(server, &["-t", "ext4", "-o", "loop", image.to_str().unwrap()])
+}
+
+fn reserve() {
+    let mut server = Server::prepare(&[]);
+    let _disk = ext4(&server, 96);
+    server.boot();
+    let (id, greedy, doomed) = (serving(&server), server.create(Value::Null), server.create(Value::Null));
+    server.sh(&greedy, "mkdir -p a/.removing-0/s; for i in $(seq 200); do mkdir a/$i; done");
+    // Each ends by itself when there is no room left.
+    server.exec(&greedy, "cat /dev/zero > fill; for i in $(seq 50); do cat /dev/zero > fill$i; done; true");
+    assert!(!is_ready(&server), "the disk is full, and it is ready for creates");
+    assert!(server.log_text().contains("find room in"), "nobody is told why");
+    assert_eq!(
+        (page(&server, &id).text(), server.sh(&id, "cat app/page")),
+        ("content".to_owned(), "content".to_owned())
+    );
+    // A daemon that is killed now starts again, and knows everything.
+    server.kill();
+    server.boot_unready();
+    assert_eq!(server.sh(&id, "cat app/page"), "content");
+    assert_eq!(server.status(&greedy), "running");
+    refuses(&server, 507, "disk is full");
+    assert_eq!(v1(&server, &doomed, "stop").status, 200);
+    let purge = server.api("POST", &format!("/sandbox/{doomed}/purge"), Value::Null);
+    assert_eq!(purge.status, 200, "{}", purge.text());
+    // The one who filled it.
+    let purge = server.api("POST", &format!("/sandbox/{greedy}/purge"), Value::Null);
+    assert_eq!(purge.status, 200, "{}", purge.text());
+    assert!(!server.data().join("workspaces").join(&greedy).exists());
+    eventually("it is ready again", Duration::from_secs(20), || is_ready(&server));
+    works(&server, &id);
+    assert!(server.signal("TERM").success());
+    // One that cannot even record what has ended says that it is worth another try.
+    server.boot();
+    server.sh(&id, "true");
+    server.kill();
+    let row = rusqlite::Connection::open(server.data().join("sandboxd.db")).unwrap();
+    let pid: i64 =
+        row.query_row("SELECT init_pid FROM sandboxes WHERE id = ?1", [&id], |row| row.get(0)).unwrap();
+    drop(row);
+    run(Command::new("kill").args(["-9", &pid.to_string()]));
+    server.set("FAILPOINTS", "metadata-write=return");
+    let (code, text) = server.run_under("serve", &["timeout", "30"]);
+    assert!(code == Some(75) && text.contains("free space"), "{code:?} {text}");
+    server.unset("FAILPOINTS");
+    server.boot();
+    assert_eq!(server.sh(&id, "cat app/page"), "content");
+}
+
+/// A file system that has been shut down after an error answers EIO to everything: `EXT4_IOC_SHUTDOWN`.
+fn broken() {
+    let mut server = Server::prepare(&[]);
+    let record = server.directory.path().join("record.db");
+    server.set("SANDBOXD_DB", record.to_str().unwrap());
+    let disk = ext4(&server, 64);
+    server.boot();
+    let (id, doomed, key) = (server.create(Value::Null), server.create(Value::Null), server.key());
+    let script =
+        "import fcntl,os,struct,sys; fcntl.ioctl(os.open(sys.argv[1],0),0x8004587d,struct.pack('I',2))";
+    run(Command::new("python3").args(["-c", script]).arg(&disk.0));
+    let asked = |method: &str, path: &str| {
+        let key = format!("Bearer {key}");
+        http::request(API, "localhost", method, path, &[("Authorization", &key)], b"{}")
+    };
+    for path in ["/sandbox", &format!("/sandbox/{doomed}/purge")] {
+        let answer = asked("POST", path);
+        assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{}", answer.text());
+        assert!(answer.text().contains("disk cannot be written"), "{path}: {}", answer.text());
+    }
+    assert_eq!(asked("GET", "/readyz").status, 503);
+    assert_eq!(asked("GET", "/healthz").status, 200);
+    assert!(asked("GET", &format!("/sandbox/{id}")).text().contains("running"));
 }

@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("faults::a_rootfs_with_links_is_refused", rootfs_links),
     ("faults::each_step_of_a_create_that_fails_leaves_nothing", failing_steps),
     ("faults::a_full_disk_refuses_and_recovers", full_record),
+    ("faults::a_server_without_another_process_says_so_and_recovers", no_process),
+    ("faults::a_command_after_the_run_directory_has_gone_is_told_to_try_again", no_run_directory),
     ("faults::a_log_that_cannot_be_written_stops_nothing", full_log),
     ("faults::terminate_stops_everything_in_time", terminate),
 ];
@@ -169,4 +171,71 @@ fn terminate() {
     server.boot();
     assert!(ids.iter().all(|id| server.status(id) == "stopped"));
     assert_eq!(server.sh(&ids[0], "cat file"), "kept\n");
+}
+
+/// A limit on the processes of the server, as an engine sets it for a container.
+struct Limit(std::path::PathBuf);
+
+impl Limit {
+    /// Holds the server and what it has started to the processes that they have now.
+    fn set(server: &Server) -> Self {
+        let version_1 = std::path::Path::new("/sys/fs/cgroup/pids");
+        let top = if version_1.exists() { version_1 } else { std::path::Path::new("/sys/fs/cgroup") };
+        let limit = Self(top.join(format!("{}-limit", crate::support::server::INSTANCE)));
+        std::fs::create_dir(&limit.0).unwrap();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
+        let children =
+            tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let all = children.collect::<String>();
+        for pid in all.split_whitespace().map(str::to_owned).chain([server.pid().to_string()]) {
+            std::fs::write(limit.0.join("cgroup.procs"), pid).unwrap();
+        }
+        let current = std::fs::read_to_string(limit.0.join("pids.current")).unwrap();
+        std::fs::write(limit.0.join("pids.max"), current.trim()).unwrap();
+        limit
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        let _lifted = std::fs::write(self.0.join("pids.max"), "max");
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().split_whitespace()
+        {
+            let top = self.0.parent().unwrap();
+            let _back = std::fs::write(top.join("cgroup.procs"), pid);
+        }
+        eventually("the limit is removed", std::time::Duration::from_secs(20), || {
+            std::fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+        });
+    }
+}
+
+fn no_process() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({}));
+    let before = HostSnapshot::settled(&server);
+    let limit = Limit::set(&server);
+    for _attempt in 0..3 {
+        let answer = server.api("POST", "/sandbox", json!({}));
+        let told = (answer.status, answer.header("retry-after").is_some());
+        assert_eq!(told, (503, true), "{} {}", answer.text(), server.log_text());
+    }
+    // What runs needs none of the server's.
+    assert_eq!(server.sh(&id, "echo well"), "well\n");
+    drop(limit);
+    eventually("nothing is left", std::time::Duration::from_secs(20), || {
+        HostSnapshot::take(&server) == before
+    });
+    server.create(json!({}));
+}
+
+fn no_run_directory() {
+    let server = Server::start(&[]);
+    let id = server.create(json!({}));
+    server.sh(&id, "true");
+    std::fs::remove_dir_all(server.directory.path().join("run")).unwrap();
+    let body = json!({ "cmd": ["echo", "well"] });
+    let answer = server.api("POST", &format!("/sandbox/{id}/exec"), body);
+    let told = (answer.status, answer.header("retry-after").is_some());
+    assert!(told == (503, true) || answer.status == 200, "{told:?} {}", answer.text());
 }

@@ -29,6 +29,8 @@ mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
+mod removals;
+mod rings;
 mod sleep;
 mod streams;
 mod terminal;
@@ -69,6 +71,8 @@ pub(crate) fn all() -> Vec<Test> {
         &cli::tests(),
         faults::TESTS,
         disks::TESTS,
+        removals::TESTS,
+        rings::TESTS,
         clocks::TESTS,
         gvisor::TESTS,
         privileges::TESTS,

@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("userns::what_is_counted_for_a_user_is_counted_for_each_sandbox", counts_are_apart),
     ("userns::without_them_sandboxes_work_and_root_is_refused", off),
     ("userns::packages_are_installed_into_an_overlay_and_stay", overlay),
+    ("userns::a_workspace_of_an_earlier_version_is_stored_anew", earlier),
     ("userns::a_file_system_that_cannot_be_mapped_is_said_and_safe", unmapped),
 ];
 
@@ -86,8 +87,8 @@ fn root_is_nobody() {
     for (name, uid, gid) in [
         ("of-root", ID_BASE, ID_BASE),
         ("of-games", ID_BASE + 5, ID_BASE + 60),
-        ("given", 1000, 1000),
-        ("own", 1000, 1000),
+        ("given", ID_BASE + 1000, ID_BASE + 1000),
+        ("own", ID_BASE + 1000, ID_BASE + 1000),
     ] {
         let metadata = std::fs::symlink_metadata(workspace.join(name)).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (uid, gid), "{name}");
@@ -408,4 +409,73 @@ fn unmapped() {
     server.set("SANDBOXD_USER_NAMESPACES", "require");
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("cannot be mapped"), "{code:?} {text}");
+}
+
+/// Everything in a workspace, with its owner on the disk.
+fn owners(workspace: &Path) -> Vec<(PathBuf, u32, u32)> {
+    let mut found = vec![workspace.to_owned()];
+    let mut at = 0;
+    while let Some(path) = found.get(at).cloned() {
+        at += 1;
+        if path.symlink_metadata().unwrap().is_dir() {
+            found.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    let owner = |path: PathBuf| {
+        let metadata = path.symlink_metadata().unwrap();
+        (path, metadata.uid(), metadata.gid())
+    };
+    found.into_iter().map(owner).collect()
+}
+
+/// Stores what is the user's as earlier versions did: with the host's id of the same number.
+fn store_as_before(path: &Path) {
+    for (path, uid, gid) in owners(path) {
+        let old = |id: u32| if id == ID_BASE + 1000 { 1000 } else { id };
+        std::os::unix::fs::lchown(&path, Some(old(uid)), Some(old(gid))).unwrap();
+    }
+}
+
+fn earlier() {
+    let mut server = Server::start(&[]);
+    let (id, layered) = (server.create(json!({})), server.create(json!({ "rootfs": "overlay" })));
+    server.sh(
+        &id,
+        "cd; mkdir -p a/b; echo kept > a/b/c; ln -s / link; ln a/b/c hard; mkfifo fifo; chmod 600 a/b/c",
+    );
+    server.sh(&id, "cd; python3 -c 'import os\nfor n in range(600): os.mkdir(\"d\"); os.chdir(\"d\")'");
+    root(&server, &id, "cd ~sandbox; touch of-root; chown 5:60 a/b");
+    root(&server, &layered, "mkdir /opt/x; touch /opt/x/own; chown -R 1000:1000 /opt/x; touch /opt/root");
+    let (workspace, layers) =
+        (server.data().join("workspaces").join(&id), server.data().join("overlays").join(&layered));
+    let before = owners(&workspace);
+    assert!(before.iter().all(|(_, uid, gid)| *uid >= ID_BASE && *gid >= ID_BASE), "{before:?}");
+    for id in [&id, &layered] {
+        server.api("POST", &format!("/v1/sandboxes/{id}/stop"), Value::Null);
+    }
+    server.kill();
+    store_as_before(&workspace);
+    store_as_before(&layers.join("upper"));
+    std::fs::remove_file(layers.join("ids")).unwrap();
+    // One that was cut short: a part has its new owner already, and the top has not.
+    std::os::unix::fs::lchown(workspace.join("a/b/c"), Some(ID_BASE + 1000), Some(ID_BASE + 1000)).unwrap();
+    server.boot();
+    // What the server writes before it is woken is the user's too.
+    assert_eq!(server.put(&id, "early", b"content").status, 200);
+    let looks =
+        "cd; stat -c '%n %u:%g' a/b a/b/c of-root hard workspace/app/early; cat a/b/c; echo more > a/b/c";
+    assert_eq!(
+        server.sh(&id, looks),
+        "a/b 5:60\na/b/c 1000:1000\nof-root 0:0\nhard 1000:1000\nworkspace/app/early 1000:1000\nkept\n"
+    );
+    let after = owners(&workspace);
+    assert!(
+        after.len() == before.len() + 1
+            && after.iter().all(|(_, uid, gid)| *uid >= ID_BASE && *gid >= ID_BASE)
+    );
+    assert_eq!(root(&server, &layered, "stat -c %u /opt/x /opt/x/own /opt/root"), "1000\n1000\n0\n");
+    assert_eq!(std::fs::metadata(layers.join("upper/opt/x/own")).unwrap().uid(), ID_BASE + 1000);
+    for id in [&id, &layered] {
+        server.purge(id);
+    }
 }

@@ -87,6 +87,13 @@ impl Server {
         self.boot_as("supervise");
     }
 
+    /// The same without waiting until something can be created: the server only has to answer.
+    pub(crate) fn boot_unready(&mut self) {
+        let mut command = self.command_under("serve", &["env", "--ignore-signal=HUP,INT,QUIT"]);
+        self.child = Some(command.stdout(Stdio::null()).stderr(self.log()).spawn().unwrap());
+        self.wait_until("/healthz");
+    }
+
     fn boot_as(&mut self, subcommand: &str) {
         // As nohup or a script's `&` starts it: what is ignored then must not be ignored in sandboxes.
         let mut command = self.command_under(subcommand, &["env", "--ignore-signal=HUP,INT,QUIT"]);
@@ -95,11 +102,14 @@ impl Server {
     }
 
     pub(crate) fn wait_until_ready(&self) {
+        self.wait_until("/readyz");
+    }
+
+    fn wait_until(&self, path: &str) {
         let this = self;
         eventually("the server is ready", Duration::from_secs(20), || {
             std::net::TcpStream::connect(("127.0.0.1", API)).is_ok()
-                && http::try_request(API, "localhost", "GET", "/readyz", &[], b"")
-                    .is_some_and(|a| a.status == 200)
+                && http::try_request(API, "localhost", "GET", path, &[], b"").is_some_and(|a| a.status == 200)
                 || {
                     assert!(this.is_alive(), "the server ended:\n{}", this.log_text());
                     false

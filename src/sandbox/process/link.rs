@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::Output;
 use super::pump::{self, Sources};
+use super::rings::Share;
 use super::{Description, Process, ProcessId, Purpose, relay, table};
 use crate::protocol::{Kept, Target};
 use crate::runtime::{Attached, Channel, ControlError, Event, Events, Journal, Ring, Way};
@@ -312,7 +313,8 @@ fn restore_one(
         Some(_) if link.is_relayed() => relay::find(link, id, description.tty, journal)?,
         kept => streams(kept.map(|(_, fds)| fds).unwrap_or_default(), &description, journal)?,
     };
-    let process = Process::new(id, description, ring, Arc::clone(link))?;
+    let share = shared.rings.adopt(ring.capacity());
+    let process = Process::new(id, description, (ring, share), Arc::clone(link))?;
     process.pid.store(pid, std::sync::atomic::Ordering::Relaxed);
     process.begin(entry, &sources, input);
     match exit {
@@ -358,7 +360,7 @@ impl Process {
     pub(super) fn new(
         id: ProcessId,
         description: Description,
-        ring: Ring,
+        (ring, share): (Ring, Share),
         link: Arc<Link>,
     ) -> io::Result<Arc<Self>> {
         let ended = ring.ended()?;
@@ -367,6 +369,7 @@ impl Process {
             description,
             pid: AtomicI32::new(0),
             output: Output::new(ring, ended),
+            share,
             input: tokio::sync::Mutex::default(),
             terminal: Mutex::default(),
             busy: Mutex::default(),

@@ -19,6 +19,7 @@ mod link;
 mod output;
 mod pump;
 mod relay;
+mod rings;
 mod start;
 mod table;
 
@@ -46,6 +47,7 @@ pub use crate::protocol::Target;
 pub use crate::runtime::Stream;
 pub use follow::{Follower, Piece};
 pub(super) use link::{Attaching, LinkCell, prepare, restore_after_restart};
+pub(super) use rings::{Rings, release};
 pub use start::ProcessRequest;
 pub(super) use table::Processes;
 
@@ -112,6 +114,8 @@ pub struct Process {
     description: Description,
     pid: std::sync::atomic::AtomicI32,
     output: Output,
+    /// What its ring takes of the host.
+    share: rings::Share,
     /// Closed once its end has been asked for.
     input: tokio::sync::Mutex<Option<Arc<Watched<OwnedFd>>>>,
     /// While it has one, where that can be reached here.

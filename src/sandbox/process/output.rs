@@ -87,6 +87,12 @@ impl Output {
         self.ring.capacity()
     }
 
+    /// How much can still be read.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let (start, end) = self.range();
+        end.saturating_sub(start)
+    }
+
     /// The first offset that can still be read, and the one after the last.
     pub(super) fn range(&self) -> (u64, u64) {
         (self.ring.start(), self.ring.end())

@@ -27,6 +27,9 @@ const UNREAD_BURST: Duration = Duration::from_millis(125);
 /// After a move of so much others get a turn.
 const LONG_MOVE_BYTES: u64 = 64 * 1024;
 
+/// How long the end of a deleted sandbox's output is waited for: the kernel has closed what its processes had open.
+pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether somebody has come back to a terminal.
 const HANG_UP_LOOKS: u32 = 10;
 
@@ -98,6 +101,7 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Pro
     let terminal = process.terminal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     drop(terminal);
     output.complete(true);
+    process.share.shrink(output.kept_bytes());
     // Written down and read to its end: sandbox-init need not keep it.
     process.link.forget(process.id.key()).await;
     drop(process.input.lock().await.take());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::pipe::PipeFlags;
 
 use super::pump::Sources;
-use super::{Description, Follower, Process, ProcessId, Purpose, link, relay};
+use super::{Description, Follower, Process, ProcessId, Purpose, link, relay, rings};
 use crate::bundle::root_environment;
 use crate::model::{Environment, SandboxId};
 use crate::protocol::Spawn;
@@ -307,9 +307,10 @@ async fn start_in(
     let description = request.describe(cwd);
     let failed = |source| Error::ProcessOutput { action: "make the ring of a process", source };
     let text = serde_json::to_vec(&description).map_err(|e| failed(io::Error::other(e)))?;
-    let capacity = entry.processes.admit(wanted, config.running_max)?;
+    let wanted = entry.processes.admit(wanted, config.running_max)?;
+    let (share, capacity) = rings::admit(shared, wanted)?;
     let ring = Ring::create(&link.ring_path(id), capacity, &text).map_err(failed)?;
-    let process = Process::new(id, description, ring, Arc::clone(&link)).map_err(failed)?;
+    let process = Process::new(id, description, (ring, share), Arc::clone(&link)).map_err(failed)?;
     // Before it is started: it may end before its start is told.
     entry.processes.insert(Arc::clone(&process));
     let started = phase("start", spawn(&link, request, id, cwd)).await;

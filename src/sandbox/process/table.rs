@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::rings::Over;
 use super::{Process, ProcessId};
 use crate::sandbox::activity::now_ms;
 use crate::sandbox::error::Error;
@@ -20,7 +21,7 @@ const OPEN_MAX: usize = 256;
 /// of the host, and not the sandbox's own.
 const RINGS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The least that a ring holds, whatever the others do.
-const RING_BYTES_MIN: u64 = 64 * 1024;
+pub(super) const RING_BYTES_MIN: u64 = 64 * 1024;
 
 /// The processes of one sandbox.
 #[derive(Debug, Default)]
@@ -80,6 +81,14 @@ impl Processes {
         }
         let held: u64 = maps.by_id.values().map(|process| process.output.capacity()).sum();
         Ok(wanted.min(RINGS_BYTES_MAX.saturating_sub(held).max(RING_BYTES_MIN)))
+    }
+
+    /// The processes that have ended and of whose output nothing more can come.
+    pub(super) fn over(&self) -> Over {
+        let maps = self.lock();
+        let mut over = maps.by_id.iter().filter(|(_, process)| process.is_over()).map(|(id, _)| *id);
+        let oldest = over.next();
+        (usize::from(oldest.is_some()) + over.count(), oldest)
     }
 
     /// The processes that are kept for too long, or are too many.

@@ -13,10 +13,10 @@ use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::tree::TOP;
+use crate::storage::FileError;
 use crate::storage::files::Files;
 use crate::storage::path::FilePath;
 use crate::storage::place::Stage;
-use crate::storage::{FileError, OWNER};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// One name that came into the workspace.
@@ -78,7 +78,7 @@ fn wrap(stage: &Stage, name: &str) -> io::Result<()> {
     rustix::fs::mkdirat(inside, OUTER, Mode::from_raw_mode(0o755))?;
     let outer = sysfs::open_subdirectory(inside, c"outer")?;
     rustix::fs::fchmod(&outer, Mode::from_raw_mode(0o755))?;
-    sysfs::give(&outer, OWNER, OWNER)?;
+    stage.owner.take(&outer)?;
     rustix::fs::renameat(inside, TOP, &outer, name)?;
     Ok(rustix::fs::renameat(inside, OUTER, inside, TOP)?)
 }

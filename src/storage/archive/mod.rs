@@ -17,14 +17,13 @@ use std::io::{self, BufReader, Read, Write};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::FileError;
 use super::files::Files;
 use super::limits::{Budget, TreeLimits};
 use super::path::FilePath;
 use super::place::Stage;
 use super::walk::{Step, View, Walk};
-use super::{FileError, OWNER};
 use crate::model::ArchiveFormat;
-use crate::sys::fs as sysfs;
 use meter::{Counted, Inflating};
 use tree::Tree;
 
@@ -113,7 +112,7 @@ impl Files {
     ) -> Result<Unpacked, FileError> {
         let failed = FileError::at("unpack into", path.as_str());
         merge::check(self, path)?;
-        let stage = Stage::new(self.yard()).map_err(&failed)?;
+        let stage = Stage::new(self.yard(), self.owner()).map_err(&failed)?;
         let mut budget = Budget::new(limits);
         let mut tree = Tree::new(&stage).map_err(&failed)?;
         match format {
@@ -170,9 +169,4 @@ fn broken(error: io::Error) -> FileError {
 
 fn refused(reason: impl Into<String>) -> FileError {
     FileError::Archive { reason: reason.into() }
-}
-
-/// Gives a name to the sandbox's user.
-fn give(directory: &std::os::fd::OwnedFd, name: &std::ffi::CStr) -> io::Result<()> {
-    sysfs::give_name(directory, name, OWNER, OWNER)
 }

@@ -8,8 +8,9 @@ use super::pack::{Content, Meta, Pack};
 use super::pax;
 use super::tree::Tree;
 use super::{broken, refused};
+use crate::model::SANDBOX_USER;
+use crate::storage::FileError;
 use crate::storage::limits::Budget;
-use crate::storage::{FileError, OWNER};
 
 const BLOCK: u64 = 512;
 /// A long name or an extended header: the longest path, its link, and some times.
@@ -36,8 +37,8 @@ impl<W: Write> Packer<W> {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(meta.mode);
-        header.set_uid(OWNER.into());
-        header.set_gid(OWNER.into());
+        header.set_uid(SANDBOX_USER.into());
+        header.set_gid(SANDBOX_USER.into());
         header.set_size(size);
         header.set_mtime(u64::try_from(meta.modified).unwrap_or_default());
         for (text, field, long) in

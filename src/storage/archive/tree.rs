@@ -6,18 +6,18 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{BUFFER_BYTES, Unpacked, broken, give, refused};
+use super::{BUFFER_BYTES, Unpacked, broken, refused};
 use crate::storage::edit::MODE_BITS;
 use crate::storage::limits::{Budget, DEPTH_MAX};
 use crate::storage::place::Stage;
-use crate::storage::{FileError, OWNER};
+use crate::storage::{FileError, Owner};
 use crate::sys::fs::{self as sysfs, Links};
 
 /// The name of the tree in its stage.
@@ -29,6 +29,7 @@ const NAME_BYTES_MAX: usize = 255;
 #[derive(Debug)]
 pub(super) struct Tree {
     top: OwnedFd,
+    owner: Owner,
     /// Entries of an archive mostly lie beside one another.
     way: Vec<(CString, OwnedFd)>,
     buffer: Vec<u8>,
@@ -40,9 +41,9 @@ impl Tree {
         rustix::fs::mkdirat(&stage.directory, TOP, Mode::from_raw_mode(0o755))?;
         let top = sysfs::open_subdirectory(&stage.directory, c"tree")?;
         rustix::fs::fchmod(&top, Mode::from_raw_mode(0o755))?;
-        sysfs::give(&top, OWNER, OWNER)?;
+        stage.owner.take(&top)?;
         let unpacked = Unpacked { entries: 0, bytes: 0 };
-        Ok(Self { top, way: Vec::new(), buffer: vec![0; BUFFER_BYTES], unpacked })
+        Ok(Self { top, owner: stage.owner, way: Vec::new(), buffer: vec![0; BUFFER_BYTES], unpacked })
     }
 
     pub(super) fn unpacked(&self) -> Unpacked {
@@ -96,7 +97,7 @@ impl Tree {
         if content.read(&mut more).map_err(broken)? != 0 {
             return Err(refused("an entry is longer than it says"));
         }
-        sysfs::give(file.as_fd(), OWNER, OWNER).map_err(failed(path))?;
+        self.owner.take(&file).map_err(failed(path))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & MODE_BITS))
             .map_err(|e| failed(path)(e.into()))?;
         if modified > 0 {
@@ -111,10 +112,10 @@ impl Tree {
         if target.is_empty() || target.len() >= PATH_BYTES_MAX || target.contains(&0) {
             return Err(refused("it has a link with a bad target"));
         }
-        let (parent, name) = split(path)?;
+        let ((parent, name), owner) = (split(path)?, self.owner);
         self.make(&parent, &name, path, |directory| {
             rustix::fs::symlinkat(target, directory, &name)?;
-            give(directory, &name)
+            owner.take_name(directory, &name)
         })
     }
 
@@ -180,7 +181,7 @@ impl Tree {
             let directory = sysfs::open_subdirectory(parent, component)
                 .map_err(|_e| refused(format!("{:?} passes through a file or link", shown(path))))?;
             if made {
-                sysfs::give(&directory, OWNER, OWNER).map_err(failed(path))?;
+                self.owner.take(&directory).map_err(failed(path))?;
             }
             self.way.push((component.clone(), directory));
         }
