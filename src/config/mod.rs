@@ -70,6 +70,12 @@ pub struct Config {
     pub ready_timeout: Duration,
     pub wake_timeout: Duration,
     pub stop_grace: Duration,
+    /// `None`: half of what the limit on open files allows a listener.
+    pub client_connections: Option<usize>,
+    pub preview_requests: usize,
+    pub preview_answer: Duration,
+    /// In lower case.
+    pub api_hosts: Vec<String>,
     pub drain: Duration,
     pub files_max: ByteSize,
     pub tree_bytes_max: ByteSize,

@@ -67,6 +67,10 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         ready_timeout: p.duration("wake_tcp_ready_timeout_seconds"),
         wake_timeout: p.duration("wake_timeout_seconds"),
         stop_grace: p.duration("stop_grace_seconds"),
+        client_connections: p.client_connections(),
+        preview_requests: p.value("preview_requests_max"),
+        preview_answer: p.some_duration("preview_answer_seconds"),
+        api_hosts: p.hosts("api_hosts"),
         drain: p.duration("drain_seconds"),
         files_max: p.value("files_max_bytes"),
         tree_bytes_max: p.value("tree_max_bytes"),
@@ -217,6 +221,21 @@ impl Parser<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name);
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Names as they are compared: in lower case.
+    fn hosts(&mut self, name: &str) -> Vec<String> {
+        let hosts = self.list(name);
+        if let Some(bad) = hosts.iter().find(|host| !is_domain(host)) {
+            self.complain(name, &format!("{bad:?} is not a host name"));
+        }
+        hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+    }
+
+    /// `None`: it follows from the limit on open files; nought is no bound.
+    fn client_connections(&mut self) -> Option<usize> {
+        let most: usize = self.optional("client_connections_max")?;
+        Some(if most == 0 { usize::MAX } else { most })
     }
 
     fn percent(&mut self, name: &str) -> u8 {
