@@ -18,20 +18,15 @@ const GONE_MIN: usize = 256;
 
 /// Looks until told to end.
 pub(super) async fn give_back(proxy: Arc<Proxy>, ending: CancellationToken) {
-    // The most connections since memory was given back.
-    let mut most = 0;
     loop {
         tokio::select! {
             () = ending.cancelled() => return,
             () = tokio::time::sleep(LOOK_PAUSE) => {}
         }
-        let open = proxy.connections();
-        if open < most && most - open >= GONE_MIN {
+        if let Some(gone) = proxy.gone(GONE_MIN) {
             // It waits for locks of the allocator, as everything that allocates meanwhile does.
             let trimmed = tokio::task::spawn_blocking(memory::trim).await;
-            tracing::debug!(gone = most - open, done = trimmed.is_ok(), "gave memory back");
-            most = open;
+            tracing::debug!(gone, done = trimmed.is_ok(), "gave memory back");
         }
-        most = most.max(open);
     }
 }

@@ -142,15 +142,40 @@ impl Failure {
 }
 
 /// The whole answer to a client for whose connection there is no room: nothing of its request is parsed.
-pub(super) fn no_room() -> String {
+pub(super) fn no_room() -> Vec<u8> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    whole(status, "overloaded", NO_ROOM, &format!("Retry-After: {RETRY_SECS}\r\n"))
+}
+
+/// The whole answer in the place of one of hyper's, which has neither a body nor an id. `None`: it is not hyper's.
+pub(super) fn instead_of(head: &str) -> Option<Vec<u8>> {
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    if !head.ends_with("\r\n\r\n") || !head.contains("content-length: 0\r\n") {
+        return None;
+    }
+    let (reason, text) = match status {
+        StatusCode::BAD_REQUEST => ("bad_request", "The request's head is malformed."),
+        StatusCode::URI_TOO_LONG => ("too_large", "The request's target is too long."),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("too_large", "The request's head has too many headers or bytes.")
+        }
+        _ => return None,
+    };
+    Some(whole(status, reason, text, ""))
+}
+
+/// An answer as it is sent, which ends its connection.
+fn whole(status: StatusCode, reason: &str, text: &str, further: &str) -> Vec<u8> {
     let request_id = ulid::Ulid::new().to_string();
-    let body = serde_json::json!({ "error": "overloaded", "message": NO_ROOM, "request_id": request_id });
+    tracing::debug!(request_id, code = status.as_u16(), reason, "refused a connection");
+    let body = serde_json::json!({ "error": reason, "message": text, "request_id": request_id });
     let body = format!("{body}\n");
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Cache-Control: no-store\r\nRetry-After: {RETRY_SECS}\r\n{REQUEST_ID}: {request_id}\r\nConnection: close\r\n\r\n{body}",
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+         X-Content-Type-Options: nosniff\r\n{REQUEST_ID}: {request_id}\r\n{further}Connection: close\r\n\r\n",
         body.len()
-    )
+    );
+    (head + &body).into_bytes()
 }
 
 /// Shown to a browser while the sandbox wakes. The status tells programs that it is not the app's answer.

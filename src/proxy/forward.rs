@@ -38,6 +38,8 @@ const APP_HEADERS_MAX: usize = 200;
 /// How long the head of an app's answer waits for the beginning of its body. Most bodies begin in the same packet; a
 /// stream whose first event comes later gets its head so much later.
 const FIRST_FRAME_WAIT: Duration = Duration::from_millis(10);
+/// How long an app may take nothing of what is sent to it: one that is frozen with its sandbox takes nothing either.
+const APP_STALL: Duration = Duration::from_secs(3600);
 /// How long one direction of a tunnel may go on when the other has ended.
 const HALF_OPEN_MAX: Duration = Duration::from_secs(60);
 
@@ -112,7 +114,7 @@ async fn forward(
     let client_side = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
 
     let exchange = Exchange::begin();
-    let stream = Paced::new(stream, FromApp::new(Arc::clone(&exchange), share));
+    let stream = Paced::new(stream, FromApp::new(Arc::clone(&exchange), share), APP_STALL);
     let mut builder = http1::Builder::new();
     builder.max_buf_size(APP_HEAD_BYTES_MAX).max_headers(APP_HEADERS_MAX);
     let handshake = builder.handshake::<_, Metered<Incoming>>(TokioIo::new(stream)).await;

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,8 +24,8 @@ use tower_service::Service as _;
 use super::Proxy;
 use super::error::{self, Failure, is_browser};
 use super::meter::Held;
-use super::paced::{Ambiguous, FromClient, Paced};
-use super::room::{Place, Room, Taken};
+use super::paced::{FromClient, Paced, Requests, Shared};
+use super::room::{Place, Rest, Room, Taken};
 use super::route::{Host, Route};
 
 /// How long a client may take to send the head of a request.
@@ -44,6 +43,11 @@ const REFUSALS_MAX: usize = 8;
 const REFUSAL_TIME: Duration = Duration::from_millis(500);
 /// How long a connection that makes room may take to send the end of its last answer.
 const LEAVE_TIME: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether the client of a request has gone.
+const LEFT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of what is sent to it, while an app or a process waits behind it.
+const CLIENT_STALL: Duration = Duration::from_secs(300);
 
 /// A failure of a body on its way.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -122,7 +126,7 @@ async fn turn_away(mut stream: TcpStream) {
         // Closed with something unread, the connection would be reset, and the answer lost with it.
         let mut request = [0; 4096];
         let _whatever: std::io::Result<usize> = stream.read(&mut request).await;
-        stream.write_all(answer.as_bytes()).await?;
+        stream.write_all(&answer).await?;
         stream.shutdown().await?;
         while stream.read(&mut request).await? > 0 {}
         std::io::Result::Ok(())
@@ -139,22 +143,24 @@ async fn connection(
     inner: Option<Router>,
     ending: CancellationToken,
 ) {
-    let (rest, ambiguous) = (place.rest(), Arc::new(Ambiguous::default()));
-    let stream = Paced::new(stream, FromClient::new(Arc::clone(&ambiguous), place));
-    let (of_requests, requests) = (Arc::clone(&rest), AtomicU64::new(0));
+    let (rest, requests) = (place.rest(), Arc::new(Requests::default()));
+    let stream = Shared::new(stream);
+    let paced = Paced::new(stream.clone(), FromClient::new(Arc::clone(&requests), place), CLIENT_STALL);
+    let of_requests = Arc::clone(&rest);
     let service = service_fn(move |request| {
-        let (proxy, inner, working) = (Arc::clone(&proxy), inner.clone(), of_requests.work());
-        let number = requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let has_two_lengths = ambiguous.is(number);
+        let has_two_lengths = requests.begin();
+        let working = of_requests.work(Arc::clone(&requests));
+        let (proxy, inner, requests) = (Arc::clone(&proxy), inner.clone(), Arc::clone(&requests));
         async move {
             let (response, quota) = dispatch(request, has_two_lengths, client, proxy, inner).await;
+            requests.answer();
             Ok::<_, Infallible>(response.map(|body| Held::new(body, (working, quota))))
         }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).half_close(false);
-    let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let serving = builder.serve_connection(TokioIo::new(paced), service).with_upgrades();
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -162,6 +168,7 @@ async fn connection(
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        () = left(&rest, &stream) => Ok(()),
         () = rest.leave().told() => {
             serving.as_mut().graceful_shutdown();
             let patience = if rest.leave().has_served() { LEAVE_TIME } else { Duration::ZERO };
@@ -175,6 +182,18 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+/// Waits until the client of a request has gone. hyper sees that by itself only where nothing is left to be read: a
+/// body that nobody takes yet, or the beginning of another request, hides it.
+async fn left(rest: &Rest, stream: &Shared) {
+    loop {
+        rest.working().await;
+        tokio::time::sleep(LEFT_PAUSE).await;
+        if rest.is_working() && stream.is_left() {
+            return;
+        }
     }
 }
 

@@ -105,8 +105,11 @@ impl Proxy {
         }
     }
 
-    /// How many connections of clients are open.
-    pub fn connections(&self) -> usize {
-        self.api_room.open() + self.preview_room.open()
+    /// How many connections of clients have gone since there were most of them, if they are at least `least`; then
+    /// they are counted anew.
+    pub fn gone(&self, least: usize) -> Option<usize> {
+        let rooms = [&self.api_room, &self.preview_room];
+        let gone = rooms.map(|room| room.gone(|gone| gone >= least));
+        gone.into_iter().filter(|gone| *gone >= least).reduce(|a, b| a + b)
     }
 }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::paced::Requests;
 use crate::model::SandboxId;
 
 /// The most connections of one kind, however many descriptors there are: each costs some 15 KiB.
@@ -153,6 +154,8 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 struct State {
     open: usize,
+    /// The most since it was asked for.
+    most: usize,
     clients: HashMap<IpAddr, usize>,
     /// Counts the times that a connection came to rest.
     rests: u64,
@@ -193,11 +196,16 @@ pub(super) struct Rest {
     leave: Arc<Leave>,
     /// The number of its rest, while it rests.
     number: Mutex<Option<u64>>,
+    /// Tells that a request has come.
+    begun: Notify,
 }
 
 /// A request of a connection, until its answer has ended.
 #[derive(Debug)]
-pub(super) struct Working(Arc<Rest>);
+pub(super) struct Working {
+    rest: Arc<Rest>,
+    requests: Arc<Requests>,
+}
 
 impl Room {
     /// Makes room for `max` connections, `client_max` of them from one address.
@@ -205,8 +213,15 @@ impl Room {
         Arc::new(Self { max, client_max, state: Mutex::default(), left: Notify::new() })
     }
 
-    pub(super) fn open(&self) -> usize {
-        self.state().open
+    /// How many connections have gone since there were most of them; from now on that is counted anew if `anew` says
+    /// so of the number.
+    pub(super) fn gone(&self, anew: impl FnOnce(usize) -> bool) -> usize {
+        let mut state = self.state();
+        let gone = state.most - state.open;
+        if anew(gone) {
+            state.most = state.open;
+        }
+        gone
     }
 
     /// Finds room for a connection that was accepted: where it is short others that are at rest are closed. `None` if
@@ -224,6 +239,7 @@ impl Room {
                 let of_client = state.clients.get(&client).copied().unwrap_or_default();
                 if state.open < self.max && of_client < self.client_max {
                     state.open += 1;
+                    state.most = state.most.max(state.open);
                     state.clients.insert(client, of_client + 1);
                     return Some(Place { room: Arc::clone(self), client });
                 }
@@ -261,6 +277,7 @@ impl Place {
             client: self.client,
             leave: Arc::default(),
             number: Mutex::new(None),
+            begun: Notify::new(),
         });
         rest.begin();
         rest
@@ -286,11 +303,19 @@ impl Rest {
         self.number.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
+    /// Waits until there is a request.
+    pub(super) async fn working(&self) {
+        while !self.is_working() {
+            self.begun.notified().await;
+        }
+    }
+
     /// Notes that a request has come.
-    pub(super) fn work(self: &Arc<Self>) -> Working {
+    pub(super) fn work(self: &Arc<Self>, requests: Arc<Requests>) -> Working {
         self.leave.has_served.store(true, Ordering::Relaxed);
         self.end();
-        Working(Arc::clone(self))
+        self.begun.notify_one();
+        Working { rest: Arc::clone(self), requests }
     }
 
     fn begin(&self) {
@@ -318,7 +343,8 @@ impl Drop for Rest {
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.begin();
+        self.requests.end();
+        self.rest.begin();
     }
 }
 
@@ -366,9 +392,9 @@ mod tests {
         let places =
             [room.enter(ONE).await.unwrap(), room.enter(ONE).await.unwrap(), room.enter(ONE).await.unwrap()];
         let rests = places.each_ref().map(Place::rest);
-        let _working = rests[0].work();
+        let _working = rests[0].work(Arc::default());
         // The second came to rest again after the third.
-        drop(rests[1].work());
+        drop(rests[1].work(Arc::default()));
         let [_first, _second, third] = places;
         let gone = async {
             rests[2].leave().told().await;
@@ -376,21 +402,22 @@ mod tests {
         };
         let (place, ()) = tokio::join!(room.enter(OTHER), gone);
         assert!(place.is_some());
-        assert_eq!(room.open(), 3);
+        assert_eq!(room.state().open, 3);
     }
 
     #[tokio::test]
     async fn nobody_enters_where_all_work() {
         let room = Room::new(2, 1);
         let place = room.enter(ONE).await.unwrap();
-        let working = place.rest().work();
+        let working = place.rest().work(Arc::default());
         // By its own bound, and then by that of all.
         assert!(room.enter(ONE).await.is_none());
         let other = room.enter(OTHER).await.unwrap();
         let third = "192.0.2.3".parse().unwrap();
-        let _rests = other.rest().work();
+        let _rests = other.rest().work(Arc::default());
         assert!(room.enter(third).await.is_none());
         drop((working, place));
+        assert_eq!((room.gone(|gone| gone > 0), room.gone(|_| false)), (1, 0));
         assert!(room.enter(third).await.is_some());
     }
 

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("hostile_apps::interim_answers_without_end_hold_up_nobody", interim),
     ("hostile_apps::an_answer_that_can_be_read_in_two_ways_is_a_502", framed),
     ("hostile_apps::an_app_that_never_answers_is_given_up", silent),
+    ("hostile_apps::a_request_ends_with_its_client_whatever_that_left_unread", ends),
     ("hostile_apps::requests_that_are_never_answered_leave_descriptors_for_all", unanswered),
 ];
 
@@ -30,6 +31,9 @@ def answer(c, path):
         c.sendall(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
         while True: c.sendall(b'1\r\nx\r\n' * 10000)
     if path == b'/never': time.sleep(3600)
+    if path == b'/wait':
+        while c.recv(1): pass
+        open('left', 'a').write('x')
     bodies = {
         b'/few': b'HTTP/1.1 100 Continue\r\n\r\n' + b'HTTP/1.1 103 Early Hints\r\n\r\n' * 3 + b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok',
         b'/both': b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n',
@@ -179,6 +183,29 @@ fn silent() {
     assert!((1..5).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     // Interim answers do not put it off: they are not the answer, and a few are all there may be.
     assert_eq!(server.preview(&id, 3000, "GET", "/103", &[], b"").status, 502);
+}
+
+/// The beginning of another request, and a body that nobody takes, hide the end of a connection from hyper.
+fn ends() {
+    let server = Server::start(&[]);
+    let id = app(&server);
+    let host = preview_host(&id, 3000);
+    for (count, request) in [
+        format!("GET /wait HTTP/1.1\r\nHost: {host}\r\n\r\nGET / HT"),
+        format!("GET /wait HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+        format!("POST /wait HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nxxx"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        drop(stream);
+        eventually(&request[..request.len().min(60)], Duration::from_secs(8), || {
+            server.exec(&id, "cat app/left").0 == "x".repeat(count + 1)
+        });
+    }
 }
 
 /// With 1,024 descriptors, 700 requests to one app that never answers: two descriptors each would be more.
