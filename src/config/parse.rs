@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::settings::{SETTINGS, Setting, variable};
 use super::source::{Sources, Value};
-use super::{Config, ConfigError, OWN_KEY, Secret, UserNamespaces};
+use super::{Config, ConfigError, Edge, OWN_KEY, Secret, UserNamespaces};
 use crate::model::{ByteSize, Isolation};
 use crate::sys::memory;
 
@@ -67,10 +67,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         ready_timeout: p.duration("wake_tcp_ready_timeout_seconds"),
         wake_timeout: p.duration("wake_timeout_seconds"),
         stop_grace: p.duration("stop_grace_seconds"),
-        client_connections: p.client_connections(),
-        preview_requests: p.value("preview_requests_max"),
-        preview_answer: p.some_duration("preview_answer_seconds"),
-        api_hosts: p.hosts("api_hosts"),
+        edge: p.edge(),
         drain: p.duration("drain_seconds"),
         files_max: p.value("files_max_bytes"),
         tree_bytes_max: p.value("tree_max_bytes"),
@@ -232,10 +229,16 @@ impl Parser<'_> {
         hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
     }
 
-    /// `None`: it follows from the limit on open files; nought is no bound.
-    fn client_connections(&mut self) -> Option<usize> {
-        let most: usize = self.optional("client_connections_max")?;
-        Some(if most == 0 { usize::MAX } else { most })
+    fn edge(&mut self) -> Edge {
+        // Nought is no bound.
+        let most =
+            self.optional("client_connections_max").map(|most| if most == 0 { usize::MAX } else { most });
+        Edge {
+            client_connections: most,
+            preview_requests: self.value("preview_requests_max"),
+            preview_answer: self.some_duration("preview_answer_seconds"),
+            api_hosts: self.hosts("api_hosts"),
+        }
     }
 
     fn percent(&mut self, name: &str) -> u8 {

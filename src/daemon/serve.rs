@@ -253,7 +253,7 @@ impl App {
         let ending = CancellationToken::new();
         let api_config = api::Config {
             auth: self.auth,
-            hosts: api::Hosts::new(&config.preview_domain, &config.api_hosts),
+            hosts: api::Hosts::new(&config.preview_domain, &config.edge.api_hosts),
             files_bytes_max: config.files_max.as_u64(),
             keep_alive: config.keep_alive,
             image: config.image.clone(),
@@ -266,9 +266,9 @@ impl App {
         let probes = proxy::Probes::new(config.probe_user_agents.clone(), config.probe_paths.clone());
         let bounds = proxy::Bounds {
             open_files: process::open_files(),
-            client_connections: config.client_connections,
-            sandbox_requests: config.preview_requests,
-            answer: config.preview_answer,
+            client_connections: config.edge.client_connections,
+            sandbox_requests: config.edge.preview_requests,
+            answer: config.edge.preview_answer,
         };
         let proxy_config =
             proxy::Config::new(config.preview_domain.clone(), config.preview_tls, probes, bounds);

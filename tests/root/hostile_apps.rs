@@ -30,6 +30,9 @@ def answer(c, path):
     if path == b'/chunks':
         c.sendall(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
         while True: c.sendall(b'1\r\nx\r\n' * 10000)
+    if path == b'/frames':
+        c.sendall(b'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
+        while True: c.sendall(b'\x89\x00\x81\x00' * 20000)
     if path == b'/never': time.sleep(3600)
     if path == b'/wait':
         while c.recv(1): pass
@@ -45,6 +48,8 @@ def answer(c, path):
         b'/lengths': b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!',
         b'/flags': b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nClear-Site-Data: "*"\r\nNEL: {}\r\nReport-To: {}\r\nX-Accel-Redirect: /x\r\nX-Sendfile: /x\r\nX-Kept: 1\r\n\r\nok',
     }
+    # With the end of the connection in the same packet, however long this process is kept waiting in between.
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     c.sendall(bodies.get(path, b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'))
 def serve(c):
     try:
@@ -77,8 +82,9 @@ fn app(server: &Server) -> String {
 fn ask_for(id: &str, path: &str, time: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", PREVIEWS)).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", preview_host(id, 3000))
-        .unwrap();
+    let connection = if path == "/frames" { "Upgrade\r\nUpgrade: websocket" } else { "close" };
+    let host = preview_host(id, 3000);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n\r\n").unwrap();
     let (end, mut got, mut buffer) = (Instant::now() + time, Vec::new(), [0; 65536]);
     while Instant::now() < end {
         match stream.read(&mut buffer) {
@@ -99,7 +105,7 @@ fn ticks(server: &Server) -> u64 {
 }
 
 /// The longest that the API and a neighbour's exec take during a time.
-fn longest(server: &Server, neighbour: &str, time: Duration) -> (Duration, Duration) {
+pub(super) fn longest(server: &Server, neighbour: &str, time: Duration) -> (Duration, Duration) {
     let (end, mut health, mut exec) = (Instant::now() + time, Duration::ZERO, Duration::ZERO);
     while Instant::now() < end {
         let begun = Instant::now();
@@ -116,7 +122,7 @@ fn interim() {
     let server = Server::start(&[]);
     let neighbour = server.create(json!({}));
     let mut apps = Vec::new();
-    for (count, path) in [(2, "/100"), (8, "/103"), (8, "/chunks")] {
+    for (count, path) in [(2, "/100"), (8, "/103"), (8, "/chunks"), (8, "/frames")] {
         while apps.len() < count {
             apps.push(app(&server));
         }
@@ -126,7 +132,11 @@ fn interim() {
                 scope.spawn(|| {
                     while !done.load(Ordering::Relaxed) {
                         let got = ask_for(id, path, Duration::from_millis(500));
-                        let is_right = if path == "/chunks" { b"HTTP/1.1 200" } else { b"HTTP/1.1 502" };
+                        let is_right = match path {
+                            "/chunks" => b"HTTP/1.1 200",
+                            "/frames" => b"HTTP/1.1 101",
+                            _ => b"HTTP/1.1 502",
+                        };
                         if !got.starts_with(is_right) {
                             wrong
                                 .lock()
@@ -202,7 +212,7 @@ fn ends() {
         stream.write_all(request.as_bytes()).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         drop(stream);
-        eventually(&request[..request.len().min(60)], Duration::from_secs(8), || {
+        eventually(request.lines().next().unwrap(), Duration::from_secs(8), || {
             server.exec(&id, "cat app/left").0 == "x".repeat(count + 1)
         });
     }
