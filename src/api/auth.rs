@@ -72,6 +72,17 @@ impl Auth {
         if OPEN.contains(&path) {
             return Some(Pass { min_isolation: Isolation::default() });
         }
+        self.known(headers)
+    }
+
+    /// Says whether a request passes though it has no key and what it asks for is not open to all: anybody can send
+    /// such a request, a page of somebody else's too.
+    pub(super) fn admits_anybody(&self, path: &str, headers: &HeaderMap) -> bool {
+        self.anybody.is_some() && !OPEN.contains(&path) && self.known(headers).is_none()
+    }
+
+    /// Finds the key that a request has brought.
+    fn known(&self, headers: &HeaderMap) -> Option<Pass> {
         if !headers.contains_key(header::AUTHORIZATION) && headers.contains_key(header::UPGRADE) {
             return offered_key(headers).and_then(|key| self.knows(&key));
         }
@@ -130,8 +141,14 @@ mod tests {
         assert_eq!(auth.knows("0123456789abcdef"), Some(WEAK));
         assert_eq!(auth.knows("fedcba9876543210"), Some(STRONG));
         assert_eq!(auth.knows(""), None);
-        let open = Auth::new(&[], Some(STRONG));
+        let open = Auth::new(&[("0123456789abcdef", WEAK)], Some(STRONG));
         assert_eq!(open.admits("/sandboxes", &HeaderMap::new()), Some(STRONG));
+        let mut headers = HeaderMap::new();
+        assert!(open.admits_anybody("/sandboxes", &headers) && !open.admits_anybody("/healthz", &headers));
+        headers.insert(header::AUTHORIZATION, "Bearer wrong".parse().unwrap());
+        assert!(open.admits_anybody("/sandboxes", &headers));
+        headers.insert(header::AUTHORIZATION, "Bearer 0123456789abcdef".parse().unwrap());
+        assert!(!open.admits_anybody("/sandboxes", &headers) && !auth.admits_anybody("/sandboxes", &headers));
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tracing::Instrument as _;
 
 use super::App;
-use super::error::Style;
+use super::error::{ApiError, Style};
 use super::extract::Json;
+use super::hosts;
 use crate::telemetry::Trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -63,27 +64,29 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return (StatusCode::UNAUTHORIZED, challenge, body).into_response();
     };
     request.extensions_mut().insert(pass);
-    if is_cross_site(&request) {
-        let style = Style::of(request.uri().path());
-        return style
-            .error(StatusCode::FORBIDDEN, "forbidden", "requests from pages of other origins are refused")
-            .into_response();
+    if let Some(refusal) = foreign(&app, &request) {
+        return refusal.into_response();
     }
     next.run(request).await
 }
 
-/// Says whether a page of another origin wants to change something, or to talk: previews are such pages.
-fn is_cross_site(request: &Request) -> bool {
+/// Refuses what a page of another origin sends: previews are such pages.
+fn foreign(app: &App, request: &Request) -> Option<ApiError> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    let style = Style::of(path);
+    let admits_anybody = app.config.auth.admits_anybody(path, headers);
+    if admits_anybody && !app.config.hosts.knows(headers) {
+        let text = "without a key the API is not reached by this host name, which any page can have (DNS rebinding): use \
+                    an address, send a key, or name the host in SANDBOXD_API_HOSTS (api_hosts)";
+        return Some(style.error(StatusCode::MISDIRECTED_REQUEST, "unknown_host", text));
+    }
     // A WebSocket begins as a GET, and no browser keeps a page from opening one.
     let is_reading = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if is_reading && !request.headers().contains_key(header::UPGRADE) {
-        return false;
+    let is_harmless = is_reading && !admits_anybody && !headers.contains_key(header::UPGRADE);
+    if is_harmless || hosts::has_own_origin(headers) {
+        return None;
     }
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return false };
-    let origin: Option<Uri> = origin.to_str().ok().and_then(|text| text.parse().ok());
-    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
-    let authority = origin.as_ref().and_then(|o| o.authority()).map(http::uri::Authority::as_str);
-    authority.is_none() || !authority.zip(host).is_some_and(|(a, h)| a.eq_ignore_ascii_case(h))
+    Some(style.error(StatusCode::FORBIDDEN, "forbidden", "requests from pages of other origins are refused"))
 }
 
 /// Methods that are counted under their names; others have one together.

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod extract;
 mod files;
+mod hosts;
 mod layers;
 mod openapi;
 mod process_events;
@@ -30,6 +31,7 @@ use crate::sandbox::Supervisor;
 use crate::telemetry::Metrics;
 
 pub use auth::{Auth, Pass, new_key};
+pub use hosts::Hosts;
 pub use openapi::document as openapi_document;
 
 /// The most bytes of a JSON body.
@@ -39,6 +41,8 @@ const JSON_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Config {
     pub auth: Auth,
+    /// By which names the API may be reached without a key, where none is needed.
+    pub hosts: Hosts,
     /// The largest file that can be uploaded.
     pub files_bytes_max: u64,
     /// How often something is sent on a stream on which nothing happens.

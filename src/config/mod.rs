@@ -70,6 +70,7 @@ pub struct Config {
     pub ready_timeout: Duration,
     pub wake_timeout: Duration,
     pub stop_grace: Duration,
+    pub edge: Edge,
     pub drain: Duration,
     pub files_max: ByteSize,
     pub tree_bytes_max: ByteSize,
@@ -93,6 +94,19 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Every setting with its value as text and where it came from; secrets are not shown.
     pub described: Vec<(&'static str, String, String)>,
+}
+
+/// What clients and apps may take up, and how the API may be named.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// The most of one address to each listener; `None`: half of what the limit on open files allows a listener.
+    pub client_connections: Option<usize>,
+    /// The most that are open to the apps of one sandbox.
+    pub preview_requests: usize,
+    /// How long an app may take to begin its answer.
+    pub preview_answer: Duration,
+    /// Further names of an API without keys, in lower case.
+    pub api_hosts: Vec<String>,
 }
 
 /// Whether sandboxes have user namespaces.

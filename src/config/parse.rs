@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::settings::{SETTINGS, Setting, variable};
 use super::source::{Sources, Value};
-use super::{Config, ConfigError, OWN_KEY, Secret, UserNamespaces};
+use super::{Config, ConfigError, Edge, OWN_KEY, Secret, UserNamespaces};
 use crate::model::{ByteSize, Isolation};
 use crate::sys::memory;
 
@@ -70,6 +70,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         ready_timeout: p.duration("wake_tcp_ready_timeout_seconds"),
         wake_timeout: p.duration("wake_timeout_seconds"),
         stop_grace: p.duration("stop_grace_seconds"),
+        edge: p.edge(),
         drain: p.duration("drain_seconds"),
         files_max: p.value("files_max_bytes"),
         tree_bytes_max: p.value("tree_max_bytes"),
@@ -221,6 +222,27 @@ impl Parser<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name);
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Names as they are compared: in lower case.
+    fn hosts(&mut self, name: &str) -> Vec<String> {
+        let hosts = self.list(name);
+        if let Some(bad) = hosts.iter().find(|host| !is_domain(host)) {
+            self.complain(name, &format!("{bad:?} is not a host name"));
+        }
+        hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
+    }
+
+    fn edge(&mut self) -> Edge {
+        // Nought is no bound.
+        let most =
+            self.optional("client_connections_max").map(|most| if most == 0 { usize::MAX } else { most });
+        Edge {
+            client_connections: most,
+            preview_requests: self.value("preview_requests_max"),
+            preview_answer: self.some_duration("preview_answer_seconds"),
+            api_hosts: self.hosts("api_hosts"),
+        }
     }
 
     fn percent(&mut self, name: &str) -> u8 {

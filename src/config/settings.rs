@@ -198,6 +198,26 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "of the former product: runsc, which is the same as min_isolation = gvisor, or empty",
     ),
+    setting(
+        "client_connections_max",
+        "",
+        "the most connections that one client address (of IPv6, one network of 64 bits) may have open to each listener; behind a proxy all clients have its address; default: half of what the limit on open files allows the listener; 0: no bound of its own",
+    ),
+    setting(
+        "preview_requests_max",
+        "1024",
+        "the most requests and tunnels that may be open to the apps of one sandbox, but never more than a quarter of what the limit on open files allows all",
+    ),
+    setting(
+        "preview_answer_seconds",
+        "300",
+        "how long an app may take to begin its answer since it was last sent something; then the client gets a 504",
+    ),
+    setting(
+        "api_hosts",
+        "",
+        "with api_auth_disabled, further host names by which the API may be reached, separated by commas: otherwise only IP addresses, names without a dot, and preview_domain and names beneath it, since any page can give its own name the address of this server (DNS rebinding)",
+    ),
     setting("drain_seconds", "8", "how long open requests may go on when the daemon is told to end"),
     setting("processes_max", "512", "how many processes clients may have running in one sandbox at once"),
     setting(

@@ -7,6 +7,7 @@ mod exit;
 mod isolation;
 mod key;
 mod lock;
+mod memory;
 mod record;
 mod rootfs;
 mod serve;

@@ -19,6 +19,7 @@ use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
 use super::lock;
+use super::memory;
 use super::rootfs;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
@@ -277,6 +278,7 @@ impl App {
         let ending = CancellationToken::new();
         let api_config = api::Config {
             auth: self.auth,
+            hosts: api::Hosts::new(&config.preview_domain, &config.edge.api_hosts),
             files_bytes_max: config.files_max.as_u64(),
             keep_alive: config.keep_alive,
             image: config.image.clone(),
@@ -287,7 +289,14 @@ impl App {
         };
         let router = api::router(api_config, self.supervisor.clone(), self.metrics.clone());
         let probes = proxy::Probes::new(config.probe_user_agents.clone(), config.probe_paths.clone());
-        let proxy_config = proxy::Config::new(config.preview_domain.clone(), config.preview_tls, probes);
+        let bounds = proxy::Bounds {
+            open_files: process::open_files(),
+            client_connections: config.edge.client_connections,
+            sandbox_requests: config.edge.preview_requests,
+            answer: config.edge.preview_answer,
+        };
+        let proxy_config =
+            proxy::Config::new(config.preview_domain.clone(), config.preview_tls, probes, bounds);
         let proxy = Arc::new(proxy::Proxy::new(proxy_config, self.supervisor.clone(), self.metrics.clone()));
         let mut parts = JoinSet::new();
         parts.spawn(proxy::serve(
@@ -297,7 +306,8 @@ impl App {
             ending.clone(),
             config.drain,
         ));
-        parts.spawn(proxy::serve(preview_listener, proxy, None, ending.clone(), config.drain));
+        parts.spawn(proxy::serve(preview_listener, Arc::clone(&proxy), None, ending.clone(), config.drain));
+        parts.spawn(memory::give_back(proxy, ending.clone()));
         parts.spawn(dns::serve(self.dns, ending.clone()));
         tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
 

@@ -23,8 +23,24 @@ const CLIENT_CLAIMS: [HeaderName; 6] = [
     FORWARDED_PROTO,
     HeaderName::from_static("x-forwarded-port"),
 ];
-/// What an app may not say for its whole domain, which it shares with other sandboxes.
-const DOMAIN_WIDE: [HeaderName; 2] = [header::STRICT_TRANSPORT_SECURITY, header::ALT_SVC];
+/// What an app may not say, since it would hold for more than its own preview: for the other previews and the API
+/// of the same site, for the browser beyond this answer, or for a server in front of us.
+const NOT_FROM_APPS: [HeaderName; 11] = [
+    header::STRICT_TRANSPORT_SECURITY,
+    header::ALT_SVC,
+    // Its "cookies" are those of the whole registrable domain.
+    HeaderName::from_static("clear-site-data"),
+    // Outlast the sandbox and can name all names beneath.
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("public-key-pins-report-only"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    // nginx, Apache, lighttpd and Perlbal in front of us would answer with a file or location of their own.
+    HeaderName::from_static("x-accel-redirect"),
+    HeaderName::from_static("x-sendfile"),
+    HeaderName::from_static("x-lighttpd-send-file"),
+    HeaderName::from_static("x-reproxy-url"),
+];
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -68,7 +84,7 @@ pub(super) fn as_localhost(headers: &mut HeaderMap, port: u16) {
 /// Prepares an answer's head for the client.
 pub(super) fn to_client(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
     strip_hop_by_hop(headers);
-    for name in DOMAIN_WIDE {
+    for name in NOT_FROM_APPS {
         headers.remove(name);
     }
     let cookies: Vec<_> = headers.get_all(header::SET_COOKIE).iter().filter_map(without_domain).collect();
@@ -77,6 +93,28 @@ pub(super) fn to_client(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) 
         headers.append(header::SET_COOKIE, cookie);
     }
     restore_upgrade(headers, upgrade);
+}
+
+/// Checks how the body of an app's answer is framed (RFC 9112, 6.3), and takes out what is said anew to the client.
+///
+/// # Errors
+/// Two servers could read it in two ways; the text says why.
+pub(super) fn frame(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return Err("The app in the sandbox answered with a Content-Length and a Transfer-Encoding.");
+        }
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err("The app in the sandbox answered with a Transfer-Encoding other than chunked.");
+        }
+    }
+    headers.remove(header::TRANSFER_ENCODING);
+    // Several that differ do not come so far; of equal ones the client gets one.
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+    Ok(())
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -164,11 +202,32 @@ mod tests {
             ("set-cookie", "a=domain=x; Path=/; Domain=.preview.localhost; Secure"),
             ("set-cookie", "b=1; domain=localhost"),
             ("strict-transport-security", "max-age=1"),
+            ("clear-site-data", "\"*\""),
+            ("x-accel-redirect", "/etc/passwd"),
+            ("nel", "{}"),
         ]);
         to_client(&mut headers, None);
         let cookies: Vec<_> = headers.get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).collect();
         assert_eq!(cookies, ["a=domain=x; Path=/; Secure", "b=1"]);
-        assert!(!headers.contains_key("strict-transport-security"));
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["set-cookie"]);
+    }
+
+    #[test]
+    fn an_answer_is_framed_in_one_way() {
+        let of = |entries: &[(&'static str, &'static str)]| {
+            let mut headers = map(entries);
+            frame(&mut headers).map(|()| headers.get_all("content-length").iter().count())
+        };
+        assert_eq!(of(&[("transfer-encoding", "Chunked")]), Ok(0));
+        assert_eq!(of(&[("content-length", "5"), ("content-length", "5")]), Ok(1));
+        for bad in [
+            &[("transfer-encoding", "chunked"), ("content-length", "5")][..],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "identity")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Bytes on their way, which count as use of the sandbox.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -34,11 +36,18 @@ pub(super) struct Metered<B> {
     inner: B,
     counted: Option<Counted>,
     side: Side,
+    /// Set when the body breaks off.
+    is_broken: Arc<AtomicBool>,
 }
 
 impl<B> Metered<B> {
     pub(super) fn new(inner: B, counted: Option<Counted>, side: Side) -> Self {
-        Self { inner, counted, side }
+        Self { inner, counted, side, is_broken: Arc::default() }
+    }
+
+    /// Tells whether the body broke off, to somebody who does not have it any more.
+    pub(super) fn is_broken(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_broken)
     }
 }
 
@@ -51,10 +60,44 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Metered<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.side.note(self.counted.as_ref());
+        match polled {
+            Poll::Ready(Some(Ok(_))) => self.side.note(self.counted.as_ref()),
+            Poll::Ready(Some(Err(_))) => self.is_broken.store(true, Ordering::Release),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A body that holds something until it has ended.
+pub(super) struct Held<B, G> {
+    inner: B,
+    _held: G,
+}
+
+impl<B, G> Held<B, G> {
+    pub(super) fn new(inner: B, held: G) -> Self {
+        Self { inner, _held: held }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for Held<B, G> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -55,6 +55,15 @@ pub fn host() -> io::Result<HostMemory> {
     }
 }
 
+/// `malloc_trim(0)` — man 3 malloc_trim: gives free memory inside of glibc's heaps back to the kernel. Takes the lock
+/// of one heap after another, for some milliseconds where there is much to give.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and locks what it works on; any thread may call it at any time (MT-Safe).
+    // Neither std, rustix nor nix has it.
+    let _whether_any: libc::c_int = unsafe { libc::malloc_trim(0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -379,6 +379,11 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
     Ok(maximum)
 }
 
+/// `getrlimit(RLIMIT_NOFILE)`: the most descriptors that this process may have, `u64::MAX` when there is no limit.
+pub fn open_files() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Raises the hard limits that sandboxes are given theirs from as far as the kernel lets the caller; the soft ones
 /// stay. Without CAP_SYS_RESOURCE nothing can be raised, and nothing is.
 pub fn raise_hard_limits() {

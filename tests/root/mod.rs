@@ -13,6 +13,8 @@ mod events;
 mod faults;
 mod files;
 mod gvisor;
+mod hostile_apps;
+mod hostile_clients;
 mod hosts;
 mod idle;
 mod isolation;
@@ -60,6 +62,8 @@ pub(crate) fn all() -> Vec<Test> {
         escapes::TESTS,
         network::TESTS,
         previews::TESTS,
+        hostile_apps::TESTS,
+        hostile_clients::TESTS,
         sleep::TESTS,
         streams::TESTS,
         reclaim::SLEEPERS,

@@ -157,7 +157,6 @@ fn hosts() {
         format!("GET / HTTP/1.1\r\nHost: {host}/x\r\n\r\n"),
         "GET / HTTP/1.1\r\nHost: \r\n\r\n".to_owned(),
         format!("GET http://localhost/ HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-        format!("TRACE / HTTP/1.1\r\nHost: {host}\r\n\r\n"),
     ] {
         for port in [PREVIEWS, API] {
             assert_eq!(http::raw(port, head.as_bytes()).status, 400, "{head}");
@@ -172,16 +171,12 @@ fn hosts() {
 fn ambiguous() {
     let (server, id) = with_app(&[]);
     let host = preview_host(&id, 3000);
-    // A length beside chunks is not passed on (RFC 9112, 6.3), and what follows the chunks is not a request to the app.
+    // A length beside chunks is refused (RFC 9112, 6.3), and what follows the chunks is no request to the app.
     let both =
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n";
-    let answer = http::raw(PREVIEWS, format!("GET / HTTP/1.1\r\nHost: {host}\r\n{both}").as_bytes())
-        .text()
-        .to_lowercase();
-    assert!(
-        !answer.contains("content-length: 5") && answer.matches("x-forwarded-for").count() <= 1,
-        "{answer}"
-    );
+    let answer = http::raw(PREVIEWS, format!("GET / HTTP/1.1\r\nHost: {host}\r\n{both}").as_bytes());
+    let text = answer.text().to_lowercase();
+    assert!(answer.status == 400 && !text.contains("x-forwarded-for"), "{}: {text}", answer.status);
     for tail in [
         "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         "Content-Length: +5\r\n\r\nhello",

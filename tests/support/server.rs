@@ -94,9 +94,18 @@ impl Server {
         self.wait_until("/healthz");
     }
 
+    /// The same by a program that changes what the server finds.
+    pub(crate) fn boot_under(&mut self, wrapper: &[&str]) {
+        self.boot_by("serve", wrapper);
+    }
+
     fn boot_as(&mut self, subcommand: &str) {
         // As nohup or a script's `&` starts it: what is ignored then must not be ignored in sandboxes.
-        let mut command = self.command_under(subcommand, &["env", "--ignore-signal=HUP,INT,QUIT"]);
+        self.boot_by(subcommand, &["env", "--ignore-signal=HUP,INT,QUIT"]);
+    }
+
+    fn boot_by(&mut self, subcommand: &str, wrapper: &[&str]) {
+        let mut command = self.command_under(subcommand, wrapper);
         self.child = Some(command.stdout(Stdio::null()).stderr(self.log()).spawn().unwrap());
         self.wait_until_ready();
     }
