@@ -138,7 +138,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "mem_emergency_pct",
         "5",
-        "with less, sandboxes are stopped: those used longest ago first, always_on ones and those in use last",
+        "with less, sandboxes are stopped one by one: what frees most for least harm first (idle before in use, and not what frees next to nothing), always_on ones last",
     ),
     setting(
         "mem_pressure_pct",

@@ -40,6 +40,7 @@ mod provision;
 mod reclaim;
 mod reconcile;
 mod registry;
+mod relief;
 mod request;
 mod sleep;
 mod supervisor;

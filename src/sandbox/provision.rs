@@ -111,6 +111,9 @@ pub(super) async fn provision(
     record: &Record,
     occasion: Occasion,
 ) -> Result<Provisioned, Error> {
+    if shared.closing.is_cancelled() {
+        return Err(Error::Ending);
+    }
     let _starting = shared.pool.starting();
     let mut made = Made::default();
     // Apart, since its size would be that of every sandbox's driver, whatever that is doing.

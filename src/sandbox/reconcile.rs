@@ -289,7 +289,7 @@ async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<
     }
     shared.put(record.clone(), Durability::Process).await?;
     if was_running {
-        shared.tell(record.spec.id, What::Stopped(Why::Server));
+        shared.tell(record.spec.id, What::Stopped(Why::Server, None));
     }
     Ok(record)
 }

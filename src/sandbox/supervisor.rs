@@ -150,6 +150,8 @@ pub(super) struct Shared {
     /// One permit for each log that may be followed.
     pub(super) followers: Arc<Semaphore>,
     pub(super) tasks: TaskTracker,
+    /// Cancelled when every sandbox is to stop: nothing is started from then on.
+    pub(super) closing: CancellationToken,
     pub(super) ending: CancellationToken,
 }
 
@@ -215,6 +217,7 @@ impl Supervisor {
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
         shared.check_rootfs()?;
@@ -434,9 +437,17 @@ impl Supervisor {
 
     /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
     pub async fn shut_down(&self) {
-        let stops = self.shared.registry.all().into_iter().filter(|e| e.present().is_some()).map(|entry| async move {
-            if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
-                tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+        // First: what is being started then is known below, and what is asked for later is refused.
+        self.shared.closing.cancel();
+        // Of those that do not run, too: a create or wake may be under way, and its driver stops it right after.
+        let is_there = |entry: &Arc<Entry>| entry.status() != Status::Error;
+        let stops = self.shared.registry.all().into_iter().filter(is_there).map(|entry| async move {
+            match ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
+                // Deleted meanwhile, or its create has failed: there is nothing to stop.
+                Ok(()) | Err(Error::NotFound(_) | Error::Ending) => {}
+                Err(error) => {
+                    tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+                }
             }
         });
         futures_util::future::join_all(stops).await;
