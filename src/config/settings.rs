@@ -254,7 +254,8 @@ pub(super) fn variable(name: &str) -> String {
 pub(super) fn table() -> String {
     let mut text = String::from(
         "# Settings\n\nIn a TOML file (`--config`, `SANDBOXD_CONFIG`, or `/etc/sandboxd/config.toml`), in the environment, or by\n\
-         `--set name=value`; the later of these wins. Durations are seconds, or `30s`, `5m`, `2h`; sizes are bytes, or `512M`, `4G`.\n\
+         `--set name=value`; the later of these wins. `SANDBOXD_ENV_FILE` names a file of variables (default, if it is there:\n\
+         `/etc/sandboxed/sandboxd.env`), which win over those of the environment. It is read again on HUP, for the keys and what they may do. Durations are seconds, or `30s`, `5m`, `2h`; sizes are bytes, or `512M`, `4G`.\n\
          `sandboxd check-config` prints them all with their values. This page is made from the code.\n\n\
          | name | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );

@@ -7,6 +7,7 @@ mod isolation;
 mod key;
 mod lock;
 mod record;
+mod reload;
 mod rootfs;
 mod serve;
 mod supervise;

@@ -17,6 +17,7 @@ use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
 use super::lock;
+use super::reload::Reload;
 use super::rootfs;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
@@ -62,6 +63,7 @@ pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigEr
     let env = std::env::vars_os()
         .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
         .collect();
+    let env = crate::config::with_env_file(env)?;
     let sources: Sources = crate::config::collect(flags, &env, Some(&crate::config::default_file()))?;
     Config::parse(&sources)
 }
@@ -100,7 +102,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(config, flags)),
         Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
     }
 }
@@ -123,7 +125,7 @@ pub(super) fn launcher(init: PathBuf, writable: Vec<PathBuf>) -> Exit {
     }
 }
 
-async fn serve(mut config: Config) -> Exit {
+async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
     for name in &config.ignored {
         tracing::warn!(name, "a setting of the former product means nothing here");
     }
@@ -148,6 +150,11 @@ async fn serve(mut config: Config) -> Exit {
         Err(error) => {
             return Exit::Unavailable.because(&error, "end the other one, or choose another data_dir");
         }
+    };
+    // From here on HUP ends nothing, also while the daemon starts.
+    let hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return Exit::Software.because(&error, "signals cannot be received"),
     };
     // Bound first: a port that is taken must be known before anything is made.
     let listeners = tokio::try_join!(listen(config.api_addr), listen(config.preview_addr));
@@ -182,7 +189,10 @@ async fn serve(mut config: Config) -> Exit {
     // Nobody is served yet who could wait for it.
     config.rootfs = rootfs::place(&config);
     let code = match build(&config, metadata.clone(), contents).await {
-        Ok(app) => app.run(&config, api_listener, preview_listener).await,
+        Ok(app) => {
+            let reload = Reload { flags, running: &config, auth: app.auth.clone(), hangup };
+            app.run(&config, api_listener, preview_listener, reload).await
+        }
         Err(exit) => exit,
     };
     metadata.close();
@@ -248,7 +258,13 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
 }
 
 impl App {
-    async fn run(self, config: &Config, api_listener: TcpListener, preview_listener: TcpListener) -> Exit {
+    async fn run(
+        self,
+        config: &Config,
+        api_listener: TcpListener,
+        preview_listener: TcpListener,
+        mut reload: Reload<'_>,
+    ) -> Exit {
         let ending = CancellationToken::new();
         let api_config = api::Config {
             auth: self.auth,
@@ -276,7 +292,11 @@ impl App {
         parts.spawn(dns::serve(self.dns, ending.clone()));
         tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
 
-        let how = match wait_for_signal().await {
+        let how = tokio::select! {
+            how = wait_for_signal() => how,
+            never = reload.watch() => match never {},
+        };
+        let how = match how {
             Ok(how) => how,
             Err(error) => return Exit::Software.because(&error, "signals cannot be received"),
         };
@@ -357,14 +377,20 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
             "AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)"
         );
     }
+    let (keys, anybody) = keys(config, &key.text);
+    Ok(Auth::new(&keys, anybody))
+}
+
+/// The keys of the settings beside the server's own, what each may do, and what anybody may without one.
+pub(super) fn keys<'a>(config: &'a Config, own: &'a str) -> (Vec<(&'a str, Pass)>, Option<Pass>) {
     let pass_of = |name: &str| {
         let own = config.token_min_isolation.iter().find(|(key, _)| key == name);
         Pass { min_isolation: own.map_or(config.min_isolation, |(_, minimum)| *minimum) }
     };
-    let own = std::iter::once((key.text.as_str(), pass_of(OWN_KEY)));
+    let own = std::iter::once((own, pass_of(OWN_KEY)));
     let named = config.api_tokens.iter().map(|(name, secret)| (secret.reveal(), pass_of(name)));
     let anybody = config.api_auth_disabled.then_some(Pass { min_isolation: config.min_isolation });
-    Ok(Auth::new(&own.chain(named).collect::<Vec<_>>(), anybody))
+    (own.chain(named).collect(), anybody)
 }
 
 /// The hard limits that bind this process, and so everything that it starts.
@@ -395,10 +421,10 @@ async fn listen(addr: SocketAddr) -> Result<TcpListener, Unheard> {
 async fn wait_for_signal() -> io::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut handover = signal(SignalKind::user_defined2())?;
     Ok(tokio::select! {
         _ = terminate.recv() => Ending::ShutDown,
         _ = interrupt.recv() => Ending::ShutDown,
-        _ = hangup.recv() => Ending::Detach,
+        _ = handover.recv() => Ending::Detach,
     })
 }

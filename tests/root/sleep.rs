@@ -241,7 +241,7 @@ fn adopted() {
     // What was killed meanwhile can be used all the same.
     assert_eq!(server.sh(&lost, "echo again"), "again\n");
     // The host's freezer is the truth: the record is behind when the daemon dies at the wrong moment.
-    server.signal("HUP");
+    server.signal("USR2");
     let database = rusqlite::Connection::open(server.data().join("sandboxd.db")).unwrap();
     database.execute("UPDATE sandboxes SET status = 'paused'", []).unwrap();
     drop(database);
@@ -312,7 +312,7 @@ fn failing() {
         if action == "/resume" {
             pause(&server, &id);
         }
-        server.signal("HUP");
+        server.signal("USR2");
         server.set("FAILPOINTS", &format!("{point}=1*return"));
         server.boot();
         assert_eq!(v1(&server, "POST", &id, action, Value::Null).status, 500, "{point}");
@@ -392,7 +392,7 @@ fn pressure() {
     std::thread::sleep(Duration::from_millis(50));
     let (young, busy) = (server.create(Value::Null), server.create(Value::Null));
     let restart = |server: &mut Server, settings: &[(&str, &str)]| {
-        server.signal("HUP");
+        server.signal("USR2");
         settings.iter().for_each(|(name, value)| server.set(name, value));
         server.boot();
     };

@@ -101,8 +101,8 @@ fn adopted() {
     // The same processes, not others.
     server.sh(&id, "kill -0 $(cat pid)");
     assert!(ask(&server).contains("visitor"));
-    // HUP hands over in the same way.
-    assert!(server.signal("HUP").success());
+    // USR2 hands over in the same way.
+    assert!(server.signal("USR2").success());
     server.boot();
     server.sh(&id, "kill -0 $(cat pid)");
     server.purge(&id);
