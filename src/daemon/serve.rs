@@ -17,12 +17,13 @@ use super::exit::{Exit, complain};
 use super::isolation;
 use super::key;
 use super::lock;
+use super::record;
 use super::reload::Reload;
 use super::rootfs;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
-use crate::metadata::{self, Contents, Metadata};
+use crate::metadata::{self, Contents, Metadata, Recovered};
 use crate::model::{Finding, Limits};
 use crate::network::dns::{self, DnsSockets};
 use crate::network::{self, Network};
@@ -165,26 +166,18 @@ async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
             return Exit::Unavailable.because(&error, remedy);
         }
     };
-    let opened = Metadata::open(&metadata::Config {
-        path: config.database.clone(),
-        backup_interval: config.backup_interval,
-    });
-    let (metadata, contents) = match opened {
+    let evidence = match record::evidence(&config) {
+        Ok(evidence) => evidence,
+        Err(error) => return Exit::TryAgain.because(&error, "see data_dir"),
+    };
+    let metadata_config =
+        metadata::Config { path: config.database.clone(), backup_interval: config.backup_interval };
+    let (metadata, contents) = match Metadata::open(&metadata_config, &evidence) {
         Ok(opened) => opened,
-        Err(error) if error.is_full() => {
-            return Exit::TryAgain.because(&error, "free space and start again");
-        }
-        Err(error) if error.is_unwritable() => {
-            return Exit::TryAgain.because(&error, "make the disk of data_dir writable and start again");
-        }
-        Err(error) => return Exit::Unavailable.because(&error, ""),
+        Err(error) => return record::because(&error),
     };
     if let Some(recovered) = &contents.recovered {
-        let age = recovered.age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
-        tracing::error!(
-            problem = recovered.problem, kept_as = %recovered.kept_as.display(), age,
-            "THE RECORD WAS DAMAGED: its last good copy is used, and what happened since that was made is not known"
-        );
+        tell_recovered(recovered);
     }
     // Nobody is served yet who could wait for it.
     config.rootfs = rootfs::place(&config);
@@ -198,6 +191,20 @@ async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
     metadata.close();
     drop(lock);
     code
+}
+
+/// Says as loudly as it can what has become of the record.
+fn tell_recovered(recovered: &Recovered) {
+    let Recovered { problem, kept_as, age, restored, unknown } = recovered;
+    let age = age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
+    let kept_as = kept_as.as_ref().map(|path| path.display().to_string());
+    tracing::error!(
+        problem, kept_as, age, restored,
+        "THE RECORD WAS DAMAGED: the last good one is used, and what happened since that was made is not known, but for what runs"
+    );
+    for id in unknown {
+        tracing::error!(%id, "a workspace has lost its record: it is a stopped sandbox of nobody from now on");
+    }
 }
 
 struct App {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::activity::now_ms;
 use super::admission::Purpose;
 use super::app;
+use super::blank;
 use super::error::Error;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
@@ -621,6 +622,9 @@ impl Driver {
     async fn amend(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let record = self.changed(change);
         self.shared.put(record.clone(), Durability::Power).await?;
+        if let Some(live) = self.entry.present() {
+            blank::write_note(&self.shared, &live.run_directory, &record);
+        }
         self.entry.publish(|published| published.record = Arc::new(record));
         Ok(())
     }

@@ -106,6 +106,10 @@ async fn take_over(
         record.status = *status;
     }
     let record = settle(shared, record, live.is_some()).await?;
+    if let Some((live, _)) = &live {
+        // The daemon before may have been one that kept none.
+        blank::write_note(shared, &live.run_directory, &record);
+    }
     let (entry, mailbox) = shared.entry(record);
     if let Some((live, status)) = live {
         let live = Arc::new(live);

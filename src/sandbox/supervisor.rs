@@ -46,6 +46,9 @@ use crate::telemetry::{Metrics, Trace};
 /// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
 const HELD_MAX: usize = 512;
 
+/// What is said of a sandbox of which only the workspace was left.
+const FOUND: &str = "the record of this sandbox was lost; its files are as they were, and its owner, ports and environment are not known";
+
 /// How sandboxes are kept.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -224,7 +227,10 @@ impl Supervisor {
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
         let mut clock = Clock::find(&supervisor.shared.config.run_dir);
-        reconcile::run(&supervisor, clock.translated(contents.records), contents.retired).await?;
+        let mut records = clock.translated(contents.records);
+        let unknown = contents.recovered.map(|recovered| recovered.unknown).unwrap_or_default();
+        records.extend(supervisor.found(unknown).await?);
+        reconcile::run(&supervisor, records, contents.retired).await?;
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
         clock.note(&supervisor.shared).await;
         supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
@@ -456,6 +462,22 @@ impl Supervisor {
 
     pub(super) fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
         self.shared.registry.find(id).ok_or(Error::NotFound(id))
+    }
+
+    /// Gives workspaces whose records are lost records again, so that their files can be reached: of sandboxes that are
+    /// stopped, of nobody, with nothing that was set.
+    async fn found(&self, workspaces: Vec<SandboxId>) -> Result<Vec<Record>, Error> {
+        let mut found = Vec::new();
+        for id in workspaces {
+            let request = CreateRequest { id: Some(id), ..CreateRequest::default() };
+            let mut record = self.new_record(request)?;
+            record.status = Status::Stopped;
+            record.stopped_at = Some(record.created_at);
+            record.error_message = Some(FOUND.to_owned());
+            self.shared.put(record.clone(), Durability::Power).await?;
+            found.push(record);
+        }
+        Ok(found)
     }
 
     fn new_record(&self, request: CreateRequest) -> Result<Record, Error> {

@@ -52,6 +52,7 @@ pub use logs::{Follower, Line, Logs, News, Position};
 pub use path::FilePath;
 pub use place::Rubbish;
 pub use templates::TemplateInfo;
+pub use unborn::known_workspaces;
 pub use upload::Upload;
 pub use walk::View;
 pub use watch::{ChangeKind, Observed, Tally, Watcher, Writes};
