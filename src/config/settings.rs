@@ -26,7 +26,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "backup_interval_seconds",
         "60",
-        "how often the database is copied to a file beside it (.backup) while it changes, which takes its place if it is damaged; 0: never",
+        "how often the database is copied to a file beside it (.backup; earlier copies of an hour and a day are .backup.1 and .backup.2) while it changes, which takes its place if it is damaged, gone or older than it must be; 0: never",
     ),
     setting(
         "rootfs",

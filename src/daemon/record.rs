@@ -7,7 +7,8 @@ use super::exit::{Exit, say};
 use super::{lock, serve};
 use crate::config::Config;
 use crate::metadata::{self, Evidence, MetadataError};
-use crate::{sandbox, storage};
+use crate::sandbox;
+use crate::storage;
 
 /// Copies the record; the daemon may run.
 pub(super) fn backup(flags: &[(String, String)], target: &Path) -> Exit {
@@ -58,9 +59,15 @@ pub(super) fn because(error: &MetadataError) -> Exit {
     let (exit, remedy) = if error.is_full() {
         (Exit::TryAgain, "free space and try again")
     } else if error.is_busy() {
-        (Exit::TryAgain, "end the program that holds the database (`fuser` names it) and try again; nothing was changed")
+        (
+            Exit::TryAgain,
+            "end the program that holds the database (`fuser` names it) and try again; nothing was changed",
+        )
     } else if error.is_unwritable() {
-        (Exit::TryAgain, "the disk of data_dir cannot be read or written: see to it and try again; nothing was changed")
+        (
+            Exit::TryAgain,
+            "the disk of data_dir cannot be read or written: see to it and try again; nothing was changed",
+        )
     } else {
         (Exit::Unavailable, "")
     };

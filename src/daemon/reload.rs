@@ -64,7 +64,10 @@ impl Reload<'_> {
         }
         let changed = changed(self.running, &config);
         if !changed.is_empty() {
-            tracing::warn!(settings = changed.join(", "), "settings have changed that take effect at the next start");
+            tracing::warn!(
+                settings = changed.join(", "),
+                "settings have changed that take effect at the next start"
+            );
         }
     }
 }

@@ -199,7 +199,10 @@ fn tell_recovered(recovered: &Recovered) {
     let age = age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
     let kept_as = kept_as.as_ref().map(|path| path.display().to_string());
     tracing::error!(
-        problem, kept_as, age, restored,
+        problem,
+        kept_as,
+        age,
+        restored,
         "THE RECORD WAS DAMAGED: the last good one is used, and what happened since that was made is not known, but for what runs"
     );
     for id in unknown {

@@ -53,7 +53,12 @@ impl Seen {
         }
         let identity = words.next()?.parse().ok()?;
         let boot = words.next()?.to_owned();
-        Some(Self { identity, boot, written: words.next()?.parse().ok()?, synced: words.next()?.parse().ok()? })
+        Some(Self {
+            identity,
+            boot,
+            written: words.next()?.parse().ok()?,
+            synced: words.next()?.parse().ok()?,
+        })
     }
 
     fn text(&self) -> String {
@@ -107,7 +112,8 @@ pub(super) fn path_of(database: &Path) -> PathBuf {
 
 /// FNV-1a: finds what was torn or zeroed; nobody is to be kept from forging it.
 fn checksum(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! fsync. Whoever writes says what the record has to survive: the daemon's death only, or a power loss.
 
 mod backup;
+#[cfg(test)]
+mod combinations;
 mod mark;
 mod note;
 mod recover;
@@ -224,7 +226,8 @@ impl Metadata {
         let thread = builder
             .spawn(move || writer::run(connection, &jobs, keeper, progress))
             .map_err(MetadataError::File)?;
-        let notes = Arc::new(Notes { identity: stamp.identity, generation, scratch: Mutex::new(schema::scratch()?) });
+        let notes =
+            Arc::new(Notes { identity: stamp.identity, generation, scratch: Mutex::new(schema::scratch()?) });
         Ok((Self { queue, thread: Arc::new(Mutex::new(Some(thread))), notes }, contents))
     }
 

@@ -86,7 +86,13 @@ impl Known {
     fn identity(&self) -> i64 {
         let of_notes = self.notes.iter().map(|note| note.identity);
         let of_copies = self.copies.iter().map(|copy| copy.stamp.identity);
-        self.mark.iter().map(|mark| mark.identity).chain(of_notes).chain(of_copies).find(|i| *i != 0).unwrap_or(0)
+        self.mark
+            .iter()
+            .map(|mark| mark.identity)
+            .chain(of_notes)
+            .chain(of_copies)
+            .find(|i| *i != 0)
+            .unwrap_or(0)
     }
 
     /// The generation that a database of an identity must have at least.
@@ -110,13 +116,18 @@ impl Known {
             return Ok(Some(format!("it is older than what was acknowledged, by {behind} writes")));
         }
         let is_trusted = self.mark.as_ref().is_some_and(|mark| mark.identity == stamp.identity);
-        let is_at_odds = !is_trusted && !self.workspaces.is_empty() && rows::holds_nothing(connection)?;
-        Ok(is_at_odds.then(|| "it is empty, and there are workspaces".to_owned()))
+        if is_trusted {
+            return Ok(None);
+        }
+        // Without its mark it may have lost its log. One of an older version has none, and may have workspaces of nobody.
+        let ids = rows::known_ids(connection)?;
+        let knows_all = self.workspaces.is_subset(&ids) || (stamp.identity == 0 && !ids.is_empty());
+        Ok((!knows_all).then(|| "it does not know all workspaces, and its mark is gone".to_owned()))
     }
 
     fn is_nothing(&self, path: &Path) -> bool {
         let is_filled = |suffix: &&str| beside(path, suffix).metadata().is_ok_and(|meta| meta.len() > 0);
-        let has_files = BESIDE.iter().any(|suffix| is_filled(suffix)) || !copies_of(path).is_empty();
+        let has_files = BESIDE.iter().any(is_filled) || !copies_of(path).is_empty();
         !has_files && self.workspaces.is_empty() && self.notes.is_empty()
     }
 }
@@ -160,7 +171,8 @@ fn recover(
     let identity = known.identity();
     let is_ours = |stamp: &Stamp| stamp.identity == identity || stamp.identity == 0;
     let own = own.filter(is_ours).map(|stamp| Candidate { path: path.to_owned(), stamp });
-    let mut candidates: Vec<_> = own.iter().chain(known.copies.iter().filter(|copy| is_ours(&copy.stamp))).collect();
+    let mut candidates: Vec<_> =
+        own.iter().chain(known.copies.iter().filter(|copy| is_ours(&copy.stamp))).collect();
     // The database itself comes first among equals, and after it the latest copy.
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.stamp.generation));
     let mut base = None;

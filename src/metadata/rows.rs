@@ -167,7 +167,10 @@ pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Stamp> {
         let value = "SELECT coalesce((SELECT value FROM counters WHERE name = ?1), 0)";
         connection.query_row(value, [name], |row| row.get::<_, i64>(0))
     };
-    Ok(Stamp { identity: counter("identity")?, generation: u64::try_from(counter("writes")?).unwrap_or_default() })
+    Ok(Stamp {
+        identity: counter("identity")?,
+        generation: u64::try_from(counter("writes")?).unwrap_or_default(),
+    })
 }
 
 /// Writes a stamp; without an identity it gets one.
@@ -208,7 +211,8 @@ pub(super) fn known_ids(connection: &Connection) -> rusqlite::Result<BTreeSet<Sa
 
 /// The launch of a sandbox, if it is known and has one.
 pub(super) fn launch_of(connection: &Connection, id: SandboxId) -> rusqlite::Result<Option<String>> {
-    let found = connection.query_row("SELECT launch FROM sandboxes WHERE id = ?1", [id.to_string()], |row| row.get(0));
+    let found = connection
+        .query_row("SELECT launch FROM sandboxes WHERE id = ?1", [id.to_string()], |row| row.get(0));
     match found {
         Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
         other => other,

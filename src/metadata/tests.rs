@@ -10,7 +10,7 @@ use crate::model::{
     RootFs, SandboxSpec, SleepPolicy, Status, Visibility,
 };
 
-fn record(index: Option<u32>) -> Record {
+pub(super) fn record(index: Option<u32>) -> Record {
     let spec = SandboxSpec {
         id: SandboxId::generate(),
         ports: vec![3000, 8080],
@@ -245,7 +245,10 @@ fn a_damaged_record_is_kept_aside_and_its_copy_used() {
     for file in ["db", "db.backup", "db.backup.1"].map(|name| directory.path().join(name)) {
         std::fs::write(file, &damaged).unwrap();
     }
-    assert!(matches!(Metadata::open(&config, &Evidence::default()).unwrap_err(), MetadataError::Damaged { .. }));
+    assert!(matches!(
+        Metadata::open(&config, &Evidence::default()).unwrap_err(),
+        MetadataError::Damaged { .. }
+    ));
     assert_eq!(std::fs::read(&path).unwrap(), damaged);
 }
 

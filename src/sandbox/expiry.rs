@@ -120,9 +120,7 @@ pub(super) async fn watch_pressure(supervisor: Supervisor) {
                 relief::stop_one(shared).await;
             }
             // One at a time, and the figures looked at again: the host must not lose more than it has to.
-            Level::Emergency => {
-                while shared.admission.is_emergency() && relief::stop_one(shared).await {}
-            }
+            Level::Emergency => while shared.admission.is_emergency() && relief::stop_one(shared).await {},
         }
     }
 }

@@ -213,12 +213,14 @@ async fn claim_ready(
     let Some(Staged { name, directory, .. }) = staged(shared, record, occasion)? else {
         let workspace = recorded_workspace(shared, record, occasion, made).await?;
         let recorded = recorded_running(shared, &running, occasion, made);
-        let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
+        let (recorded, claimed) =
+            tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
         recorded?;
         return Ok(Claim { record: running, workspace, claimed });
     };
     let recorded = placed_and_recorded(shared, name, running.clone(), made);
-    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory), &running));
+    let (recorded, claimed) =
+        tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory), &running));
     recorded?;
     Ok(Claim { record: running, workspace: Prepared::Made, claimed })
 }

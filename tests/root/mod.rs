@@ -29,6 +29,9 @@ mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
+mod recovery;
+mod revive;
+mod signals;
 mod sleep;
 mod streams;
 mod terminal;
@@ -73,6 +76,9 @@ pub(crate) fn all() -> Vec<Test> {
         gvisor::TESTS,
         privileges::TESTS,
         hosts::TESTS,
+        signals::TESTS,
+        revive::TESTS,
+        recovery::TESTS,
         crash::TESTS,
     ]
     .concat()

@@ -320,7 +320,8 @@ pub(super) fn anybody() {
     for (round, (moment, victim)) in moments.zip(Victim::ALL.into_iter().cycle()).enumerate() {
         let what = format!("round {round}, {victim:?} at {}", moment.unwrap_or("random"));
         if moment.is_some() || server.has("FAILPOINTS") {
-            server.signal("USR2");
+            let daemon = children(&server.pid().to_string()).into_iter().find(|pid| has_word(pid, "serve"));
+            server.part(&daemon.unwrap());
             server.unset("FAILPOINTS");
             if let Some(point) = moment {
                 // It takes its time there, once, and goes on.
