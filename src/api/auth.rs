@@ -1,6 +1,7 @@
 //! Who may use the API.
 
 use std::io::{self, Read as _};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
@@ -17,9 +18,13 @@ const KEY_PROTOCOL: &str = "bearer.";
 /// What can be asked without a key.
 const OPEN: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
 
+/// The keys that hold now; cheap to clone, and all clones see them exchanged.
+#[derive(Debug, Clone)]
+pub struct Auth(Arc<RwLock<Keys>>);
+
 /// The keys, as digests: what is compared says nothing about what was sent.
 #[derive(Debug)]
-pub struct Auth {
+struct Keys {
     keys: Vec<Key>,
     /// What anybody may do, when no key is needed.
     anybody: Option<Pass>,
@@ -60,12 +65,34 @@ impl Pass {
 impl Auth {
     /// Takes keys and what each may do; `anybody`: no key is needed for that.
     pub fn new(keys: &[(&str, Pass)], anybody: Option<Pass>) -> Self {
-        let keys = keys.iter().map(|&(key, pass)| Key { digest: digest(key.as_bytes()), pass }).collect();
-        Self { keys, anybody }
+        Self(Arc::new(RwLock::new(Keys::new(keys, anybody))))
+    }
+
+    /// Exchanges all keys for others; requests that have passed go on.
+    pub fn replace(&self, keys: &[(&str, Pass)], anybody: Option<Pass>) {
+        let keys = Keys::new(keys, anybody);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// Says whether a request may pass, and what it may do then.
     pub(super) fn admits(&self, path: &str, headers: &HeaderMap) -> Option<Pass> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).admits(path, headers)
+    }
+
+    /// Says whether a request passes without a known key to what is not open to all. A page of somebody else can
+    /// make a browser send such a request.
+    pub(super) fn admits_anybody(&self, path: &str, headers: &HeaderMap) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).admits_anybody(path, headers)
+    }
+}
+
+impl Keys {
+    fn new(keys: &[(&str, Pass)], anybody: Option<Pass>) -> Self {
+        let keys = keys.iter().map(|&(key, pass)| Key { digest: digest(key.as_bytes()), pass }).collect();
+        Self { keys, anybody }
+    }
+
+    fn admits(&self, path: &str, headers: &HeaderMap) -> Option<Pass> {
         if self.anybody.is_some() {
             return self.anybody;
         }
@@ -75,9 +102,7 @@ impl Auth {
         self.known(headers)
     }
 
-    /// Says whether a request passes though it has no key and what it asks for is not open to all: anybody can send
-    /// such a request, a page of somebody else's too.
-    pub(super) fn admits_anybody(&self, path: &str, headers: &HeaderMap) -> bool {
+    fn admits_anybody(&self, path: &str, headers: &HeaderMap) -> bool {
         self.anybody.is_some() && !OPEN.contains(&path) && self.known(headers).is_none()
     }
 
@@ -135,12 +160,27 @@ mod tests {
         Auth::new(keys, None)
     }
 
+    fn knows(auth: &Auth, key: &str) -> Option<Pass> {
+        auth.0.read().unwrap().knows(key)
+    }
+
+    #[test]
+    fn keys_are_exchanged_for_whoever_holds_a_clone() {
+        let auth = auth(&[("0123456789abcdef", WEAK), ("stays0123456789a", WEAK)]);
+        let held = auth.clone();
+        auth.replace(&[("stays0123456789a", STRONG), ("fedcba9876543210", WEAK)], None);
+        let known = ["0123456789abcdef", "stays0123456789a", "fedcba9876543210"].map(|key| knows(&held, key));
+        assert_eq!(known, [None, Some(STRONG), Some(WEAK)]);
+        auth.replace(&[], Some(STRONG));
+        assert_eq!(held.admits("/sandboxes", &HeaderMap::new()), Some(STRONG));
+    }
+
     #[test]
     fn a_key_brings_what_it_may_do() {
         let auth = auth(&[("0123456789abcdef", WEAK), ("fedcba9876543210", STRONG)]);
-        assert_eq!(auth.knows("0123456789abcdef"), Some(WEAK));
-        assert_eq!(auth.knows("fedcba9876543210"), Some(STRONG));
-        assert_eq!(auth.knows(""), None);
+        assert_eq!(knows(&auth, "0123456789abcdef"), Some(WEAK));
+        assert_eq!(knows(&auth, "fedcba9876543210"), Some(STRONG));
+        assert_eq!(knows(&auth, ""), None);
         let open = Auth::new(&[("0123456789abcdef", WEAK)], Some(STRONG));
         assert_eq!(open.admits("/sandboxes", &HeaderMap::new()), Some(STRONG));
         let mut headers = HeaderMap::new();

@@ -306,7 +306,11 @@ pub(super) fn event(event: &Event) -> wire::EventData {
     };
     match &event.what {
         What::Created => {}
-        What::Running(why) | What::Paused(why) | What::Stopped(why) => data.reason = Some(why.as_str()),
+        What::Running(why) | What::Paused(why) => data.reason = Some(why.as_str()),
+        What::Stopped(why, message) => {
+            data.reason = Some(why.as_str());
+            data.message.clone_from(message);
+        }
         What::Deleted { purged } => data.purged = Some(*purged),
         What::Oom { killed, memory: usage } => {
             data.killed = Some(*killed);

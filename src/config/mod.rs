@@ -4,6 +4,7 @@
 //! `SANDBOXD_IDLE_THRESHOLD_SECONDS` in the environment. The later source wins. Everything that is
 //! wrong is reported at once.
 
+mod env_file;
 mod parse;
 mod settings;
 mod source;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::model::{ByteSize, IdBase, Isolation};
 use crate::network::Pool;
 
+pub use env_file::with_env_file;
 pub use settings::{SETTINGS, Setting};
 pub use source::{Sources, collect, default_file};
 

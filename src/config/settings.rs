@@ -26,7 +26,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "backup_interval_seconds",
         "60",
-        "how often the database is copied to a file beside it (.backup) while it changes, which takes its place if it is damaged; 0: never",
+        "how often the database is copied to a file beside it (.backup; earlier copies of an hour and a day are .backup.1 and .backup.2) while it changes, which takes its place if it is damaged, gone or older than it must be; 0: never",
     ),
     setting(
         "rootfs",
@@ -138,7 +138,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "mem_emergency_pct",
         "5",
-        "with less, sandboxes are stopped: those used longest ago first, always_on ones and those in use last",
+        "with less, sandboxes are stopped one by one: what frees most for least harm first (idle before in use, and not what frees next to nothing), always_on ones last",
     ),
     setting(
         "mem_pressure_pct",
@@ -327,7 +327,8 @@ pub(super) fn variable(name: &str) -> String {
 pub(super) fn table() -> String {
     let mut text = String::from(
         "# Settings\n\nIn a TOML file (`--config`, `SANDBOXD_CONFIG`, or `/etc/sandboxd/config.toml`), in the environment, or by\n\
-         `--set name=value`; the later of these wins. Durations are seconds, or `30s`, `5m`, `2h`; sizes are bytes, or `512M`, `4G`.\n\
+         `--set name=value`; the later of these wins. `SANDBOXD_ENV_FILE` names a file of variables (default, if it is there:\n\
+         `/etc/sandboxed/sandboxd.env`), which win over those of the environment. It is read again on HUP, for the keys and what they may do. Durations are seconds, or `30s`, `5m`, `2h`; sizes are bytes, or `512M`, `4G`.\n\
          `sandboxd check-config` prints them all with their values. This page is made from the code.\n\n\
          | name | environment | default | meaning |\n| --- | --- | --- | --- |\n",
     );

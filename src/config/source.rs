@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::ConfigError;
 use super::settings::{FORMER, SETTINGS, variable};
+use super::{ConfigError, env_file};
 
 /// Names of the environment that are for the programs that use a server: whoever has set them for
 /// `sandboxctl` may start a server too.
@@ -50,7 +50,8 @@ pub fn collect(
         let former = name.strip_prefix("SANDBOXD_").map(str::to_ascii_lowercase);
         match (known, former) {
             (Some(setting), _) => sources.set(setting.name, text, name.clone()),
-            (None, Some(rest)) if rest == "config" || rest.starts_with("test_") => {}
+            (None, Some(rest)) if rest == "config" || name == env_file::NAME || rest.starts_with("test_") => {
+            }
             (None, Some(rest)) if OF_CLIENTS.contains(&rest.as_str()) => {}
             (None, Some(rest)) if FORMER.contains(&rest.as_str()) => sources.ignored.push(rest),
             (None, Some(rest)) => sources.warnings.push(unknown(&rest, name)),

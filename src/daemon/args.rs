@@ -28,8 +28,8 @@ pub(super) struct Args {
 const AFTER_HELP: &str = "Every setting can be given in the file, as an environment variable (SANDBOXD_<NAME>), or by --set.\n\
 `sandboxd check-config` prints them all with their values.\n\n\
 Exit codes: 0 ended as asked; 1 `check` or `health` found a fault; 64 wrong usage;\n\
-69 something needed is missing (rootfs, port, lock, for `health` the server);\n\
-70 internal error; 75 try again later (disk full); 77 no permission (not root, no cgroup); 78 wrong configuration; 79 isolation is weaker than require_isolation allows.";
+69 something needed is missing (rootfs, port, lock, a record that can be used, for `health` the server);\n\
+70 internal error; 75 try again later (disk full or failing, another program holds the database); 77 no permission (not root, no cgroup); 78 wrong configuration; 79 isolation is weaker than require_isolation allows.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -13,11 +13,12 @@ pub(super) enum Exit {
     Failure,
     /// The command line is wrong (`EX_USAGE`).
     Usage,
-    /// Something that is needed is not there: the rootfs, a port, another daemon's lock (`EX_UNAVAILABLE`).
+    /// Something that is needed is not there: the rootfs, a port, another daemon's lock, a record that can be used
+    /// (`EX_UNAVAILABLE`).
     Unavailable,
     /// A bug, or an error of the system that has no remedy here (`EX_SOFTWARE`).
     Software,
-    /// Try again later: a disk is full or cannot be written (`EX_TEMPFAIL`).
+    /// Try again later: the disk is full or fails, or another program holds the database (`EX_TEMPFAIL`).
     TryAgain,
     /// No right to do it: not root, no cgroup to write (`EX_NOPERM`).
     Permission,

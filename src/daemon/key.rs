@@ -41,10 +41,18 @@ pub(super) struct Key {
 /// Reads the key, or makes one.
 pub(super) fn load_or_make(data_dir: &Path) -> Result<Key, KeyError> {
     let path = data_dir.join(FILE);
+    match read_again(data_dir) {
+        Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => make(path),
+        found => found,
+    }
+}
+
+/// Reads the key, which is not made if it is not there.
+pub(super) fn read_again(data_dir: &Path) -> Result<Key, KeyError> {
+    let path = data_dir.join(FILE);
     match fs::metadata(&path) {
         Ok(metadata) if metadata.mode() & 0o077 != 0 => Err(KeyError::Open(path)),
         Ok(_) => read(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
         Err(source) => Err(KeyError::File { action: "look at", path, source }),
     }
 }

@@ -9,6 +9,7 @@ mod key;
 mod lock;
 mod memory;
 mod record;
+mod reload;
 mod rootfs;
 mod serve;
 mod supervise;

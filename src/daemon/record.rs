@@ -1,11 +1,14 @@
 //! `sandboxd backup` and `sandboxd restore`.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, say};
 use super::{lock, serve};
 use crate::config::Config;
-use crate::metadata;
+use crate::metadata::{self, Evidence, MetadataError};
+use crate::sandbox;
+use crate::storage;
 
 /// Copies the record; the daemon may run.
 pub(super) fn backup(flags: &[(String, String)], target: &Path) -> Exit {
@@ -18,8 +21,7 @@ pub(super) fn backup(flags: &[(String, String)], target: &Path) -> Exit {
             say(&format!("copied {} to {}", config.database.display(), target.display()));
             Exit::Success
         }
-        Err(error) if error.is_full() => Exit::TryAgain.because(&error, "free space and try again"),
-        Err(error) => Exit::Unavailable.because(&error, ""),
+        Err(error) => because(&error),
     }
 }
 
@@ -36,7 +38,11 @@ pub(super) fn restore(flags: &[(String, String)], from: &Path) -> Exit {
         Ok(lock) => lock,
         Err(error) => return Exit::Unavailable.because(&error, "end it first"),
     };
-    match metadata::restore(&config.database, from) {
+    let evidence = match evidence(&config) {
+        Ok(evidence) => evidence,
+        Err(error) => return Exit::TryAgain.because(&error, "see data_dir"),
+    };
+    match metadata::restore(&config.database, from, &evidence) {
         Ok(kept) => {
             if let Some(kept) = kept {
                 say(&format!("the record that was there is kept as {}", kept.display()));
@@ -44,8 +50,44 @@ pub(super) fn restore(flags: &[(String, String)], from: &Path) -> Exit {
             say(&format!("the next start uses the record of {}", from.display()));
             Exit::Success
         }
-        Err(error) => Exit::Unavailable.because(&error, ""),
+        Err(error) => because(&error),
     }
+}
+
+/// Says why the record cannot be used, and what helps.
+pub(super) fn because(error: &MetadataError) -> Exit {
+    let (exit, remedy) = if error.is_full() {
+        (Exit::TryAgain, "free space and try again")
+    } else if error.is_busy() {
+        (
+            Exit::TryAgain,
+            "end the program that holds the database (`fuser` names it) and try again; nothing was changed",
+        )
+    } else if error.is_unwritable() {
+        (
+            Exit::TryAgain,
+            "the disk of data_dir cannot be read or written: see to it and try again; nothing was changed",
+        )
+    } else {
+        (Exit::Unavailable, "")
+    };
+    exit.because(error, remedy)
+}
+
+/// An evidence that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("list the workspaces in {path}")]
+pub(super) struct Unlisted {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// What else than the record there is of sandboxes.
+pub(super) fn evidence(config: &Config) -> Result<Evidence, Unlisted> {
+    let path = &config.data_dir;
+    let workspaces = storage::known_workspaces(path);
+    let workspaces = workspaces.map_err(|source| Unlisted { path: path.clone(), source })?;
+    Ok(Evidence { workspaces, notes: sandbox::notes(&config.run_dir) })
 }
 
 fn config(flags: &[(String, String)]) -> Result<Config, Exit> {

@@ -20,11 +20,13 @@ use super::isolation;
 use super::key;
 use super::lock;
 use super::memory;
+use super::record;
+use super::reload::Reload;
 use super::rootfs;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
-use crate::metadata::{self, Contents, Metadata};
+use crate::metadata::{self, Contents, Metadata, Recovered};
 use crate::model::{Finding, Limits};
 use crate::network::dns::{self, DnsSockets};
 use crate::network::{self, Network};
@@ -70,6 +72,7 @@ pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigEr
     let env = std::env::vars_os()
         .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
         .collect();
+    let env = crate::config::with_env_file(env)?;
     let sources: Sources = crate::config::collect(flags, &env, Some(&crate::config::default_file()))?;
     Config::parse(&sources)
 }
@@ -111,7 +114,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     match runtime {
         Ok(runtime) => {
             keep_threads(&runtime);
-            runtime.block_on(serve(config))
+            runtime.block_on(serve(config, flags))
         }
         Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
     }
@@ -144,7 +147,7 @@ pub(super) fn launcher(init: PathBuf, writable: Vec<PathBuf>) -> Exit {
     }
 }
 
-async fn serve(mut config: Config) -> Exit {
+async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
     if !config.ignored.is_empty() {
         let names = config.ignored.join(", ");
         tracing::warn!(names, "settings of the compatible product have no meaning here and are ignored");
@@ -174,6 +177,11 @@ async fn serve(mut config: Config) -> Exit {
     };
     // This daemon may have been killed while the disk was full.
     Storage::make_room(&config.data_dir);
+    // From here on HUP ends nothing, also while the daemon starts.
+    let hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return Exit::Software.because(&error, "signals cannot be received"),
+    };
     // Bound first: a port that is taken must be known before anything is made.
     let listeners = tokio::try_join!(listen(config.api_addr), listen(config.preview_addr));
     let (api_listener, preview_listener) = match listeners {
@@ -183,36 +191,48 @@ async fn serve(mut config: Config) -> Exit {
             return Exit::Unavailable.because(&error, remedy);
         }
     };
-    let opened = Metadata::open(&metadata::Config {
-        path: config.database.clone(),
-        backup_interval: config.backup_interval,
-    });
-    let (metadata, contents) = match opened {
+    let evidence = match record::evidence(&config) {
+        Ok(evidence) => evidence,
+        Err(error) => return Exit::TryAgain.because(&error, "see data_dir"),
+    };
+    let metadata_config =
+        metadata::Config { path: config.database.clone(), backup_interval: config.backup_interval };
+    let (metadata, contents) = match Metadata::open(&metadata_config, &evidence) {
         Ok(opened) => opened,
-        Err(error) if error.is_full() => {
-            return Exit::TryAgain.because(&error, "free space and start again");
-        }
-        Err(error) if error.is_unwritable() => {
-            return Exit::TryAgain.because(&error, "make the disk of data_dir writable and start again");
-        }
-        Err(error) => return Exit::Unavailable.because(&error, ""),
+        Err(error) => return record::because(&error),
     };
     if let Some(recovered) = &contents.recovered {
-        let age = recovered.age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
-        tracing::error!(
-            problem = recovered.problem, kept_as = %recovered.kept_as.display(), age,
-            "THE RECORD WAS DAMAGED: its last good copy is used, and what happened since that was made is not known"
-        );
+        tell_recovered(recovered);
     }
     // Nobody is served yet who could wait for it.
     config.rootfs = rootfs::place(&config);
     let code = match build(&config, metadata.clone(), contents).await {
-        Ok(app) => app.run(&config, api_listener, preview_listener).await,
+        Ok(app) => {
+            let reload = Reload { flags, running: &config, auth: app.auth.clone(), hangup };
+            app.run(&config, api_listener, preview_listener, reload).await
+        }
         Err(exit) => exit,
     };
     metadata.close();
     drop(lock);
     code
+}
+
+/// Says as loudly as it can what has become of the record.
+fn tell_recovered(recovered: &Recovered) {
+    let Recovered { problem, kept_as, age, restored, unknown } = recovered;
+    let age = age.map_or_else(|| "unknown".to_owned(), |age| format!("{} s", age.as_secs()));
+    let kept_as = kept_as.as_ref().map(|path| path.display().to_string());
+    tracing::error!(
+        problem,
+        kept_as,
+        age,
+        restored,
+        "THE RECORD WAS DAMAGED: the last good one is used, and what happened since that was made is not known, but for what runs"
+    );
+    for id in unknown {
+        tracing::error!(%id, "a workspace has lost its record: it is a stopped sandbox of nobody from now on");
+    }
 }
 
 struct App {
@@ -274,7 +294,13 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
 }
 
 impl App {
-    async fn run(self, config: &Config, api_listener: TcpListener, preview_listener: TcpListener) -> Exit {
+    async fn run(
+        self,
+        config: &Config,
+        api_listener: TcpListener,
+        preview_listener: TcpListener,
+        mut reload: Reload<'_>,
+    ) -> Exit {
         let ending = CancellationToken::new();
         let api_config = api::Config {
             auth: self.auth,
@@ -311,7 +337,11 @@ impl App {
         parts.spawn(dns::serve(self.dns, ending.clone()));
         tracing::info!(api = %config.api_addr, previews = %config.preview_addr, version = env!("CARGO_PKG_VERSION"), "ready");
 
-        let how = match wait_for_signal().await {
+        let how = tokio::select! {
+            how = wait_for_signal() => how,
+            never = reload.watch() => match never {},
+        };
+        let how = match how {
             Ok(how) => how,
             Err(error) => return Exit::Software.because(&error, "signals cannot be received"),
         };
@@ -392,14 +422,20 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
             "AUTHENTICATION IS OFF: anybody who reaches the API rules every sandbox (SANDBOXD_API_AUTH_DISABLED)"
         );
     }
+    let (keys, anybody) = keys(config, &key.text);
+    Ok(Auth::new(&keys, anybody))
+}
+
+/// The keys of the settings beside the server's own, what each may do, and what anybody may without one.
+pub(super) fn keys<'a>(config: &'a Config, own: &'a str) -> (Vec<(&'a str, Pass)>, Option<Pass>) {
     let pass_of = |name: &str| {
         let own = config.token_min_isolation.iter().find(|(key, _)| key == name);
         Pass { min_isolation: own.map_or(config.min_isolation, |(_, minimum)| *minimum) }
     };
-    let own = std::iter::once((key.text.as_str(), pass_of(OWN_KEY)));
+    let own = std::iter::once((own, pass_of(OWN_KEY)));
     let named = config.api_tokens.iter().map(|(name, secret)| (secret.reveal(), pass_of(name)));
     let anybody = config.api_auth_disabled.then_some(Pass { min_isolation: config.min_isolation });
-    Ok(Auth::new(&own.chain(named).collect::<Vec<_>>(), anybody))
+    (own.chain(named).collect(), anybody)
 }
 
 /// The hard limits that bind this process, and so everything that it starts.
@@ -430,10 +466,10 @@ async fn listen(addr: SocketAddr) -> Result<TcpListener, Unheard> {
 async fn wait_for_signal() -> io::Result<Ending> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut handover = signal(SignalKind::user_defined2())?;
     Ok(tokio::select! {
         _ = terminate.recv() => Ending::ShutDown,
         _ = interrupt.recv() => Ending::ShutDown,
-        _ = hangup.recv() => Ending::Detach,
+        _ = handover.recv() => Ending::Detach,
     })
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::exit::{Exit, complain};
 use crate::sys::process::{self, Exit as Ended, Reaped};
@@ -23,7 +23,17 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A daemon that ran for so long begins with the short pause again.
 const STEADY: Duration = Duration::from_secs(60);
 /// What the daemon is told when the supervisor is told it.
-const FORWARDED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
+const FORWARDED: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// What the daemon was told by the supervisor before it ended.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    /// TERM or INT.
+    to_end: bool,
+    /// USR2: the next daemon, maybe of a new binary, is to be started.
+    to_hand_over: bool,
+}
 
 /// Runs the daemon until it ends by itself or is told to.
 pub(super) fn run(flags: &[(String, String)]) -> Exit {
@@ -55,38 +65,80 @@ fn supervise(flags: &[(String, String)]) -> io::Result<Exit> {
         complain(&format!("sandboxd: the supervisor cannot lay down what it does not need: {error}"));
     }
     let signals = Signals::block(&[FORWARDED.as_slice(), &[Signal::SIGCHLD]].concat())?;
+    // Named now: once the binary has been replaced, /proc/self/exe names a file that is gone.
+    let program = std::env::current_exe()?;
     let mut pause = RESTART_PAUSE;
+    let mut daemon = start(&program, flags)?;
+    // Whether sandboxes of an earlier daemon may be running, for which no exit code is final: they would end with the image.
+    let mut is_follower = false;
     loop {
         let begun = Instant::now();
-        let daemon = start(flags)?;
         let pid = i32::try_from(daemon.id()).unwrap_or_default();
-        let (ended, told_to_end) = wait(&signals, pid)?;
-        if told_to_end {
+        let (ended, told) = wait(&signals, pid)?;
+        if told.to_end {
             return Ok(if ended == Ended::Code(0) { Exit::Success } else { Exit::Software });
         }
-        match ended {
-            // It ended by itself and said why: it would do so again.
-            Ended::Code(0) => return Ok(Exit::Success),
-            Ended::Code(code) if code == i32::from(Exit::Config.code()) => return Ok(Exit::Config),
-            Ended::Code(code) if code == i32::from(Exit::Isolation.code()) => return Ok(Exit::Isolation),
-            Ended::Code(code) if code == i32::from(Exit::Permission.code()) => return Ok(Exit::Permission),
-            Ended::Code(code) if code == i32::from(Exit::Unavailable.code()) => return Ok(Exit::Unavailable),
-            Ended::Code(_) | Ended::Signal(_) => {}
+        let is_steady = begun.elapsed() >= STEADY;
+        let hands_over = told.to_hand_over && ended == Ended::Code(0);
+        if let Some(exit) = final_exit(ended).filter(|exit| {
+            let is_asked = *exit == Exit::Success && !hands_over;
+            is_asked || (*exit != Exit::Success && (!is_follower || is_steady))
+        }) {
+            return Ok(exit);
         }
-        if begun.elapsed() >= STEADY {
+        if is_steady || hands_over {
             pause = RESTART_PAUSE;
         }
-        complain(&format!(
-            "sandboxd: the daemon has died ({ended:?}); it is started again in {} ms",
-            pause.as_millis()
-        ));
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        is_follower = true;
+        if hands_over {
+            complain("sandboxd: the daemon has handed over; the next one is started");
+        } else {
+            complain(&format!(
+                "sandboxd: the daemon has died ({ended:?}); it is started again in {} ms",
+                pause.as_millis()
+            ));
+            if is_told_to_end(&signals, pause)? {
+                return Ok(Exit::Software);
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        }
+        daemon = loop {
+            match start(&program, flags) {
+                Ok(daemon) => break daemon,
+                // While a binary is being replaced there may be none, or one that is not whole.
+                Err(error) => complain(&format!("sandboxd: failed to start {}: {error}", program.display())),
+            }
+            if is_told_to_end(&signals, pause)? {
+                return Ok(Exit::Software);
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        };
     }
 }
 
-fn start(flags: &[(String, String)]) -> io::Result<Child> {
-    let mut command = process::command(std::env::current_exe()?);
+/// The exit codes after which a daemon is not started again: it ended by itself and said why, and would do so again.
+fn final_exit(ended: Ended) -> Option<Exit> {
+    let finals = [Exit::Success, Exit::Config, Exit::Isolation, Exit::Permission, Exit::Unavailable];
+    finals.into_iter().find(|exit| ended == Ended::Code(i32::from(exit.code())))
+}
+
+/// Reaps for the length of a pause; true as soon as the supervisor is told to end.
+fn is_told_to_end(signals: &Signals, pause: Duration) -> io::Result<bool> {
+    let end = Instant::now() + pause;
+    loop {
+        while let Reaped::Child { .. } = process::reap()? {}
+        let Some(left) = end.checked_duration_since(Instant::now()) else { return Ok(false) };
+        poll(signals, Some(left))?;
+        while let Some(signal) = signals.take()? {
+            if is_end(signal) {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+fn start(program: &Path, flags: &[(String, String)]) -> io::Result<Child> {
+    let mut command = process::command(program);
     // The daemon's settings are in the environment.
     command.envs(std::env::vars_os()).arg("serve");
     for (name, value) in flags {
@@ -100,26 +152,37 @@ fn start(flags: &[(String, String)]) -> io::Result<Child> {
     signal::with_none_blocked(|| command.spawn())
 }
 
-/// Forwards and reaps until the daemon has ended; says how, and whether it was told to.
-fn wait(signals: &Signals, daemon: i32) -> io::Result<(Ended, bool)> {
-    let mut told_to_end = false;
+/// Forwards and reaps until the daemon has ended; says how, and what it was told.
+fn wait(signals: &Signals, daemon: i32) -> io::Result<(Ended, Told)> {
+    let mut told = Told::default();
     loop {
         // First, since a SIGCHLD may have been lost while the daemon was being started.
         while let Reaped::Child { pid, exit } = process::reap()? {
             if pid == daemon {
-                return Ok((exit, told_to_end));
+                return Ok((exit, told));
             }
         }
-        let mut polled = [PollFd::new(signals, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        poll(signals, None)?;
         while let Some(signal) = signals.take()? {
             if FORWARDED.contains(&signal) {
-                told_to_end |= matches!(signal, Signal::SIGTERM | Signal::SIGINT);
+                told.to_end |= is_end(signal);
+                told.to_hand_over |= signal == Signal::SIGUSR2;
                 process::kill_child(daemon, signal)?;
             }
         }
+    }
+}
+
+fn is_end(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGTERM | Signal::SIGINT)
+}
+
+/// Waits for a signal, or until the time is over.
+fn poll(signals: &Signals, limit: Option<Duration>) -> io::Result<()> {
+    let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    let mut polled = [PollFd::new(signals, PollFlags::IN)];
+    match rustix::event::poll(&mut polled, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }

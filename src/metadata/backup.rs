@@ -9,34 +9,44 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{MetadataError, schema};
+use super::mark::{self, Mark};
+use super::recover::Evidence;
+use super::{MetadataError, recover, rows, schema};
+use crate::model::SandboxId;
 
 /// What SQLite keeps beside a database.
-const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+pub(super) const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
+/// The copies, the latest first; the others are at least so old when they are replaced.
+const COPIES: [&str; 3] = [".backup", ".backup.1", ".backup.2"];
+const AGES: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(86_400)];
 
 /// Makes the copy beside the database whenever it has changed and some time has passed.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    target: PathBuf,
+    database: PathBuf,
     interval: Duration,
     is_changed: bool,
     last: Option<Instant>,
 }
 
-/// A damaged record that was replaced by the copy beside it.
+/// What was done about a record that was damaged, gone, or older than it must be.
 #[derive(Debug, Clone)]
 pub struct Recovered {
     pub problem: String,
-    /// Where the damaged one is kept.
-    pub kept_as: PathBuf,
-    /// How old the copy was: what happened since is not in it.
+    /// Where the one that was replaced is kept; `None`: it was the newest that there was.
+    pub kept_as: Option<PathBuf>,
+    /// How old the one is that is used: what happened since is not in it.
     pub age: Option<Duration>,
+    /// How many records were restored from the notes of what runs.
+    pub restored: usize,
+    /// Workspaces whose records are lost.
+    pub unknown: Vec<SandboxId>,
 }
 
 impl Keeper {
     /// Keeps no copy when the interval is zero.
     pub(super) fn new(database: &Path, interval: Duration) -> Self {
-        Self { target: beside(database, ".backup"), interval, is_changed: true, last: None }
+        Self { database: database.to_owned(), interval, is_changed: true, last: None }
     }
 
     pub(super) fn changed(&mut self) {
@@ -51,7 +61,7 @@ impl Keeper {
 
     pub(super) fn make(&mut self, connection: &Connection) {
         self.last = Some(Instant::now());
-        match copy(connection, &self.target) {
+        match copy_in_generations(connection, &self.database) {
             Ok(()) => self.is_changed = false,
             // The record itself goes on, and the last copy stays; it is tried again.
             Err(error) => {
@@ -62,8 +72,37 @@ impl Keeper {
     }
 }
 
+/// Makes the latest copy, and keeps some of the earlier ones. One that holds nothing never takes the place of one that
+/// holds something: that moves on.
+fn copy_in_generations(connection: &Connection, database: &Path) -> Result<(), MetadataError> {
+    let [latest, older, oldest] = COPIES.map(|suffix| beside(database, suffix));
+    let new = write_copy(connection, &latest)?;
+    let failed = |source| MetadataError::Copy { path: older.clone(), source };
+    let is_full = |path: &Path| holds_something(path).unwrap_or(false);
+    let is_due = |path: &Path, age| age_of(path).is_none_or(|since| since >= age);
+    let loses = !is_full(&new) && is_full(&latest);
+    if is_full(&latest) && (loses || is_due(&older, AGES[0])) {
+        if is_full(&older) && is_due(&oldest, AGES[1]) {
+            fs::rename(&older, &oldest).map_err(failed)?;
+        }
+        fs::rename(&latest, &older).map_err(failed)?;
+    }
+    settle(&new, &latest).map_err(|source| MetadataError::Copy { path: latest.clone(), source })
+}
+
+fn holds_something(path: &Path) -> rusqlite::Result<bool> {
+    let connection = Connection::open_with_flags(path, READ_ONLY)?;
+    rows::holds_nothing(&connection).map(|nothing| !nothing)
+}
+
 /// Copies a database that may be in use into one file, which is there as a whole or not at all.
 pub(super) fn copy(connection: &Connection, target: &Path) -> Result<(), MetadataError> {
+    let new = write_copy(connection, target)?;
+    settle(&new, target).map_err(|source| MetadataError::Copy { path: target.to_owned(), source })
+}
+
+/// Writes the copy under another name, which is returned.
+fn write_copy(connection: &Connection, target: &Path) -> Result<PathBuf, MetadataError> {
     let new = beside(target, ".new");
     let failed = |source| MetadataError::Copy { path: target.to_owned(), source };
     remove(&new).map_err(failed)?;
@@ -71,7 +110,7 @@ pub(super) fn copy(connection: &Connection, target: &Path) -> Result<(), Metadat
     File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
     let name = new.to_str().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
     connection.execute("VACUUM INTO ?1", [name]).map_err(super::writer::classify)?;
-    settle(&new, target).map_err(failed)
+    Ok(new)
 }
 
 /// `sandboxd backup`: copies the record of a daemon that may be running.
@@ -79,41 +118,42 @@ pub(super) fn copy(connection: &Connection, target: &Path) -> Result<(), Metadat
 /// # Errors
 /// There is none, it is damaged, or the copy cannot be written.
 pub fn save(database: &Path, target: &Path) -> Result<(), MetadataError> {
-    let connection = schema::inspect(database)?;
+    let connection = recover::patiently(database, schema::inspect)?;
     copy(&connection, target)
 }
 
-/// `sandboxd restore`: puts a copy in the place of the record, which is kept beside it; returns its new name.
+/// `sandboxd restore`: puts a copy in the place of the record, which is kept beside it; returns its new name. From then
+/// on the copy counts as newer than everything that is known of the record.
 ///
 /// # Errors
 /// The copy is damaged, foreign or newer, or the files cannot be written.
-pub fn restore(database: &Path, from: &Path) -> Result<Option<PathBuf>, MetadataError> {
-    drop(schema::inspect(from)?);
-    let kept = if database.exists() { Some(set_aside(database, "replaced")?) } else { None };
+pub fn restore(database: &Path, from: &Path, evidence: &Evidence) -> Result<Option<PathBuf>, MetadataError> {
+    let connection = recover::patiently(from, schema::inspect)?;
+    let own = rows::stamp(&connection).map_err(super::writer::classify)?;
+    drop(connection);
+    let stamp = recover::stamp_for(database, evidence, own)?;
+    let has_any = BESIDE.iter().any(|suffix| beside(database, suffix).exists());
+    let kept = if has_any { Some(set_aside(database, "replaced")?) } else { None };
     take(from, database)?;
+    let connection = schema::open(database)?;
+    let stamp = rows::stamped(&connection, stamp)?;
+    connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").map_err(super::writer::classify)?;
+    Mark::make(&mark::path_of(database), stamp).map_err(MetadataError::File)?;
     Ok(kept)
 }
 
-/// Opens the database; one that is damaged is kept aside, and the copy beside it is taken, if that is sound.
-pub(super) fn open(path: &Path) -> Result<(Connection, Option<Recovered>), MetadataError> {
-    let damaged = match schema::open(path) {
-        Ok(connection) => return Ok((connection, None)),
-        Err(error @ MetadataError::Damaged { .. }) => error,
-        Err(error) => return Err(error),
-    };
-    let backup = beside(path, ".backup");
-    if schema::inspect(&backup).is_err() {
-        return Err(damaged);
-    }
-    let age = fs::metadata(&backup).ok().and_then(|m| m.modified().ok()?.elapsed().ok());
-    let kept_as = set_aside(path, "damaged")?;
-    take(&backup, path)?;
-    let problem = damaged.to_string();
-    Ok((schema::open(path)?, Some(Recovered { problem, kept_as, age })))
+/// The copies beside a database, the latest first.
+pub(super) fn copies_of(database: &Path) -> Vec<PathBuf> {
+    COPIES.iter().map(|suffix| beside(database, suffix)).filter(|path| path.exists()).collect()
+}
+
+/// For how long a file has been as it is.
+pub(super) fn age_of(path: &Path) -> Option<Duration> {
+    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
 /// Renames a database and what belongs to it.
-fn set_aside(database: &Path, why: &str) -> Result<PathBuf, MetadataError> {
+pub(super) fn set_aside(database: &Path, why: &str) -> Result<PathBuf, MetadataError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let kept = beside(database, &format!(".{why}-{now}"));
     for suffix in BESIDE {
@@ -129,7 +169,7 @@ fn set_aside(database: &Path, why: &str) -> Result<PathBuf, MetadataError> {
 }
 
 /// Puts a copy of a file in the place of a database that has been set aside.
-fn take(from: &Path, database: &Path) -> Result<(), MetadataError> {
+pub(super) fn take(from: &Path, database: &Path) -> Result<(), MetadataError> {
     let failed = |source| MetadataError::Copy { path: database.to_owned(), source };
     let new = beside(database, ".new");
     remove(&new).map_err(failed)?;
@@ -156,7 +196,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)

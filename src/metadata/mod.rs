@@ -8,23 +8,34 @@
 //! fsync. Whoever writes says what the record has to survive: the daemon's death only, or a power loss.
 
 mod backup;
+#[cfg(test)]
+mod combinations;
+mod mark;
+mod note;
+mod recover;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::{Connection, ErrorCode};
+
 use crate::model::{External, Record, SandboxId};
 
+use mark::Mark;
 use writer::Job;
 
 pub use backup::{Recovered, restore, save};
+pub use recover::Evidence;
 
 /// How far the numbers of events jump when a copy of unknown age is used.
 const EVENTS_LEAP: u64 = 1_000_000;
@@ -56,6 +67,18 @@ pub enum MetadataError {
         "use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes"
     )]
     Unusable { path: PathBuf, problem: String },
+    #[error(
+        "use the database {path}: {problem}; {workspaces} workspaces would be without their records. Put back a copy by `sandboxd restore`, or move the workspaces away to start without them"
+    )]
+    Lost { path: PathBuf, problem: String, workspaces: usize },
+    #[error("read the database {path}")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("note the record of what runs")]
+    Note(#[source] rusqlite::Error),
     #[error("use the database: it was written by a newer version (schema {found}, this one knows {known})")]
     Newer { found: i64, known: i64 },
     #[error("read the record of {id}: {problem}")]
@@ -118,6 +141,15 @@ pub type Step = Box<dyn FnOnce() -> bool + Send>;
 pub struct Metadata {
     queue: SyncSender<Job>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    notes: Arc<Notes>,
+}
+
+/// What notes are written with.
+#[derive(Debug)]
+struct Notes {
+    identity: i64,
+    generation: Arc<AtomicU64>,
+    scratch: Mutex<Connection>,
 }
 
 /// Everything that the database holds.
@@ -127,54 +159,89 @@ pub struct Contents {
     pub retired: Vec<Retired>,
     /// The highest number of an event that may have been given out.
     pub events_given_out: u64,
-    /// Set when a copy had to take the place of a damaged database.
+    /// Set when the database was damaged, gone or older than it must be.
     pub recovered: Option<Recovered>,
 }
 
 impl MetadataError {
     /// Says whether another program is in the way.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy(_))
+        match self {
+            Self::Busy(_) => true,
+            Self::Open { source, .. } => writer::is_busy(source),
+            _ => false,
+        }
     }
 
     /// Says whether the disk is full.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Full(_) => true,
-            Self::Open { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Open { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
             Self::File(source) | Self::Copy { source, .. } => {
-                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+                matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
             }
             _ => false,
         }
     }
 
-    /// Says whether the disk cannot be written, whether or not there is room.
+    /// Says whether the disk cannot be written or read, whether or not there is room.
     pub fn is_unwritable(&self) -> bool {
-        matches!(self, Self::Unwritable(_))
+        match self {
+            Self::Unwritable(_) | Self::Unreadable { .. } => true,
+            Self::Open { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly))
+            }
+            _ => false,
+        }
+    }
+
+    /// Says whether it may be otherwise in a moment, without anything having happened to the content.
+    fn is_passing(&self) -> bool {
+        self.is_busy() || self.is_unwritable()
     }
 }
 
 impl Metadata {
-    /// Opens or makes the database, brings it up to date, and reads it.
+    /// Opens or makes the database, brings it up to date, and reads it. `evidence` is what else there is of sandboxes.
     ///
     /// # Errors
-    /// It is foreign, newer, or cannot be written; or it is damaged and there is no copy. It is never replaced by
-    /// an empty one.
-    pub fn open(config: &Config) -> Result<(Self, Contents), MetadataError> {
-        let (connection, recovered) = backup::open(&config.path)?;
+    /// It is foreign, newer, held by another program, or cannot be read or written; or it is damaged, gone or older than
+    /// what is known of it, and nothing can take its place. It is never replaced by an empty one.
+    pub fn open(config: &Config, evidence: &Evidence) -> Result<(Self, Contents), MetadataError> {
+        let recover::Opened { connection, stamp, recovered } = recover::open(&config.path, evidence)?;
         let mut contents = rows::read_all(&connection)?;
         if recovered.is_some() {
             // What was given out since the copy is not known; numbers must not come twice.
             contents.events_given_out += EVENTS_LEAP;
         }
         contents.recovered = recovered;
+        let mark = Mark::make(&mark::path_of(&config.path), stamp);
+        if let Err(error) = &mark {
+            tracing::warn!(%error, "failed to make the mark beside the record");
+        }
+        let generation = Arc::new(AtomicU64::new(stamp.generation));
+        let progress = writer::Progress { mark: mark.ok(), generation: Arc::clone(&generation) };
         let keeper = backup::Keeper::new(&config.path, config.backup_interval);
         let (queue, jobs) = std::sync::mpsc::sync_channel(QUEUE);
         let builder = std::thread::Builder::new().name("metadata".to_owned());
-        let thread =
-            builder.spawn(move || writer::run(connection, &jobs, keeper)).map_err(MetadataError::File)?;
-        Ok((Self { queue, thread: Arc::new(Mutex::new(Some(thread))) }, contents))
+        let thread = builder
+            .spawn(move || writer::run(connection, &jobs, keeper, progress))
+            .map_err(MetadataError::File)?;
+        let notes =
+            Arc::new(Notes { identity: stamp.identity, generation, scratch: Mutex::new(schema::scratch()?) });
+        Ok((Self { queue, thread: Arc::new(Mutex::new(Some(thread))), notes }, contents))
+    }
+
+    /// The record of what runs as a text to be kept beside it, by which [`Self::open`] knows it again should the
+    /// database have lost it.
+    ///
+    /// # Errors
+    /// The record cannot be expressed, which no record of ours is.
+    pub fn note(&self, record: &Record) -> Result<String, MetadataError> {
+        let Notes { identity, generation, scratch } = &*self.notes;
+        let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        note::encode(&scratch, record, *identity, generation.load(Ordering::Acquire))
     }
 
     /// Inserts a record, or replaces the one of the same id.

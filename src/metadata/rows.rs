@@ -1,7 +1,9 @@
 //! Records as rows, and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Read as _;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -26,15 +28,15 @@ const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND
 pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataError> {
     let mut contents = Contents::default();
     let mut statement =
-        connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(MetadataError::Write)?;
-    let mut rows = statement.query([]).map_err(MetadataError::Write)?;
-    while let Some(row) = rows.next().map_err(MetadataError::Write)? {
+        connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(super::writer::classify)?;
+    let mut rows = statement.query([]).map_err(super::writer::classify)?;
+    while let Some(row) = rows.next().map_err(super::writer::classify)? {
         contents.records.push(parse(row)?);
     }
     let mut statement =
-        connection.prepare("SELECT * FROM retired ORDER BY id").map_err(MetadataError::Write)?;
-    let mut rows = statement.query([]).map_err(MetadataError::Write)?;
-    while let Some(row) = rows.next().map_err(MetadataError::Write)? {
+        connection.prepare("SELECT * FROM retired ORDER BY id").map_err(super::writer::classify)?;
+    let mut rows = statement.query([]).map_err(super::writer::classify)?;
+    while let Some(row) = rows.next().map_err(super::writer::classify)? {
         contents.retired.push(parse_retired(row)?);
     }
     let given_out = connection
@@ -42,7 +44,7 @@ pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataErro
     contents.events_given_out = match given_out {
         Ok(value) => u64::try_from(value).unwrap_or_default(),
         Err(rusqlite::Error::QueryReturnedNoRows) => 0,
-        Err(error) => return Err(MetadataError::Write(error)),
+        Err(error) => return Err(super::writer::classify(error)),
     };
     Ok(contents)
 }
@@ -145,6 +147,91 @@ pub(super) fn touch(connection: &Connection, times: &[(SandboxId, i64)]) -> rusq
     let mut statement =
         connection.prepare_cached("UPDATE sandboxes SET last_active_at = ?2 WHERE id = ?1")?;
     times.iter().try_for_each(|(id, time)| statement.execute((id.to_string(), time)).map(drop))
+}
+
+/// Which database it is, and how many transactions it has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Chosen by chance; 0: it has none yet.
+    pub(super) identity: i64,
+    pub(super) generation: u64,
+}
+
+/// Reads the stamp; one of an older version has none.
+pub(super) fn stamp(connection: &Connection) -> rusqlite::Result<Stamp> {
+    let has_counters = "SELECT count(*) FROM sqlite_schema WHERE name = 'counters'";
+    if connection.query_row(has_counters, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Stamp::default());
+    }
+    let counter = |name: &str| {
+        let value = "SELECT coalesce((SELECT value FROM counters WHERE name = ?1), 0)";
+        connection.query_row(value, [name], |row| row.get::<_, i64>(0))
+    };
+    Ok(Stamp {
+        identity: counter("identity")?,
+        generation: u64::try_from(counter("writes")?).unwrap_or_default(),
+    })
+}
+
+/// Writes a stamp; without an identity it gets one.
+pub(super) fn stamped(connection: &Connection, stamp: Stamp) -> Result<Stamp, MetadataError> {
+    let identity = if stamp.identity == 0 { new_identity()? } else { stamp.identity };
+    let generation = i64::try_from(stamp.generation).unwrap_or(i64::MAX);
+    let set = "INSERT OR REPLACE INTO counters VALUES ('identity', ?1), ('writes', ?2)";
+    connection.execute(set, (identity, generation)).map_err(super::writer::classify)?;
+    Ok(Stamp { identity, ..stamp })
+}
+
+/// Reads the stamp, and writes one where there is none.
+pub(super) fn identified(connection: &Connection) -> Result<Stamp, MetadataError> {
+    match stamp(connection).map_err(super::writer::classify)? {
+        stamp if stamp.identity == 0 => stamped(connection, stamp),
+        stamp => Ok(stamp),
+    }
+}
+
+/// Counts a transaction; returns its generation.
+pub(super) fn count_write(connection: &Connection) -> rusqlite::Result<u64> {
+    let count = "INSERT INTO counters VALUES ('writes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value";
+    let generation: i64 = connection.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(generation).unwrap_or_default())
+}
+
+pub(super) fn holds_nothing(connection: &Connection) -> rusqlite::Result<bool> {
+    let count = "SELECT (SELECT count(*) FROM sandboxes) + (SELECT count(*) FROM retired)";
+    Ok(connection.query_row(count, [], |row| row.get::<_, i64>(0))? == 0)
+}
+
+/// The ids of all sandboxes and of workspaces without one.
+pub(super) fn known_ids(connection: &Connection) -> rusqlite::Result<BTreeSet<SandboxId>> {
+    let mut statement = connection.prepare("SELECT id FROM sandboxes UNION SELECT id FROM retired")?;
+    let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+    ids.filter_map(|id| id.map(|id| id.parse().ok()).transpose()).collect()
+}
+
+/// The launch of a sandbox, if it is known and has one.
+pub(super) fn launch_of(connection: &Connection, id: SandboxId) -> rusqlite::Result<Option<String>> {
+    let found = connection
+        .query_row("SELECT launch FROM sandboxes WHERE id = ?1", [id.to_string()], |row| row.get(0));
+    match found {
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+        other => other,
+    }
+}
+
+/// Takes an address from whoever is recorded with it.
+pub(super) fn release(connection: &Connection, index: Option<u32>) -> rusqlite::Result<()> {
+    connection
+        .execute("UPDATE sandboxes SET address_index = NULL WHERE address_index = ?1", [index])
+        .map(drop)
+}
+
+/// Chance that no other database has, above 0.
+fn new_identity() -> Result<i64, MetadataError> {
+    let mut bytes = [0; 8];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(MetadataError::File)?;
+    Ok((i64::from_le_bytes(bytes) & i64::MAX).max(1))
 }
 
 fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {

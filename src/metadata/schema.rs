@@ -5,10 +5,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::MetadataError;
 use super::backup::READ_ONLY;
+use super::rows::{self, Stamp};
 
 /// In order; the schema's version is the number of those that were applied.
 const MIGRATIONS: [&str; 10] = [
@@ -26,6 +27,8 @@ const MIGRATIONS: [&str; 10] = [
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x7362_7864;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for one step of opening it, which is tried again.
+const BUSY_TIMEOUT_OPENING: Duration = Duration::from_secs(1);
 
 /// Opens the database, making it if there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
@@ -34,14 +37,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
         File::options().create(true).append(true).mode(0o600).open(path).map_err(MetadataError::File)?;
     let is_new = made.metadata().map_err(MetadataError::File)?.len() == 0;
     drop(made);
-    let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            MetadataError::Damaged { path: path.to_owned(), problem: source.to_string() }
-        }
-        _ => MetadataError::Open { path: path.to_owned(), source },
-    };
+    let failed = |source| judged(path, source);
     let mut connection = Connection::open(path).map_err(failed)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT_OPENING).map_err(failed)?;
     if !is_new {
         recognise(&connection, path)?;
     }
@@ -51,12 +49,43 @@ pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
         Migration::Newer { found, known } => MetadataError::Newer { found, known },
         Migration::Sqlite(source) => failed(source),
     })?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     Ok(connection)
+}
+
+/// A database in memory, with nothing in it.
+pub(super) fn scratch() -> Result<Connection, MetadataError> {
+    let mut connection = Connection::open_in_memory().map_err(MetadataError::Note)?;
+    match migrate(&mut connection) {
+        Ok(()) => Ok(connection),
+        Err(Migration::Newer { found, known }) => Err(MetadataError::Newer { found, known }),
+        Err(Migration::Sqlite(source)) => Err(MetadataError::Note(source)),
+    }
+}
+
+/// Reads the stamp of a database that is not changed, and not looked at any further.
+pub(super) fn stamp_of(path: &Path) -> Result<Stamp, MetadataError> {
+    let read = |connection: &Connection| {
+        connection.busy_timeout(BUSY_TIMEOUT_OPENING)?;
+        rows::stamp(connection)
+    };
+    let connection = Connection::open_with_flags(path, READ_ONLY);
+    connection.and_then(|connection| read(&connection)).map_err(|source| judged(path, source))
+}
+
+/// Tells what SQLite says of the content from what it says of the way there: only the former is damage.
+fn judged(path: &Path, source: rusqlite::Error) -> MetadataError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            MetadataError::Damaged { path: path.to_owned(), problem: source.to_string() }
+        }
+        _ => MetadataError::Open { path: path.to_owned(), source },
+    }
 }
 
 /// Opens a database that is ours, sound and not newer, to read it only.
 pub(super) fn inspect(path: &Path) -> Result<Connection, MetadataError> {
-    let failed = |source| MetadataError::Open { path: path.to_owned(), source };
+    let failed = |source| judged(path, source);
     let connection = Connection::open_with_flags(path, READ_ONLY).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     recognise(&connection, path)?;
@@ -75,8 +104,9 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), MetadataError> 
     let unusable = |problem: String| MetadataError::Unusable { path: path.to_owned(), problem };
     let damaged = |problem: String| MetadataError::Damaged { path: path.to_owned(), problem };
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let application_id = pragma("application_id").map_err(|e| damaged(e.to_string()))?;
-    let version = pragma("user_version").map_err(|e| damaged(e.to_string()))?;
+    fail::fail_point!("metadata-read", |_| Err(judged(path, failing_read())));
+    let application_id = pragma("application_id").map_err(|e| judged(path, e))?;
+    let version = pragma("user_version").map_err(|e| judged(path, e))?;
     // A database that another daemon died making has neither yet.
     if application_id != APPLICATION_ID && (application_id, version) != (0, 0) {
         return Err(unusable("it is another program's".to_owned()));
@@ -84,9 +114,26 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), MetadataError> 
     let check = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
     match check {
         Ok(result) if result == "ok" => Ok(()),
-        Ok(result) => Err(damaged(result)),
-        Err(error) => Err(damaged(error.to_string())),
+        Ok(result) => match code_in(&result) {
+            // The page could not be had; that says nothing of what is in it.
+            Some(code) => Err(judged(path, rusqlite::Error::SqliteFailure(code, Some(result)))),
+            None => Err(damaged(result)),
+        },
+        Err(error) => Err(judged(path, error)),
     }
+}
+
+/// The code in a line of the check such as `Tree 5 page 7: unable to get the page. error code=266`.
+fn code_in(line: &str) -> Option<ffi::Error> {
+    let (_, rest) = line.split_once("error code=")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok().map(ffi::Error::new)
+}
+
+/// A read that the disk has failed, as SQLite tells of it.
+#[cfg(feature = "failpoints")]
+fn failing_read() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_READ), None)
 }
 
 enum Migration {
@@ -101,6 +148,10 @@ fn migrate(connection: &mut Connection) -> Result<(), Migration> {
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(Migration::Newer { found, known });
+    }
+    if found == known {
+        // Nothing to write: a start must not need what only a change needs.
+        return Ok(());
     }
     for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
         transaction.execute_batch(step).map_err(Migration::Sqlite)?;

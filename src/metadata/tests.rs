@@ -10,7 +10,7 @@ use crate::model::{
     RootFs, SandboxSpec, SleepPolicy, Status, Visibility,
 };
 
-fn record(index: Option<u32>) -> Record {
+pub(super) fn record(index: Option<u32>) -> Record {
     let spec = SandboxSpec {
         id: SandboxId::generate(),
         ports: vec![3000, 8080],
@@ -69,7 +69,7 @@ fn put(metadata: &Metadata, record: &Record) -> Result<(), MetadataError> {
 }
 
 fn open(path: &Path) -> Result<(Metadata, Contents), MetadataError> {
-    Metadata::open(&Config { path: path.to_owned(), backup_interval: Duration::ZERO })
+    Metadata::open(&Config { path: path.to_owned(), backup_interval: Duration::ZERO }, &Evidence::default())
 }
 
 #[test]
@@ -225,27 +225,30 @@ fn a_damaged_record_is_kept_aside_and_its_copy_used() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
     let config = Config { path: path.clone(), backup_interval: Duration::from_secs(3600) };
-    let (metadata, _) = Metadata::open(&config).unwrap();
+    let (metadata, _) = Metadata::open(&config, &Evidence::default()).unwrap();
     let record = record(Some(3));
     put(&metadata, &record).unwrap();
     wait(|done| metadata.reserve_events(7, Durability::Power, done)).unwrap();
     metadata.close();
     let damaged = vec![b'x'; 8192];
     std::fs::write(&path, &damaged).unwrap();
-    let (metadata, contents) = Metadata::open(&config).unwrap();
+    let (metadata, contents) = Metadata::open(&config, &Evidence::default()).unwrap();
     assert_eq!(contents.records, [record]);
     assert_eq!(contents.events_given_out, 7 + EVENTS_LEAP);
     let recovered = contents.recovered.unwrap();
-    assert_eq!(std::fs::read(&recovered.kept_as).unwrap(), damaged);
+    assert_eq!(std::fs::read(recovered.kept_as.unwrap()).unwrap(), damaged);
     metadata.close();
-    let (metadata, contents) = Metadata::open(&config).unwrap();
+    let (metadata, contents) = Metadata::open(&config, &Evidence::default()).unwrap();
     assert!(contents.recovered.is_none());
     metadata.close();
     // A copy that is damaged too is no copy; nothing is changed then.
-    for file in [path.clone(), directory.path().join("db.backup")] {
+    for file in ["db", "db.backup", "db.backup.1"].map(|name| directory.path().join(name)) {
         std::fs::write(file, &damaged).unwrap();
     }
-    assert!(matches!(Metadata::open(&config).unwrap_err(), MetadataError::Damaged { .. }));
+    assert!(matches!(
+        Metadata::open(&config, &Evidence::default()).unwrap_err(),
+        MetadataError::Damaged { .. }
+    ));
     assert_eq!(std::fs::read(&path).unwrap(), damaged);
 }
 
@@ -261,7 +264,8 @@ fn copies_are_made_while_it_is_used_and_put_back() {
     assert_eq!(mode & 0o777, 0o600);
     put(&metadata, &record(Some(2))).unwrap();
     metadata.close();
-    let kept = restore(&path, &copy).unwrap().unwrap();
+    let nothing = Evidence::default();
+    let kept = restore(&path, &copy, &nothing).unwrap().unwrap();
     // Closed each time: a writer that has not ended yet holds the file.
     let read = |path: &Path| {
         let (metadata, contents) = open(path).unwrap();
@@ -271,7 +275,8 @@ fn copies_are_made_while_it_is_used_and_put_back() {
     assert_eq!(read(&path), [first]);
     assert_eq!(read(&kept).len(), 2);
     std::fs::write(&copy, "x").unwrap();
-    assert!(restore(&path, &copy).is_err() && restore(&path, Path::new("/nonexistent")).is_err());
+    assert!(restore(&path, &copy, &nothing).is_err());
+    assert!(restore(&path, Path::new("/nonexistent"), &nothing).is_err());
     assert_eq!(read(&path).len(), 1, "a bad copy changed something");
 }
 

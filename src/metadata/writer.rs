@@ -1,10 +1,13 @@
 //! The one thread that writes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use rusqlite::{Connection, ErrorCode};
 
 use super::backup::Keeper;
+use super::mark::Mark;
 use super::{Done, Durability, MetadataError, Retirement, Step, rows};
 use crate::model::{Record, SandboxId};
 
@@ -52,7 +55,12 @@ impl Job {
 }
 
 /// Writes until told to close or until nobody is left to ask.
-pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: Keeper) {
+pub(super) fn run(
+    mut connection: Connection,
+    jobs: &Receiver<Job>,
+    mut keeper: Keeper,
+    mut progress: Progress,
+) {
     let mut open = true;
     let mut synced = None;
     while open {
@@ -88,7 +96,7 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
         if group.iter().any(|(write, ..)| !matches!(write, Write::Touch(_))) {
             keeper.changed();
         }
-        commit(&mut connection, &mut synced, group);
+        commit(&mut connection, &mut synced, &mut progress, group);
     }
     if keeper.due().is_some() {
         keeper.make(&connection);
@@ -105,6 +113,7 @@ pub(super) fn run(mut connection: Connection, jobs: &Receiver<Job>, mut keeper: 
 fn commit(
     connection: &mut Connection,
     synced: &mut Option<Durability>,
+    progress: &mut Progress,
     group: Vec<(Write, Durability, Done)>,
 ) {
     let durability = if group.iter().any(|(_, d, _)| *d == Durability::Power) {
@@ -115,25 +124,48 @@ fn commit(
     let writes: Vec<_> = group.iter().map(|(write, ..)| write).collect();
     let together = transact(connection, synced, &writes, durability);
     match together {
-        Ok(()) => group.into_iter().for_each(|(_, _, done)| done(Ok(()))),
+        Ok(generation) => {
+            progress.note(generation, durability);
+            group.into_iter().for_each(|(_, _, done)| done(Ok(())));
+        }
         Err(error) if group.len() == 1 || is_busy(&error) => {
             group.into_iter().for_each(|(_, _, done)| done(Err(classify(clone_of(&error)))));
         }
         Err(_) => {
             for (write, durability, done) in group {
-                done(transact(connection, synced, &[&write], durability).map_err(classify));
+                let written = transact(connection, synced, &[&write], durability);
+                done(written.map(|generation| progress.note(generation, durability)).map_err(classify));
             }
         }
     }
 }
 
-/// `synced` is what the connection is set to, `None` where that is not known.
+/// Tells everybody how far the record is, before whoever asked is told.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// `None`: it could not be made.
+    pub(super) mark: Option<Mark>,
+    pub(super) generation: Arc<AtomicU64>,
+}
+
+impl Progress {
+    fn note(&mut self, generation: Option<u64>, durability: Durability) {
+        let Some(generation) = generation else { return };
+        self.generation.store(generation, Ordering::Release);
+        if let Some(mark) = &mut self.mark {
+            mark.note(generation, durability);
+        }
+    }
+}
+
+/// `synced` is what the connection is set to, `None` where that is not known. Returns the generation that this made;
+/// last uses make none: if they are lost, nothing is.
 fn transact(
     connection: &mut Connection,
     synced: &mut Option<Durability>,
     writes: &[&Write],
     durability: Durability,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<u64>> {
     // With NORMAL a commit in WAL mode has no fsync; with FULL it has one — sqlite.org/pragma.html#pragma_synchronous.
     let synchronous = if durability == Durability::Power { "FULL" } else { "NORMAL" };
     if *synced != Some(durability) {
@@ -156,10 +188,13 @@ fn transact(
             Write::ReserveEvents(until) => rows::reserve_events(&transaction, *until)?,
         }
     }
-    transaction.commit()
+    let is_counted = writes.iter().any(|write| !matches!(write, Write::Touch(_)));
+    let generation = if is_counted { Some(rows::count_write(&transaction)?) } else { None };
+    transaction.commit()?;
+    Ok(generation)
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 

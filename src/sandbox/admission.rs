@@ -14,7 +14,7 @@ pub struct Config {
     pub headroom_percent: u8,
     /// Below it no sandbox is woken.
     pub refuse_wakes_percent: u8,
-    /// Below it the sandboxes that were used longest ago are stopped.
+    /// Below it sandboxes are stopped, what frees most for least harm first.
     pub emergency_percent: u8,
     /// From so much pressure on, memory counts as short already where no sandbox would be created; 0: never.
     pub pressure_percent: u8,
@@ -93,6 +93,18 @@ impl Admission {
 
     pub(super) fn is_emergency(&self) -> bool {
         self.level() == Level::Emergency
+    }
+
+    /// How much more would have to be available for no emergency, in bytes.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        let Ok(host) = memory::host() else { return 0 };
+        let wanted = u128::from(host.total_bytes) * u128::from(self.config.emergency_percent) / 100;
+        u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(host.available_bytes)
+    }
+
+    /// How much of the host's memory is available, in percent.
+    pub(super) fn host_percent(&self) -> f64 {
+        self.available_percent(memory::host().ok(), 0)
     }
 
     /// Pressure alone says nothing of the host: one sandbox that is held at its `memory.high` makes it too,

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::error::Error;
 use super::ids::Space;
 use super::limits::settings;
 use super::process::Attaching;
-use super::provision::{Undo, fail_point, take_back};
+use super::provision::{Undo, chain, fail_point, take_back};
 use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
-use crate::model::{Isolation, LaunchId, Limits};
+use crate::model::{Isolation, LaunchId, Limits, Record};
 use crate::network::Attachment;
 use crate::runtime::{Engine, Identity, Launch, Launched};
 use crate::sys::cgroup::Cgroup;
@@ -31,6 +31,11 @@ use crate::telemetry::{Trace, phase};
 /// record says that it runs; so it tells a daemon that finds both that the claim was not finished. Like what
 /// runs there, it need not survive more than a daemon.
 const UNCLAIMED: &str = "unclaimed";
+
+/// A file beside it with the record of the sandbox that runs there, should the database lose that.
+const NOTE: &str = "record";
+/// The most bytes of a note: a record with the largest environment has a quarter of that.
+const NOTE_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a launch will run.
 #[derive(Debug)]
@@ -180,7 +185,7 @@ impl Blank {
         self.nofile == limits.nofile
     }
 
-    /// Gives it an identity; the workspace is that of a path unless it is given. After a failure it is of no use any more.
+    /// Gives it an identity; the workspace is that of a path unless it is given; `running` is its record. After a failure it is of no use any more.
     ///
     /// # Errors
     /// The step that failed.
@@ -190,9 +195,12 @@ impl Blank {
         limits: &Limits,
         identity: Identity,
         workspace: Option<OwnedFd>,
+        running: &Record,
     ) -> Result<(), Error> {
         fail_point("provision-claim")?;
         self.site.limit(shared, limits)?;
+        // While the record is synced, for which the caller waits beside this.
+        write_note(shared, &self.site.run_directory, running);
         if self.engine.begins_nameless() {
             let ids = self.site.space.as_ref().and_then(|space| space.workspace.as_ref());
             let furnished = shared.runtime.furnish(&self.launched.process, ids, &identity, workspace);
@@ -285,6 +293,34 @@ async fn connect(
 /// Whether what was launched as this is nobody's, whatever the record says.
 pub(super) fn is_unclaimed(run_dir: &Path, launch: LaunchId) -> bool {
     run_dir.join(launch.to_string()).join(UNCLAIMED).exists()
+}
+
+/// Keeps the record of a sandbox beside what runs. Without it a database that was lost is harder to replace, no more.
+pub(super) fn write_note(shared: &Shared, run_directory: &Path, record: &Record) {
+    let write = |text: String| {
+        let new = run_directory.join(format!("{NOTE}.new"));
+        let file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&new);
+        file.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+            .and_then(|()| std::fs::rename(&new, run_directory.join(NOTE)))
+            .map_err(|source| failed(&new, source))
+    };
+    if let Err(error) = shared.metadata.note(record).map_err(Error::Metadata).and_then(write) {
+        tracing::warn!(id = %record.spec.id, error = %chain(&error), "failed to keep the record beside a sandbox that runs");
+    }
+}
+
+/// The records that were kept beside what runs, but for what is nobody's yet.
+pub fn notes(run_dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let launches = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<LaunchId>().ok());
+    let claimed = launches.filter(|launch| !is_unclaimed(run_dir, *launch));
+    let read = |launch: LaunchId| {
+        let file = std::fs::File::open(run_dir.join(launch.to_string()).join(NOTE)).ok()?;
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(file, NOTE_BYTES_MAX), &mut text).ok()?;
+        Some(text)
+    };
+    claimed.filter_map(read).collect()
 }
 
 fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {

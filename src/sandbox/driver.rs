@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::activity::now_ms;
 use super::admission::Purpose;
 use super::app;
+use super::blank;
 use super::error::Error;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
@@ -20,6 +21,7 @@ use super::pause::Thawed;
 use super::process;
 use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
+use super::relief;
 use super::supervisor::{Shared, blocking};
 use crate::metadata::{Durability, Retirement};
 use crate::model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
@@ -39,6 +41,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it to try again";
 /// The longest of these pauses, which double.
 const REVIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A sandbox that ran for so long was healthy: the next pause is the first one again.
+const HEALTHY: Duration = Duration::from_secs(60);
 
 /// Where the answer goes; whoever asked may have gone.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -123,9 +127,10 @@ impl Command {
 
 /// Runs until the sandbox is deleted or the daemon ends.
 pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Box<Order>>) {
-    let mut driver = Driver { shared, entry, revive_pause: REVIVE_PAUSE };
+    let mut driver = Driver { shared, entry, revive: Revive::default() };
     loop {
         let live = driver.entry.present();
+        let revive_at = driver.revive_at();
         let is_paused = driver.entry.status() == Status::Paused;
         let lost = async {
             match &live {
@@ -142,7 +147,47 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mps
                 Some(order) => if driver.obey(*order).await.is_gone() { return },
                 None => return,
             },
+            // Last: whatever is asked during the pause is answered first and may end the revival.
+            () = at(revive_at) => driver.revive().await,
         }
+    }
+}
+
+/// Waits for an instant; for ever without one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// When an `always_on` sandbox that was lost is started again.
+#[derive(Debug)]
+struct Revive {
+    /// `None`: it is not to be started.
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Default for Revive {
+    fn default() -> Self {
+        Self { at: None, pause: REVIVE_PAUSE }
+    }
+}
+
+impl Revive {
+    /// Begins the first pause again after a healthy while, else the next.
+    fn after_loss(&mut self, ran_for: Option<Duration>) {
+        if ran_for.is_some_and(|time| time >= HEALTHY) {
+            self.pause = REVIVE_PAUSE;
+        }
+        self.schedule();
+    }
+
+    /// Begins the next pause, twice as long as the one before.
+    fn schedule(&mut self) {
+        self.at = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(REVIVE_PAUSE_MAX);
     }
 }
 
@@ -162,7 +207,7 @@ impl After {
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) entry: Arc<Entry>,
-    revive_pause: Duration,
+    revive: Revive,
 }
 
 impl Driver {
@@ -192,10 +237,21 @@ impl Driver {
                 answer(reply, result);
                 return after;
             }
-            Command::Start { why, reply } => answer(reply, self.start(why).await),
+            Command::Start { why, reply } => {
+                let started = self.start(why).await;
+                if why == Why::Server && started.is_err() {
+                    // Nobody waits for it who would ask again.
+                    self.revive.schedule();
+                }
+                answer(reply, started);
+            }
             Command::Pause { why, reply } => answer(reply, self.pause(why).await),
             Command::Resume { reply } => answer(reply, self.resume(Why::Request).await),
-            Command::Stop { why, reply } => answer(reply, self.stop(why).await),
+            Command::Stop { why, reply } => {
+                // Also of one that is down already: whoever stops it does not want it back.
+                self.revive.at = None;
+                answer(reply, self.stop(why).await);
+            }
             Command::Delete { purge, reply } => {
                 answer(reply, self.delete(purge).await);
                 // Even if files are left over: without its record it is no sandbox any more.
@@ -214,6 +270,9 @@ impl Driver {
             }
             Command::Update { update, reply } => {
                 answer(reply, self.update(update).await);
+                if self.entry.record().spec.idle_policy != IdlePolicy::AlwaysOn {
+                    self.revive.at = None;
+                }
                 self.entry.look_again();
             }
         }
@@ -261,6 +320,10 @@ impl Driver {
     }
 
     async fn launch_again(&self, why: Why) -> Result<(), Error> {
+        if self.shared.closing.is_cancelled() {
+            // Here, since it is no failure of the sandbox that its record should tell of.
+            return Err(Error::Ending);
+        }
         let _admitted = self.shared.admission.admit(Purpose::Wake)?;
         self.make_room().await?;
         let record = self.entry.record();
@@ -364,10 +427,12 @@ impl Driver {
     /// Ends what runs and records the sandbox as stopped.
     pub(super) async fn end(&self, grace: Duration, why: Why, message: Option<&str>) -> Result<(), Error> {
         let Some(live) = self.entry.present() else { return Ok(()) };
+        // Before it ends: its figures go with it.
+        let told = (why == Why::Memory).then(|| relief::reason(&self.shared, &self.entry, &live));
         let torn_down = self.end_processes(live, grace).await;
         let recorded = phase("record", self.record_end(torn_down.is_ok(), message)).await;
         let what = match &torn_down {
-            Ok(()) => What::Stopped(why),
+            Ok(()) => What::Stopped(why, told),
             Err(_) => What::Error { message: UNKILLABLE.to_owned() },
         };
         self.shared.tell(self.entry.id, what);
@@ -440,7 +505,7 @@ impl Driver {
             return Err(error);
         }
         if ended.is_some() {
-            self.shared.tell(self.entry.id, What::Stopped(Why::Request));
+            self.shared.tell(self.entry.id, What::Stopped(Why::Request, None));
         }
         if status == Status::Error {
             self.clear_leftovers().await?;
@@ -512,6 +577,7 @@ impl Driver {
         let id = self.entry.id;
         tracing::warn!(%id, "the sandbox's first process has ended");
         let engine = Engine::of(self.entry.record().spec.isolation);
+        let ran_for = self.entry.present().map(|live| live.uptime());
         let why = self.entry.present().map_or_else(
             || engine.reason_of_end(None, None),
             |live| {
@@ -524,11 +590,23 @@ impl Driver {
             tracing::error!(%id, error = %provision::chain(&error), "cannot clear up after a lost sandbox");
         }
         if self.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn {
-            tokio::time::sleep(self.revive_pause).await;
-            self.revive_pause = (self.revive_pause * 2).min(REVIVE_PAUSE_MAX);
-            if let Err(error) = self.start(Why::Lost).await {
-                tracing::error!(%id, error = %provision::chain(&error), "cannot start an always-on sandbox again");
-            }
+            self.revive.after_loss(ran_for);
+        }
+    }
+
+    /// When it is to be started again. Not if it runs, is no longer to be always on, or the server ends.
+    fn revive_at(&self) -> Option<Instant> {
+        let is_down = self.entry.status() == Status::Stopped && self.entry.present().is_none();
+        let is_wanted = self.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn;
+        self.revive.at.filter(|_| is_down && is_wanted && !self.shared.closing.is_cancelled())
+    }
+
+    /// Starts a lost `always_on` sandbox again; after a failure there is a longer pause.
+    async fn revive(&mut self) {
+        self.revive.at = None;
+        if let Err(error) = self.start(Why::Lost).await {
+            tracing::error!(id = %self.entry.id, error = %provision::chain(&error), "failed to start an always-on sandbox again");
+            self.revive.schedule();
         }
     }
 
@@ -558,6 +636,9 @@ impl Driver {
     async fn amend(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let record = self.changed(change);
         self.shared.put(record.clone(), Durability::Power).await?;
+        if let Some(live) = self.entry.present() {
+            blank::write_note(&self.shared, &live.run_directory, &record);
+        }
         self.entry.publish(|published| published.record = Arc::new(record));
         Ok(())
     }
@@ -584,4 +665,26 @@ pub(super) fn refused(request: Request, status: Status) -> Error {
 fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
     // A client that has gone does not undo what it asked for.
     let _unread: Result<(), _> = reply.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_to_a_bound_and_resets_after_a_healthy_while() {
+        let mut revive = Revive::default();
+        assert!(revive.at.is_none());
+        let mut pauses = Vec::new();
+        for _loss in 0..8 {
+            let before = Instant::now();
+            revive.after_loss(Some(Duration::from_secs(1)));
+            pauses.push((revive.at.unwrap() - before).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let before = Instant::now();
+        revive.after_loss(Some(HEALTHY));
+        assert_eq!((revive.at.unwrap() - before).as_secs(), 1);
+        assert_eq!(revive.pause, REVIVE_PAUSE * 2);
+    }
 }

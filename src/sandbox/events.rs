@@ -37,7 +37,8 @@ pub enum What {
     Created,
     Running(Why),
     Paused(Why),
-    Stopped(Why),
+    /// The text says more of the reason, for people.
+    Stopped(Why, Option<String>),
     Deleted {
         purged: bool,
     },
@@ -121,7 +122,7 @@ impl What {
             Self::Created => "sandbox.created",
             Self::Running(_) => "sandbox.running",
             Self::Paused(_) => "sandbox.paused",
-            Self::Stopped(_) => "sandbox.stopped",
+            Self::Stopped(..) => "sandbox.stopped",
             Self::Deleted { .. } => "sandbox.deleted",
             Self::Oom { .. } => "sandbox.oom",
             Self::Error { .. } => "sandbox.error",

@@ -13,6 +13,7 @@ use super::driver::Command;
 use super::events::Why;
 use super::provision::chain;
 use super::registry::Entry;
+use super::relief;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use crate::model::{IdlePolicy, Status, Tier};
 use crate::network::RulesState;
@@ -103,7 +104,8 @@ fn is_due(tier: Tier, status: Status) -> bool {
     }
 }
 
-/// Gives memory back while the host is short of it: freezes, moves out, stops, what was used longest ago first.
+/// Gives memory back while the host is short of it: freezes and moves out what was used longest ago, and stops what
+/// frees most.
 pub(super) async fn watch_pressure(supervisor: Supervisor) {
     let shared = &supervisor.shared;
     if shared.config.pressure_interval.is_zero() {
@@ -115,10 +117,10 @@ pub(super) async fn watch_pressure(supervisor: Supervisor) {
             Level::Tight => freeze_idle(shared).await,
             // The kernel's figure is an average and lags: one, and then it is looked at again.
             Level::Pressed => {
-                stop_one(shared).await;
+                relief::stop_one(shared).await;
             }
             // One at a time, and the figures looked at again: the host must not lose more than it has to.
-            Level::Emergency => while shared.admission.is_emergency() && stop_one(shared).await {},
+            Level::Emergency => while shared.admission.is_emergency() && relief::stop_one(shared).await {},
         }
     }
 }
@@ -147,33 +149,6 @@ async fn freeze_idle(shared: &Arc<Shared>) {
             tracing::error!(id = %entry.id, error = %chain(&error), "cannot freeze a sandbox");
         }
     }
-}
-
-/// Stops the sandbox that is missed least; false when there is none.
-async fn stop_one(shared: &Arc<Shared>) -> bool {
-    let present = shared.registry.present().into_iter().filter(|entry| entry.present().is_some());
-    let Some(entry) = present.min_by_key(|entry| (standing(entry), std::cmp::Reverse(entry.activity.idle())))
-    else {
-        return false;
-    };
-    tracing::warn!(id = %entry.id, "a sandbox is stopped for want of memory");
-    match ask(&entry, |reply| Command::Stop { why: Why::Memory, reply }).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(id = %entry.id, error = %chain(&error), "cannot stop a sandbox");
-            false
-        }
-    }
-}
-
-/// The order in which sandboxes have to go: those that may sleep anyhow, those that should not, those in use.
-fn standing(entry: &Entry) -> u8 {
-    let policy = match entry.record().spec.idle_policy {
-        IdlePolicy::Sleep => 0,
-        IdlePolicy::Manual => 1,
-        IdlePolicy::AlwaysOn => 2,
-    };
-    if entry.activity.is_busy() { policy + 3 } else { policy }
 }
 
 /// Puts the firewall back if somebody has changed it.

@@ -40,6 +40,7 @@ mod provision;
 mod reclaim;
 mod reconcile;
 mod registry;
+mod relief;
 mod request;
 mod sleep;
 mod supervisor;
@@ -50,6 +51,7 @@ mod view;
 
 pub use activity::{Busy, Counted};
 pub use admission::Config as AdmissionConfig;
+pub use blank::notes;
 pub use connect::{Intent, Upstream};
 pub use error::{ConnectError, Error, Kind, RefusedReason};
 pub use events::{Event, Notice, Subscription, What, Why};

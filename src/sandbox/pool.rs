@@ -245,7 +245,7 @@ async fn fill(shared: &Arc<Shared>) -> Duration {
         if !shared.admission.has_headroom() {
             return LOOK_INTERVAL;
         }
-        if shared.ending.is_cancelled() {
+        if shared.ending.is_cancelled() || shared.closing.is_cancelled() {
             return LOOK_INTERVAL;
         }
         // Never cancelled: what is half made would be lost until the next start.

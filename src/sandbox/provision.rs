@@ -111,6 +111,9 @@ pub(super) async fn provision(
     record: &Record,
     occasion: Occasion,
 ) -> Result<Provisioned, Error> {
+    if shared.closing.is_cancelled() {
+        return Err(Error::Ending);
+    }
     let _starting = shared.pool.starting();
     let mut made = Made::default();
     // Apart, since its size would be that of every sandbox's driver, whatever that is doing.
@@ -210,12 +213,14 @@ async fn claim_ready(
     let Some(Staged { name, directory, .. }) = staged(shared, record, occasion)? else {
         let workspace = recorded_workspace(shared, record, occasion, made).await?;
         let recorded = recorded_running(shared, &running, occasion, made);
-        let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None));
+        let (recorded, claimed) =
+            tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
         recorded?;
         return Ok(Claim { record: running, workspace, claimed });
     };
     let recorded = placed_and_recorded(shared, name, running.clone(), made);
-    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory)));
+    let (recorded, claimed) =
+        tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory), &running));
     recorded?;
     Ok(Claim { record: running, workspace: Prepared::Made, claimed })
 }
@@ -297,7 +302,7 @@ async fn launched_now(
             Occasion::Wake => Ok(()),
         }
     };
-    let claimed = blank.claim(shared, limits, identity(shared, record), None);
+    let claimed = blank.claim(shared, limits, identity(shared, record), None, &running);
     let (recorded, claimed) = tokio::join!(recorded, claimed);
     recorded.and(claimed)?;
     finish(blank, running, workspace)
@@ -364,7 +369,7 @@ async fn named_steps(
     let mut blank = noted(launched, made)?;
     let running = running(record, &blank);
     let recorded = recorded_running(shared, &running, occasion, made);
-    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None));
+    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
     recorded.and(claimed)?;
     finish(blank, running, workspace)
 }

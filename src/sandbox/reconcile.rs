@@ -108,6 +108,10 @@ async fn take_over(
         record.status = *status;
     }
     let record = settle(shared, record, live.is_some()).await?;
+    if let Some((live, _)) = &live {
+        // The daemon before may have been one that kept none.
+        blank::write_note(shared, &live.run_directory, &record);
+    }
     let (entry, mailbox) = shared.entry(record);
     if let Some((live, status)) = live {
         let live = Arc::new(live);
@@ -309,7 +313,7 @@ async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<
     }
     shared.put(record.clone(), Durability::Process).await?;
     if was_running {
-        shared.tell(record.spec.id, What::Stopped(Why::Server));
+        shared.tell(record.spec.id, What::Stopped(Why::Server, None));
     }
     Ok(record)
 }

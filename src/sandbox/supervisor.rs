@@ -46,6 +46,9 @@ use crate::telemetry::{Metrics, Trace};
 /// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
 const HELD_MAX: usize = 512;
 
+/// What is said of a sandbox of which only the workspace was left.
+const FOUND: &str = "the record of this sandbox was lost; its files are as they were, and its owner, ports and environment are not known";
+
 /// How sandboxes are kept.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -152,6 +155,8 @@ pub(super) struct Shared {
     /// What the output of all processes takes.
     pub(super) rings: Arc<process::Rings>,
     pub(super) tasks: TaskTracker,
+    /// Cancelled when every sandbox is to stop: nothing is started from then on.
+    pub(super) closing: CancellationToken,
     pub(super) ending: CancellationToken,
 }
 
@@ -219,13 +224,17 @@ impl Supervisor {
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             rings,
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
         shared.check_rootfs()?;
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
         let mut clock = Clock::find(&supervisor.shared.config.run_dir);
-        reconcile::run(&supervisor, clock.translated(contents.records), contents.retired).await?;
+        let mut records = clock.translated(contents.records);
+        let unknown = contents.recovered.map(|recovered| recovered.unknown).unwrap_or_default();
+        records.extend(supervisor.found(unknown).await?);
+        reconcile::run(&supervisor, records, contents.retired).await?;
         // Once this start has written what it must.
         supervisor.shared.storage.restore_reserve();
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
@@ -447,9 +456,17 @@ impl Supervisor {
 
     /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
     pub async fn shut_down(&self) {
-        let stops = self.shared.registry.all().into_iter().filter(|e| e.present().is_some()).map(|entry| async move {
-            if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
-                tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+        // First: what is being started then is known below, and what is asked for later is refused.
+        self.shared.closing.cancel();
+        // Of those that do not run, too: a create or wake may be under way, and its driver stops it right after.
+        let is_there = |entry: &Arc<Entry>| entry.status() != Status::Error;
+        let stops = self.shared.registry.all().into_iter().filter(is_there).map(|entry| async move {
+            match ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
+                // Deleted meanwhile, or its create has failed: there is nothing to stop.
+                Ok(()) | Err(Error::NotFound(_) | Error::Ending) => {}
+                Err(error) => {
+                    tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+                }
             }
         });
         futures_util::future::join_all(stops).await;
@@ -458,6 +475,22 @@ impl Supervisor {
 
     pub(super) fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
         self.shared.registry.find(id).ok_or(Error::NotFound(id))
+    }
+
+    /// Gives workspaces whose records are lost records again, so that their files can be reached: of sandboxes that are
+    /// stopped, of nobody, with nothing that was set.
+    async fn found(&self, workspaces: Vec<SandboxId>) -> Result<Vec<Record>, Error> {
+        let mut found = Vec::new();
+        for id in workspaces {
+            let request = CreateRequest { id: Some(id), ..CreateRequest::default() };
+            let mut record = self.new_record(request)?;
+            record.status = Status::Stopped;
+            record.stopped_at = Some(record.created_at);
+            record.error_message = Some(FOUND.to_owned());
+            self.shared.put(record.clone(), Durability::Power).await?;
+            found.push(record);
+        }
+        Ok(found)
     }
 
     fn new_record(&self, request: CreateRequest) -> Result<Record, Error> {

@@ -58,6 +58,7 @@ pub use owner::Owner;
 pub use path::FilePath;
 pub use place::Rubbish;
 pub use templates::TemplateInfo;
+pub use unborn::known_workspaces;
 pub use upload::Upload;
 pub use walk::View;
 pub use watch::{ChangeKind, Observed, Tally, Watcher, Writes};

@@ -6,11 +6,14 @@
 //! is on the disk. One that bears it and is in no record goes at the next start; any other that is in no
 //! record is somebody's, and stays.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+
+use crate::model::SandboxId;
 
 const MARK: &str = "trusted.sandboxd.unborn";
 
@@ -34,4 +37,23 @@ pub(super) fn clear(path: &Path) -> io::Result<()> {
 pub(super) fn is_marked(path: &Path) -> bool {
     let mut value = [0_u8; 0];
     rustix::fs::lgetxattr(path, MARK, &mut value).is_ok()
+}
+
+/// The ids of all workspaces in a data directory but for those that bear the mark.
+///
+/// # Errors
+/// The kernel's; a data directory without workspaces is none.
+pub fn known_workspaces(data_dir: &Path) -> io::Result<BTreeSet<SandboxId>> {
+    let entries = match std::fs::read_dir(data_dir.join("workspaces")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let entry = entry?;
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
+        found.extend(id.filter(|_| !is_marked(&entry.path())));
+    }
+    Ok(found)
 }

@@ -337,6 +337,17 @@ impl Cgroup {
         names.into_iter().map(|name| self.field("memory.stat", name)).sum()
     }
 
+    /// Reads the bytes that the end of all members gives back: anonymous memory,
+    /// that of tmpfs and, in version 2, the kernel's own. The page cache is not in it — the kernel's
+    /// `Documentation/admin-guide/cgroup-v1/memory.rst`, 5.2. `None` when the cgroup is gone.
+    pub fn memory_held(&self) -> Option<u64> {
+        if self.is_v2() {
+            return self.memory_unreclaimable();
+        }
+        let names = ["total_rss", "total_shmem"];
+        names.into_iter().map(|name| self.field("memory.stat", name)).sum()
+    }
+
     /// Changes `memory.high` of a running cgroup.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub struct EventData {
     /// Of `oom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStats>,
-    /// Of `error`.
+    /// Of `error`, and of `stopped` for want of memory: what was so, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -440,7 +440,7 @@ fn starts() {
     ready(&server, &id);
     // The server comes and goes, the app runs on and is known again.
     let pid = process(&server, &id, "web")["pid"].clone();
-    server.signal("HUP");
+    server.signal("USR2");
     server.boot();
     ready(&server, &id);
     assert_eq!(process(&server, &id, "web")["pid"], pid);

@@ -61,7 +61,9 @@ fn starts() {
         "a start that failed did not close the database"
     );
     std::fs::write(server.data().join("sandboxd.db"), vec![b'x'; 8192]).unwrap();
-    std::fs::remove_file(server.data().join("sandboxd.db.backup")).unwrap();
+    for copy in [".backup", ".backup.1", ".backup.2"].map(|suffix| format!("sandboxd.db{suffix}")) {
+        let _absent = std::fs::remove_file(server.data().join(copy));
+    }
     let (code, text) = server.run("serve");
     assert!(code == Some(69) && text.contains("sandboxd.db"), "{code:?} {text}");
     assert!(std::fs::read(server.data().join("sandboxd.db")).unwrap() == vec![b'x'; 8192], "it was changed");

@@ -33,6 +33,9 @@ mod processes;
 mod reclaim;
 mod removals;
 mod rings;
+mod recovery;
+mod revive;
+mod signals;
 mod sleep;
 mod streams;
 mod terminal;
@@ -81,6 +84,9 @@ pub(crate) fn all() -> Vec<Test> {
         gvisor::TESTS,
         privileges::TESTS,
         hosts::TESTS,
+        signals::TESTS,
+        revive::TESTS,
+        recovery::TESTS,
         crash::TESTS,
     ]
     .concat()

@@ -282,7 +282,7 @@ fn leaves_nothing(server: &Server, before: &HostSnapshot, what: &str) {
 }
 
 fn crash() {
-    for signal in ["KILL", "TERM", "HUP"] {
+    for signal in ["KILL", "TERM", "USR2"] {
         let mut server = Server::start(&[]);
         let before = HostSnapshot::take(&server);
         server.signal("TERM");

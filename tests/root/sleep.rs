@@ -241,7 +241,7 @@ fn adopted() {
     // What was killed meanwhile can be used all the same.
     assert_eq!(server.sh(&lost, "echo again"), "again\n");
     // The host's freezer is the truth: the record is behind when the daemon dies at the wrong moment.
-    server.signal("HUP");
+    server.signal("USR2");
     let database = rusqlite::Connection::open(server.data().join("sandboxd.db")).unwrap();
     database.execute("UPDATE sandboxes SET status = 'paused'", []).unwrap();
     drop(database);
@@ -312,7 +312,7 @@ fn failing() {
         if action == "/resume" {
             pause(&server, &id);
         }
-        server.signal("HUP");
+        server.signal("USR2");
         server.set("FAILPOINTS", &format!("{point}=1*return"));
         server.boot();
         assert_eq!(v1(&server, "POST", &id, action, Value::Null).status, 500, "{point}");
@@ -383,7 +383,7 @@ fn not_fooled() {
     eventually("its status says that it is awake", Duration::from_millis(800), || !asleep());
 }
 
-/// Short of memory the host freezes, then stops, and spares what is used and what is always on to the last.
+/// Short of memory the host freezes, then stops what frees most, and spares what is used and what is always on to the last.
 fn pressure() {
     let mut server =
         Server::start(&[("SANDBOXD_PRESSURE_INTERVAL_SECONDS", "1"), ("SANDBOXD_DRAIN_SECONDS", "1")]);
@@ -391,8 +391,15 @@ fn pressure() {
     let old = server.create(Value::Null);
     std::thread::sleep(Duration::from_millis(50));
     let (young, busy) = (server.create(Value::Null), server.create(Value::Null));
+    // Used last, and it holds what there is to be had.
+    let large = server.create(Value::Null);
+    let hog = "import time; held = bytearray(96 << 20); open('held', 'w'); time.sleep(1000)";
+    server.sh(
+        &large,
+        &format!("nohup python3 -c \"{hog}\" >/dev/null 2>&1 & until [ -e held ]; do sleep 0.05; done"),
+    );
     let restart = |server: &mut Server, settings: &[(&str, &str)]| {
-        server.signal("HUP");
+        server.signal("USR2");
         settings.iter().for_each(|(name, value)| server.set(name, value));
         server.boot();
     };
@@ -412,7 +419,7 @@ fn pressure() {
     };
     let held = command(&server);
     eventually("what nobody uses is frozen", Duration::from_secs(20), || {
-        server.status(&old) == "paused" && server.status(&young) == "paused"
+        [&old, &young, &large].iter().all(|id| server.status(id) == "paused")
     });
     assert_eq!((server.status(&always), server.status(&busy)), ("running".to_owned(), "running".to_owned()));
     assert_eq!(server.sh(&young, "echo thawed"), "thawed\n");
@@ -425,14 +432,16 @@ fn pressure() {
     let mut events = super::events::Reader::open(&server, "?from=0", None);
     let _held = command(&server);
     let mut order = Vec::new();
-    while order.len() < 4 {
+    while order.len() < 5 {
         let (_, name, data) = events.next();
         if name == "sandbox.stopped" {
             assert_eq!(data["reason"], "memory");
+            let message = data["message"].as_str().unwrap();
+            assert!(message.contains("short of memory") && message.contains(" MiB"), "{message}");
             order.push(data["sandbox_id"].as_str().unwrap().to_owned());
         }
     }
-    assert_eq!(order, [old, young, always, busy]);
+    assert_eq!(order, [large, old, young, busy, always]);
     assert_eq!(
         server.api("POST", &format!("/wake/{}", order[0]), Value::Null).json()["error"],
         "wakes_refused"

@@ -36,6 +36,7 @@ pub(crate) struct Server {
     child: Option<Child>,
     settings: Vec<(String, String)>,
     log: PathBuf,
+    program: Option<PathBuf>,
 }
 
 impl Server {
@@ -56,7 +57,18 @@ impl Server {
         let further = FURTHER.get();
         let settings = further.iter().chain(settings).map(owned).collect();
         let log = directory.path().join("log");
-        Self { directory, child: None, settings, log }
+        Self { directory, child: None, settings, log, program: None }
+    }
+
+    /// What is run: another build of it, where figures are what is looked for.
+    pub(crate) fn program(&self) -> PathBuf {
+        let built = || std::env::var_os("SANDBOXD_TEST_SERVER").map(PathBuf::from);
+        self.program.clone().or_else(built).unwrap_or_else(|| env!("CARGO_BIN_EXE_sandboxd").into())
+    }
+
+    /// Has another file run from now on.
+    pub(crate) fn use_program(&mut self, path: &Path) {
+        self.program = Some(path.to_owned());
     }
 
     /// Has the server write its log to another file.
@@ -169,9 +181,7 @@ impl Server {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        // Another build of it, where figures are what is looked for.
-        let built = std::env::var_os("SANDBOXD_TEST_SERVER");
-        let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandboxd").into()));
+        let mut command = Command::new(self.program());
         let path = self.directory.path();
         command.arg(subcommand).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("SANDBOXD_DATA_DIR", path.join("data")).env("SANDBOXD_RUN_DIR", path.join("run"));
@@ -222,10 +232,30 @@ impl Server {
 
     /// Sends a signal and waits for the end.
     pub(crate) fn signal(&mut self, name: &str) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
+        self.tell(name);
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn tell(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
         assert!(sent.success());
-        child.wait().unwrap()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.take().unwrap().wait().unwrap()
+    }
+
+    /// Ends the supervisor and its daemon, and leaves what runs alone.
+    pub(crate) fn part(&mut self, daemon: &str) {
+        self.kill();
+        let sent = Command::new("kill").args(["-USR2", daemon]).status().unwrap();
+        assert!(sent.success());
+        eventually("the daemon has ended", Duration::from_secs(20), || {
+            let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
     }
 
     pub(crate) fn key(&self) -> String {

@@ -195,7 +195,7 @@ pub(super) fn killed() {
         // Every other round with what was made ahead, for which a create takes another way.
         let is_ahead = round.is_multiple_of(2);
         if moment.is_some() || is_ahead {
-            server.signal("HUP");
+            server.signal("USR2");
             if is_ahead {
                 server.set("SANDBOXD_POOL_SIZE", "4");
             }
@@ -320,7 +320,8 @@ pub(super) fn anybody() {
     for (round, (moment, victim)) in moments.zip(Victim::ALL.into_iter().cycle()).enumerate() {
         let what = format!("round {round}, {victim:?} at {}", moment.unwrap_or("random"));
         if moment.is_some() || server.has("FAILPOINTS") {
-            server.signal("HUP");
+            let daemon = children(&server.pid().to_string()).into_iter().find(|pid| has_word(pid, "serve"));
+            server.part(&daemon.unwrap());
             server.unset("FAILPOINTS");
             if let Some(point) = moment {
                 // It takes its time there, once, and goes on.
