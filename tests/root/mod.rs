@@ -15,6 +15,7 @@ mod files;
 mod gvisor;
 mod hosts;
 mod idle;
+mod inodes;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Test> {
         browser::TESTS,
         isolation::TESTS,
         userns::TESTS,
+        inodes::TESTS,
         nested::TESTS,
         cores::TESTS,
         counted::TESTS,
