@@ -6,7 +6,7 @@ inodes.py use               uses everything in WATCHED
 inodes.py hold FILE         locks everything in LOCKED in every way until the file FILE.end appears
 inodes.py lock              says which of LOCKED could not be locked
 """
-import ctypes, fcntl, os, stat, struct, subprocess, sys, time
+import ctypes, fcntl, os, struct, subprocess, sys, time
 
 DIRECTORIES = ["/", "/usr/bin", "/usr/lib", "/etc", "/dev", "/proc", "/sys"]
 FILES = ["/usr/bin/git", "/usr/bin/bash", "/etc/passwd", "/etc/hosts", "/etc/resolv.conf", "/dev/null", "/dev/zero",
@@ -90,7 +90,7 @@ def use():
     subprocess.run(["/usr/bin/bash", "-c", "cat /etc/passwd /etc/hosts /etc/resolv.conf > /dev/null"])
     for name in FILES:
         with open(name, "rb", buffering=0) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) or name.startswith("/dev/"):
+            if not name.startswith("/proc/"):
                 file.read(16)
     for name in DIRECTORIES:
         os.listdir(name)
