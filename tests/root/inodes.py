@@ -85,10 +85,15 @@ def watch(path):
     print("\n".join(sorted(seen)))
 
 
+def present(names):
+    """gVisor's kernel has not every file."""
+    return [name for name in names if os.path.exists(name)]
+
+
 def use():
     subprocess.run(["/usr/bin/git", "--version"], stdout=subprocess.DEVNULL)
     subprocess.run(["/usr/bin/bash", "-c", "cat /etc/passwd /etc/hosts /etc/resolv.conf > /dev/null"])
-    for name in FILES:
+    for name in present(FILES):
         with open(name, "rb", buffering=0) as file:
             if not name.startswith("/proc/"):
                 file.read(16)
@@ -107,7 +112,7 @@ def attempts(name):
 
 def hold(path):
     held = []
-    for name in LOCKED:
+    for name in present(LOCKED):
         file, shared, _ = attempts(name)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.isdir(name):
@@ -117,7 +122,7 @@ def hold(path):
 
 
 def lock():
-    for name in LOCKED:
+    for name in present(LOCKED):
         file, _, exclusive = attempts(name)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -103,10 +103,22 @@ fn end(server: &Server, id: &str, what: &str) -> String {
 }
 
 fn watches_and_locks() {
+    apart(&json!({}), &[json!({}), json!({ "rootfs": "overlay" })]);
+}
+
+/// The same between sandboxes of gVisor's, and between one and a container, whose files it opens on the host.
+pub(crate) fn watches_and_locks_of_gvisor() {
+    let gvisor = json!({ "isolation": "gvisor" });
+    apart(&gvisor, std::slice::from_ref(&gvisor));
+    apart(&json!({}), &[gvisor]);
+}
+
+/// What one sandbox watches and locks, and what it is told of what its neighbours do.
+fn apart(watcher: &Value, neighbours: &[Value]) {
     let server = Server::start(&[]);
-    let watcher = sandbox(&server, json!({}));
-    for user in [json!({}), json!({ "rootfs": "overlay" })] {
-        let neighbour = sandbox(&server, user);
+    let watcher = sandbox(&server, watcher.clone());
+    for neighbour in neighbours {
+        let neighbour = sandbox(&server, neighbour.clone());
         begin(&server, &watcher, "hold");
         assert_eq!(server.sh(&neighbour, "python3 app/inodes.py lock"), "", "a neighbour's files are locked");
         let own = server.sh(&watcher, "python3 app/inodes.py lock");
