@@ -299,13 +299,9 @@ fn stage(stage: &Stage, spaces: &Spaces) -> io::Result<()> {
         place("rootfs", mounted)?;
         check_destinations(&overlay.destinations)?;
     } else if let Some(empty) = &stage.empty {
-        let covered = match mount::cover(&staged("rootfs"), empty) {
-            // Somebody has removed it. Only device numbers differ with one on another file system.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                mount::cover(&staged("rootfs"), &staged("layers"))
-            }
-            covered => covered,
-        };
+        // It may have been removed, or lie on overlays itself. Only device numbers differ with one on another file system.
+        let covered = mount::cover(&staged("rootfs"), empty)
+            .or_else(|_unusable| mount::cover(&staged("rootfs"), &staged("layers")));
         place("rootfs", covered?)?;
     }
     mount::attach(mount::own_files(&stage.etc)?, Path::new(mount::OWN))?;

@@ -11,8 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::Test;
+use super::userns::Overlay;
 use crate::support::eventually;
-use crate::support::server::Server;
+use crate::support::server::{Server, rootfs};
 
 pub(crate) const TESTS: &[Test] = &[
     ("inodes::no_two_sandboxes_have_one_in_common", none_in_common),
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("inodes::watches_and_locks_end_at_the_sandbox", watches_and_locks),
     ("inodes::the_memory_of_programs_is_shared_all_the_same", memory_is_shared),
+    ("inodes::where_the_kernel_cannot_it_is_said", uncovered),
     ("inodes::certificates_are_copied_when_they_change", certificates),
     ("inodes::a_leased_file_makes_nobody_wait", leased),
 ];
@@ -182,6 +184,24 @@ fn memory_is_shared() {
         let (shared, resident) = mapped(pid, &name);
         assert!(resident > 1000 && shared * 2 > resident, "{name}: {shared} of {resident} KiB are shared");
     }
+}
+
+/// The kernel stacks two overlays and no third one.
+fn uncovered() {
+    let scene = tempfile::tempdir().unwrap();
+    let lower = Overlay::over(&rootfs(), &scene.path().join("lower"));
+    let tree = Overlay::over(&lower.0, &scene.path().join("rootfs"));
+    // Only what was built whole is copied to where it can be mapped.
+    std::fs::remove_file(tree.0.join(".complete")).unwrap();
+    let mut server = Server::prepare(&[("SANDBOXD_ROOTFS", tree.0.to_str().unwrap())]);
+    server.boot();
+    let [one, other] = [(); 2].map(|()| sandbox(&server, json!({})));
+    let common = in_common(&server, &one, &other);
+    let has = |path: &str| common.iter().any(|found| found == path);
+    assert!(has("/etc/passwd") && !has("/dev/null") && !has("/etc/hosts"), "{}", common.len());
+    let (_, text) = server.run("check");
+    assert!(text.contains("weaker   inodes of their own"), "{text}");
+    server.signal("TERM");
 }
 
 fn certificates() {
