@@ -161,7 +161,8 @@ impl Blank {
             // Its network stays where it is.
             site.space = None;
         }
-        match launch(shared, &site, nofile, engine, identity, layers).await {
+        // Apart, since its size would be that of everything that starts a sandbox.
+        match Box::pin(launch(shared, &site, nofile, engine, identity, layers)).await {
             Ok(launched) => Ok(Self { site, launched, attaching: None, nofile, engine }),
             Err(cause) => Err(Box::new(Unlaunched { site, cause })),
         }

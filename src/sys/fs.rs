@@ -97,7 +97,7 @@ pub fn open_beneath(
             // Something was renamed while the kernel resolved, and it asks for another try; or it is a lease, for
             // which it says the same. A tenant can keep up either.
             Err(rustix::io::Errno::AGAIN) if tried > RESOLVE_TRIES_AT_ONCE => {
-                std::thread::sleep(RESOLVE_PAUSE)
+                std::thread::sleep(RESOLVE_PAUSE);
             }
             Err(rustix::io::Errno::AGAIN) => {}
             other => return Ok(other?),

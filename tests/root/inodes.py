@@ -6,7 +6,7 @@ inodes.py use               uses everything in WATCHED
 inodes.py hold FILE         locks everything in LOCKED in every way until the file FILE.end appears
 inodes.py lock              says which of LOCKED could not be locked
 """
-import ctypes, fcntl, os, struct, subprocess, sys, time
+import ctypes, errno, fcntl, os, struct, subprocess, sys, time
 
 DIRECTORIES = ["/", "/usr/bin", "/usr/lib", "/etc", "/dev", "/proc", "/sys"]
 FILES = ["/usr/bin/git", "/usr/bin/bash", "/etc/passwd", "/etc/hosts", "/etc/resolv.conf", "/dev/null", "/dev/zero",
@@ -114,9 +114,19 @@ def hold(path):
     held = []
     for name in present(LOCKED):
         file, shared, _ = attempts(name)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # gVisor's kernel has files that cannot be locked.
+            if error.errno != errno.ENOLCK:
+                raise
+            continue
         if not os.path.isdir(name):
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, shared)
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, shared)
+            except OSError:
+                # gVisor's kernel knows only those of processes.
+                fcntl.fcntl(file, fcntl.F_SETLK, shared)
         held.append(file)
     wait_for_end(path)
 
@@ -128,9 +138,13 @@ def lock():
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("flock", name)
+        except OSError as error:
+            if error.errno != errno.ENOLCK:
+                raise
+            continue
         if not os.path.isdir(name):
             # Asked for and not set: nothing here is open for writing.
-            answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, exclusive)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, exclusive)
             if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
                 print("fcntl", name)
         os.close(file)
