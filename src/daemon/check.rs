@@ -75,12 +75,13 @@ fn conclusion(config: &Config, findings: &[Finding]) -> Vec<String> {
 }
 
 /// What keeps sandboxes from the host and from one another, by the names of the findings.
-const OF_ISOLATION: [&str; 10] = [
+const OF_ISOLATION: [&str; 11] = [
     "memory.high",
     "memory.swap.max",
     "cpu.max",
     "user namespaces",
     "mapped workspaces",
+    "inodes of their own",
     "ids of their own",
     "core dumps",
     "security modules",

@@ -16,8 +16,34 @@ use crate::sys::userns;
 #[error("give each sandbox a user namespace, as user_namespaces asks for: {0}")]
 struct Required(String);
 
-/// How sandboxes get ids of their own, tried in the launcher, as confined as it is; `None`: they do not.
-pub(super) async fn user_spaces(
+/// What sandboxes can have of their own.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// How they get ids; `None`: they do not.
+    pub(super) user_spaces: Option<UserSpaces>,
+    /// Whether they have inodes for the root file system.
+    pub(super) covers_rootfs: bool,
+}
+
+/// Tries in the launcher, as confined as it is, what sandboxes can have of their own.
+pub(super) async fn own(config: &Config, runtime: &Runtime, workspaces: &Path) -> Result<Own, Exit> {
+    let user_spaces = user_spaces(config, runtime, workspaces).await?;
+    let covers_rootfs = if let Some(spaces) = user_spaces {
+        spaces.support.covers_rootfs
+    } else {
+        let probed =
+            runtime.probe_user_namespaces(Vec::new(), config.rootfs.clone(), workspaces.to_owned()).await;
+        let probed = probed.map_err(|e| Exit::Unavailable.because(&e, ""))?;
+        probed.is_ok_and(|support| support.covers_rootfs)
+    };
+    if !covers_rootfs {
+        tracing::warn!("sandboxes share the inodes of the root file system; see `sandboxd check`");
+    }
+    Ok(Own { user_spaces, covers_rootfs })
+}
+
+/// How sandboxes get ids of their own; `None`: they do not.
+async fn user_spaces(
     config: &Config,
     runtime: &Runtime,
     workspaces: &Path,
@@ -68,6 +94,9 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
     };
     let mapped = |found: fn(&userns::Support) -> bool| probed.as_ref().is_ok_and(found);
     let workspaces = mapped(|s| s.maps_workspaces);
+    let covers = probed
+        .as_ref()
+        .map_or_else(|_| userns::covers(existing(&config.rootfs)), |support| support.covers_rootfs);
     let serves = if workspaces { rootfs::serving(config) } else { Serves::Original };
     let (root_files, detail_of_root_files) = root_files(serves, mapped(|s| s.maps_rootfs));
     let said = |mapped: bool| if mapped { "can be mapped" } else { "cannot be mapped" }.to_owned();
@@ -101,6 +130,19 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             detail: detail_of_root_files,
             consequence: "files of the root file system show as nobody's inside, and root there cannot read those that only root may",
             remedy: "a rootfs on ext4, XFS, btrfs or tmpfs; or on overlayfs, as in an image, and a data_dir that is not and has 4 GiB free",
+            required: false,
+        },
+        Finding {
+            feature: "inodes of their own",
+            found: covers,
+            detail: if covers {
+                "an overlay for each sandbox, and its own device nodes"
+            } else {
+                "the root file system cannot be covered by an overlay"
+            }
+            .to_owned(),
+            consequence: "sandboxes can watch by inotify which files of the root file system others use, and lock them",
+            remedy: "overlayfs in the kernel; a rootfs that does not lie on an overlay of an overlay",
             required: false,
         },
         Finding {

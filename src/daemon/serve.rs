@@ -276,14 +276,14 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         runsc: config.runsc.clone(),
     };
     let runtime = Runtime::start(runtime_config).map_err(|e| Exit::Unavailable.because(&e, ""))?;
-    let user_spaces = isolation::user_spaces(config, &runtime, &storage.workspaces_dir()).await?;
+    let own = isolation::own(config, &runtime, &storage.workspaces_dir()).await?;
     let sockets = SocketMaker::start().map_err(|e| Exit::Software.because(&e, ""))?;
     let template = Template::embedded().map_err(|e| Exit::Software.because(&e, ""))?.within(hard_limit);
     let metrics = Metrics::new();
     let parts =
         Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
     let supervisor =
-        Supervisor::start(sandbox_config(config, user_spaces), parts, contents).await.map_err(|e| {
+        Supervisor::start(sandbox_config(config, &own), parts, contents).await.map_err(|e| {
             let remedy = match Exit::of(&e) {
                 Exit::TryAgain => "free space, or make the disk writable, and start again",
                 _ => "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
@@ -363,11 +363,12 @@ impl App {
     }
 }
 
-fn sandbox_config(config: &Config, user_spaces: Option<sandbox::UserSpaces>) -> sandbox::Config {
+fn sandbox_config(config: &Config, own: &isolation::Own) -> sandbox::Config {
     sandbox::Config {
         run_dir: config.run_dir.clone(),
         rootfs: config.rootfs.clone(),
-        user_spaces,
+        user_spaces: own.user_spaces,
+        covers_rootfs: own.covers_rootfs,
         nested_namespaces: config.nested_namespaces,
         ca_bundle: config.ca_bundle.clone(),
         limits: Limits::with_memory(config.memory_max),

@@ -382,7 +382,8 @@ fn stamp_of(directory: &str) -> Option<Stamp> {
     })
 }
 
-fn null() -> io::Result<OwnedFd> {
+/// Opens the sandbox's own `/dev/null`.
+pub(super) fn null() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }
 

@@ -117,7 +117,10 @@ impl Processes {
                 }
             }
             None => {
-                let stdio = Stdio3 { stdin: next()?, stdout: next()?, stderr: next()? };
+                let (given_input, stdout, stderr) = (next()?, next()?, next()?);
+                // The daemon's is the host's /dev/null, whose inode everybody could lock and watch.
+                let stdin = if spawn.input { given_input } else { super::app::null()? };
+                let stdio = Stdio3 { stdin, stdout, stderr };
                 (stdio, vec![next()?, next()?], given.next(), Session::Group, None)
             }
         };

@@ -28,7 +28,8 @@ pub struct NamespacesRequest {
     pub nested: bool,
 }
 
-/// Asks whether user namespaces with such ids work, and for which of the two paths the file system can be mapped.
+/// Asks whether user namespaces with such ids work, for which of the two paths the file system can be mapped, and whether
+/// the root file system can be covered. Without ids the last alone.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProbeRequest {
     pub ids: Vec<Extent>,
@@ -36,15 +37,20 @@ pub struct ProbeRequest {
     pub workspaces: PathBuf,
 }
 
-/// What is put on the stage before a container with a user namespace is launched: its root cannot pass the
-/// directories in which these lie.
+/// What is put on the stage before a container is launched: root of a user namespace cannot pass the directories in
+/// which these lie, and no container is to share an inode with another.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Stage {
+    /// Whether it has a user namespace.
+    pub has_users: bool,
     pub rootfs: PathBuf,
     /// Whether its files are shown with the container's ids.
     pub maps_rootfs: bool,
-    /// By the name on the stage.
-    pub files: Vec<(String, PathBuf)>,
+    /// An empty directory, laid under a root file system that cannot be written; without one the files are those of
+    /// all containers.
+    pub empty: Option<PathBuf>,
+    /// Holds the files that the container's spec binds.
+    pub etc: PathBuf,
     /// Makes the root file system writable.
     pub overlay: Option<Overlay>,
 }
@@ -61,8 +67,8 @@ pub struct Overlay {
 }
 
 /// Asks for a container without identity; the descriptors ride along in this order: the socket for the
-/// reply, the control socket of `sandbox-init` (listening), the netns, the user namespace where there is a
-/// [`Stage`], the one by which its [`Overlay`] is mapped where there is one, then what [`LaunchRequest::cgroup_v2`] says.
+/// reply, the control socket of `sandbox-init` (listening), the netns, the user namespace where the
+/// [`Stage`] says that there is one, the one by which its [`Overlay`] is mapped where there is one, then what [`LaunchRequest::cgroup_v2`] says.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LaunchRequest {
     pub id: String,
@@ -72,7 +78,7 @@ pub struct LaunchRequest {
     pub state_root: PathBuf,
     /// The rest of the descriptors is one cgroup v2 directory; otherwise `tasks` files of version 1.
     pub cgroup_v2: bool,
-    /// Without one the container has no user namespace.
+    /// Without one there is nothing to be staged: gVisor has a root file system of its own.
     pub stage: Option<Stage>,
     /// Whether programs may make user, pid and network namespaces.
     pub nested: bool,
@@ -120,6 +126,7 @@ pub enum LaunchReply {
         refusal: Option<String>,
         maps_rootfs: bool,
         maps_workspaces: bool,
+        covers_rootfs: bool,
     },
     Failed {
         step: LaunchStep,

@@ -53,6 +53,14 @@ impl Engine {
         }
     }
 
+    /// Whether the launcher puts together what it is made of. gVisor has file systems, locks and watches of its own.
+    pub const fn is_staged(self) -> bool {
+        match self.0 {
+            Isolation::Container => true,
+            Isolation::Gvisor => false,
+        }
+    }
+
     /// Whether a file is closed when whoever wrote it closes it. gVisor's kernel keeps it open for the next one.
     pub const fn closes_files(self) -> bool {
         match self.0 {

@@ -91,8 +91,8 @@ pub struct Launch {
     /// The directory with `config.json`.
     pub bundle: PathBuf,
     pub netns: Arc<OwnedFd>,
-    /// Without one its processes have the host's ids.
-    pub user: Option<UserSpace>,
+    /// What it is made of; `None`: gVisor sees to that.
+    pub stage: Option<Staging>,
     pub cgroup: Entry,
     /// Whether programs may make user, pid and network namespaces.
     pub nested: bool,
@@ -101,15 +101,18 @@ pub struct Launch {
     pub workspace: Option<PathBuf>,
 }
 
-/// The user namespace of a container, and what has to be shown to its root.
+/// The user namespace of a container, and what it is made of.
 #[derive(Debug)]
-pub struct UserSpace {
-    pub namespace: Arc<OwnedFd>,
+pub struct Staging {
+    /// Without one its processes have the host's ids.
+    pub namespace: Option<Arc<OwnedFd>>,
     pub rootfs: PathBuf,
     /// Whether its files are shown with the container's ids.
     pub maps_rootfs: bool,
-    /// The files that the spec binds, by the names that it has for them.
-    pub files: Vec<(String, PathBuf)>,
+    /// An empty directory; `None`: the kernel cannot cover this root file system, whose inodes are shared then.
+    pub empty: Option<PathBuf>,
+    /// Holds the files that the spec binds.
+    pub etc: PathBuf,
     /// Makes the root file system writable.
     pub overlay: Option<Writable>,
 }
@@ -142,6 +145,8 @@ pub struct Namespaces {
 pub struct Support {
     pub maps_rootfs: bool,
     pub maps_workspaces: bool,
+    /// Whether each container can have inodes of its own for the root file system, also without user namespaces.
+    pub covers_rootfs: bool,
 }
 
 /// A container that runs.
@@ -242,18 +247,13 @@ impl Runtime {
             cgroup_v2: matches!(launch.cgroup, Entry::V2(_)),
             nested: launch.nested,
             runsc: runsc.map(|program| Runsc { program, workspace: Engine::workspace(&launch.directory) }),
-            stage: launch.user.as_ref().map(|user| Stage {
-                rootfs: user.rootfs.clone(),
-                maps_rootfs: user.maps_rootfs,
-                files: user.files.clone(),
-                overlay: user.overlay.as_ref().map(Writable::request),
-            }),
+            stage: launch.stage.as_ref().map(Staging::request),
         });
         let mut descriptors = vec![listener.as_fd(), launch.netns.as_fd()];
         descriptors.extend(workspace.iter().map(|tree| tree.as_fd()));
-        if let Some(user) = &launch.user {
-            descriptors.push(user.namespace.as_fd());
-            descriptors.extend(user.overlay.iter().map(|overlay| overlay.namespace.as_fd()));
+        if let Some(stage) = &launch.stage {
+            descriptors.extend(stage.namespace.iter().map(|namespace| namespace.as_fd()));
+            descriptors.extend(stage.overlay.iter().map(|overlay| overlay.namespace.as_fd()));
         }
         match &launch.cgroup {
             Entry::V1(tasks) => descriptors.extend(tasks.iter().map(|fd| fd.as_fd())),
@@ -291,7 +291,8 @@ impl Runtime {
         Ok(Namespaces { user, network, workspace: descriptors.next() })
     }
 
-    /// Tries what a sandbox with a user namespace needs; an inner error says why there can be none.
+    /// Tries what a sandbox with a user namespace needs; an inner error says why there can be none. Without ids it is
+    /// tried only what one without needs.
     ///
     /// # Errors
     /// See [`LaunchError`].
@@ -304,8 +305,8 @@ impl Runtime {
         let request = LauncherRequest::Probe(ProbeRequest { ids, rootfs, workspaces });
         match self.ask(&request, &[]).await?.0 {
             LaunchReply::Support { refusal: Some(refusal), .. } => Ok(Err(refusal)),
-            LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces } => {
-                Ok(Ok(Support { maps_rootfs, maps_workspaces }))
+            LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces, covers_rootfs } => {
+                Ok(Ok(Support { maps_rootfs, maps_workspaces, covers_rootfs }))
             }
             _ => Err(LaunchError::Unexpected),
         }
@@ -432,6 +433,19 @@ impl Runtime {
             other => other.map_err(LaunchError::Send)?,
         }
         Ok(launcher.number)
+    }
+}
+
+impl Staging {
+    fn request(&self) -> Stage {
+        Stage {
+            has_users: self.namespace.is_some(),
+            rootfs: self.rootfs.clone(),
+            maps_rootfs: self.maps_rootfs,
+            empty: self.empty.clone(),
+            etc: self.etc.clone(),
+            overlay: self.overlay.as_ref().map(Writable::request),
+        }
     }
 }
 

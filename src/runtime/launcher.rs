@@ -176,10 +176,11 @@ fn serve_launch(
 ) {
     let (Some(control), Some(netns)) = (descriptors.next(), descriptors.next()) else { return };
     let workspace = if request.runsc.is_some() { descriptors.next() } else { None };
-    let userns = request.stage.as_ref().and_then(|_| descriptors.next());
+    let has_users = request.stage.as_ref().is_some_and(|stage| stage.has_users);
+    let user = if has_users { descriptors.next() } else { None };
     let overlay = request.stage.as_ref().and_then(|stage| stage.overlay.as_ref());
     let layers = overlay.and_then(|_| descriptors.next());
-    let spaces = userns.map(|user| Spaces { user, layers });
+    let spaces = Spaces { user, layers };
     let cgroup: Vec<OwnedFd> = descriptors.collect();
     let directory = cgroup.first().filter(|_| request.cgroup_v2).map(|fd| fd.as_fd());
     let tasks: &[OwnedFd] = if request.cgroup_v2 { &[] } else { &cgroup };
@@ -235,19 +236,20 @@ fn namespaces(request: &NamespacesRequest, bounds: &Bounds) -> Result<Answer, La
 
 /// Runs in the worker.
 fn probe(request: &ProbeRequest, bounds: &Bounds) -> LaunchReply {
-    match userns::probe(&request.ids, &request.rootfs, &request.workspaces, bounds) {
-        Ok(Support { maps_rootfs, maps_workspaces }) => {
-            LaunchReply::Support { refusal: None, maps_rootfs, maps_workspaces }
-        }
-        Err(refusal) => {
-            LaunchReply::Support { refusal: Some(refusal), maps_rootfs: false, maps_workspaces: false }
-        }
-    }
+    let none = Support { maps_rootfs: false, maps_workspaces: false, covers_rootfs: false };
+    let probed = if request.ids.is_empty() {
+        Ok(Support { covers_rootfs: userns::covers(&request.rootfs), ..none })
+    } else {
+        userns::probe(&request.ids, &request.rootfs, &request.workspaces, bounds)
+    };
+    let (found, refusal) = probed.map_or_else(|refusal| (none, Some(refusal)), |found| (found, None));
+    let Support { maps_rootfs, maps_workspaces, covers_rootfs } = found;
+    LaunchReply::Support { refusal, maps_rootfs, maps_workspaces, covers_rootfs }
 }
 
 /// The user namespaces that a launch needs.
 struct Spaces {
-    user: OwnedFd,
+    user: Option<OwnedFd>,
     /// By which the layers of an overlay are mapped.
     layers: Option<OwnedFd>,
 }
@@ -279,11 +281,12 @@ fn check_destinations(destinations: &[(PathBuf, bool)]) -> io::Result<()> {
 }
 
 /// Runs in the worker: puts what the container is made of where root of its user namespace finds it, in a mount
-/// namespace that ends with this process and the container.
+/// namespace that ends with this process and the container. Whatever of it is the same for all containers has
+/// inodes of this one's own in there.
 fn stage(stage: &Stage, spaces: &Spaces) -> io::Result<()> {
     mount::unshare()?;
     let place = |name: &str, tree| mount::attach(tree, &staged(name));
-    let ids = stage.maps_rootfs.then(|| spaces.user.as_fd());
+    let ids = spaces.user.as_ref().filter(|_| stage.maps_rootfs).map(|fd| fd.as_fd());
     place("rootfs", mount::detached_at(&stage.rootfs, ids)?)?;
     if let Some(overlay) = &stage.overlay {
         let layers = mount::detached_at(&overlay.layers, spaces.layers.as_ref().map(|fd| fd.as_fd()))?;
@@ -295,11 +298,18 @@ fn stage(stage: &Stage, spaces: &Spaces) -> io::Result<()> {
             identity::with_file_owner(overlay.root, || mount::overlay(&staged("rootfs"), &staged("layers")))?;
         place("rootfs", mounted)?;
         check_destinations(&overlay.destinations)?;
+    } else if let Some(empty) = &stage.empty {
+        // It may have been removed, or lie on overlays itself. Only device numbers differ with one on another file system.
+        let covered = mount::cover(&staged("rootfs"), empty)
+            .or_else(|_unusable| mount::cover(&staged("rootfs"), &staged("layers")));
+        place("rootfs", covered?)?;
     }
-    for (name, path) in &stage.files {
-        place(name, mount::detached_at(path, None)?)?;
+    mount::attach(mount::own_files(&stage.etc)?, Path::new(mount::OWN))?;
+    match mount::unshare_time() {
+        // This kernel has no such namespaces.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        unshared => unshared,
     }
-    Ok(())
 }
 
 /// Runs in the worker: joins the cgroup, creates and starts the container.
@@ -307,7 +317,7 @@ fn launch(
     request: &LaunchRequest,
     control: OwnedFd,
     netns: OwnedFd,
-    (workspace, spaces, tasks): (Option<OwnedFd>, Option<Spaces>, &[OwnedFd]),
+    (workspace, spaces, tasks): (Option<OwnedFd>, Spaces, &[OwnedFd]),
     executor: &InitExecutor,
 ) -> Result<LaunchReply, LaunchReply> {
     for file in tasks {
@@ -319,9 +329,11 @@ fn launch(
     };
     place(control, CONTROL_DESCRIPTOR)?;
     place(netns, NETNS_DESCRIPTOR)?;
-    if let (Some(plan), Some(spaces)) = (&request.stage, spaces) {
+    if let Some(plan) = &request.stage {
         stage(plan, &spaces).map_err(|e| failed(LaunchStep::Stage, &e))?;
-        place(spaces.user, USERNS_DESCRIPTOR)?;
+    }
+    if let Some(user) = spaces.user {
+        place(user, USERNS_DESCRIPTOR)?;
     }
     // Those of whoever started the daemon would be kept, and nothing inside takes them away.
     identity::leave_groups().map_err(|e| failed(LaunchStep::PlaceDescriptors, &e))?;
@@ -421,8 +433,13 @@ fn respond(reply: &OwnedFd, answer: &Answer) {
     }
 }
 
-/// The name of the certificates on the stage.
-pub const STAGED_CA: &str = "ca-certificates.crt";
+/// The name of the certificates in the directory of files that containers have of their own.
+pub const CERTIFICATES: &str = "ca-certificates.crt";
+
+/// Where a container finds the files that it has of its own, while it is created.
+pub fn own(name: &str) -> PathBuf {
+    Path::new(mount::OWN).join(name)
+}
 
 /// Where the root of a container with a user namespace finds what was staged for it.
 pub fn staged(name: &str) -> PathBuf {

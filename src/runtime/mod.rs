@@ -20,6 +20,6 @@ pub use connection::{Control, ControlError, Conversation, SOCKET_NAME, Way};
 pub use engine::Engine;
 pub use gvisor::Gvisor;
 pub use launch::{
-    Config, Identity, Launch, LaunchError, Launched, Namespaces, Runtime, Support, UserSpace, Writable,
+    Config, Identity, Launch, LaunchError, Launched, Namespaces, Runtime, Staging, Support, Writable,
 };
 pub use ring::{Ended, Journal, MOVE_BYTES_MAX, Moved, Ring, Stream};

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
-use super::ids::Space;
+use super::ids::{self, Space};
 use super::limits::settings;
 use super::process::Attaching;
 use super::provision::{Undo, chain, fail_point, take_back};
@@ -166,7 +166,8 @@ impl Blank {
             // Its network stays where it is.
             site.space = None;
         }
-        match launch(shared, &site, nofile, engine, identity, layers).await {
+        // Apart, since its size would be that of everything that starts a sandbox.
+        match Box::pin(launch(shared, &site, nofile, engine, identity, layers)).await {
             Ok(launched) => Ok(Self { site, launched, attaching: None, nofile, engine }),
             Err(cause) => Err(Box::new(Unlaunched { site, cause })),
         }
@@ -246,7 +247,7 @@ async fn launch(
         directory: site.run_directory.clone(),
         bundle,
         netns: Arc::clone(&site.network.netns),
-        user: site.space.as_ref().map(|space| space.launch(shared, layers)).transpose()?,
+        stage: engine.is_staged().then(|| ids::staging(shared, site.space.as_ref(), layers)).transpose()?,
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
         nested: site.nested,
         engine,
@@ -329,7 +330,7 @@ fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {
     match make() {
         // Somebody has removed everything: what all sandboxes share goes first.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            write_etc(&shared.etc_dir, shared.network.resolver())?;
+            write_etc(shared)?;
             make().map_err(failed)?;
         }
         made => made.map_err(failed)?,

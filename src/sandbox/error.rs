@@ -246,7 +246,7 @@ fn file_kind(error: &FileError) -> Kind {
         FileError::Exists { .. } | FileError::NotEmpty { .. } => Kind::Conflict,
         FileError::Limit { .. } => Kind::TooLarge,
         FileError::NoSpace { .. } => Kind::Exhausted,
-        FileError::Unwritable { .. } => Kind::Unavailable,
+        FileError::Unwritable { .. } | FileError::Held { .. } => Kind::Unavailable,
         FileError::Io { .. } => Kind::Internal,
         _ => Kind::Invalid,
     }

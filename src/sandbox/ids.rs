@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::supervisor::Shared;
 use crate::model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
-use crate::runtime::{Engine, Support, UserSpace, Writable, launcher};
+use crate::runtime::{Engine, Staging, Support, Writable};
 use crate::storage::Owner;
 use crate::sys::userns::{self, Extent};
 
@@ -63,7 +63,10 @@ pub(super) fn owner(shared: &Shared, isolation: Isolation) -> Owner {
 
 /// Says whether a sandbox may have such a root file system.
 pub(super) fn check_rootfs(shared: &Shared, rootfs: RootFs, isolation: Isolation) -> Result<(), Error> {
-    let maps = shared.config.user_spaces.is_some_and(|s| s.support.maps_rootfs && s.support.maps_workspaces);
+    let maps = shared.config.user_spaces.is_some_and(|spaces| {
+        let support = spaces.support;
+        support.maps_rootfs && support.maps_workspaces && support.covers_rootfs
+    });
     match rootfs {
         RootFs::ReadOnly => Ok(()),
         RootFs::Overlay if isolation != Isolation::Container => {
@@ -116,25 +119,28 @@ impl UserSpaces {
     }
 }
 
-impl Space {
-    /// What the launcher has to know of it.
-    pub(super) fn launch(&self, shared: &Shared, layers: Option<PathBuf>) -> Result<UserSpace, Error> {
-        let etc = &shared.etc_dir;
-        let mut files: Vec<_> =
-            ["resolv.conf", "hosts"].map(|name| (name.to_owned(), etc.join(name))).into_iter().collect();
-        files.extend(
-            shared.config.ca_bundle.iter().map(|path| (launcher::STAGED_CA.to_owned(), path.clone())),
-        );
-        let overlay = layers.map(|layers| self.overlay(shared, layers)).transpose()?;
-        Ok(UserSpace {
-            overlay,
-            namespace: Arc::clone(&self.namespace),
-            rootfs: shared.config.rootfs.clone(),
-            maps_rootfs: self.ids.maps_rootfs,
-            files,
-        })
-    }
+/// What a container is made of.
+///
+/// # Errors
+/// Layers were asked for where there can be none.
+pub(super) fn staging(
+    shared: &Shared,
+    space: Option<&Space>,
+    layers: Option<PathBuf>,
+) -> Result<Staging, Error> {
+    let no_overlay = || Error::Invalid(NO_OVERLAY.to_owned());
+    let overlay = |layers| space.ok_or_else(no_overlay)?.overlay(shared, layers);
+    Ok(Staging {
+        overlay: layers.map(overlay).transpose()?,
+        namespace: space.map(|space| Arc::clone(&space.namespace)),
+        rootfs: shared.config.rootfs.clone(),
+        maps_rootfs: space.is_some_and(|space| space.ids.maps_rootfs),
+        empty: shared.config.covers_rootfs.then(|| shared.storage.empty_dir()),
+        etc: shared.etc_dir.clone(),
+    })
+}
 
+impl Space {
     fn overlay(&self, shared: &Shared, layers: PathBuf) -> Result<Writable, Error> {
         let mapped = self.workspace.as_ref().ok_or_else(|| Error::Invalid(NO_OVERLAY.to_owned()))?;
         let namespace = mapped.try_clone();

@@ -6,8 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,7 +28,7 @@ use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
 use crate::metadata::{Durability, Retired, Retirement};
 use crate::model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
-use crate::runtime::{Control, Engine};
+use crate::runtime::{Control, Engine, launcher};
 use crate::sys::freezer::Freezer;
 use crate::sys::netns;
 use crate::sys::pidfd::PidFd;
@@ -133,10 +131,13 @@ async fn take_over(
     Ok(entry)
 }
 
-/// Writes the files that all sandboxes share: the resolver, and the names of the loopback device.
-pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Error> {
+/// Writes the files that are the same in all sandboxes: the resolver, the names of the loopback device, and a copy of
+/// the operator's certificates. They are a layer of what each launch has of its own, see [`crate::sys::mount::own_files`].
+pub(super) fn write_etc(shared: &Shared) -> Result<(), Error> {
+    let (directory, resolver) = (&shared.etc_dir, shared.network.resolver());
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(directory)?;
+        copy_certificates(shared)?;
         crate::storage::write_file(
             &directory.join("resolv.conf"),
             format!("nameserver {resolver}\n").as_bytes(),
@@ -147,6 +148,19 @@ pub(super) fn write_etc(directory: &Path, resolver: Ipv4Addr) -> Result<(), Erro
         )
     };
     write().map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })
+}
+
+/// Copies the operator's certificates, if there are any, unless the copy is as old and as long as they are.
+pub(super) fn copy_certificates(shared: &Shared) -> io::Result<()> {
+    let Some(bundle) = &shared.config.ca_bundle else { return Ok(()) };
+    let copy = shared.etc_dir.join(launcher::CERTIFICATES);
+    let (theirs, ours) = (std::fs::metadata(bundle)?, std::fs::metadata(&copy));
+    let changed = theirs.modified()?;
+    if ours.is_ok_and(|ours| ours.len() == theirs.len() && ours.modified().is_ok_and(|at| at == changed)) {
+        return Ok(());
+    }
+    crate::storage::write_file(&copy, &std::fs::read(bundle)?)?;
+    std::fs::File::open(&copy)?.set_modified(changed)
 }
 
 /// Takes over a sandbox that runs; `None` if it does not, whatever the record says.

@@ -57,6 +57,8 @@ pub struct Config {
     pub rootfs: PathBuf,
     /// How sandboxes get ids of their own; `None`: their processes have the host's.
     pub user_spaces: Option<UserSpaces>,
+    /// Whether each sandbox has inodes of its own for the root file system.
+    pub covers_rootfs: bool,
     /// Whether a sandbox may be asked for whose programs may make namespaces.
     pub nested_namespaces: bool,
     /// Certificates bound over the sandbox's own, for hosts behind an inspecting proxy.
@@ -192,7 +194,6 @@ impl Supervisor {
     /// The run directory cannot be prepared, or the record cannot be written.
     pub async fn start(config: Config, parts: Parts, contents: Contents) -> Result<Self, Error> {
         let etc_dir = config.run_dir.join("etc");
-        reconcile::write_etc(&etc_dir, parts.network.resolver())?;
         let disk = Disk::of(&parts.storage.workspaces_dir());
         let rings = Arc::new(process::Rings::within(&config.run_dir));
         let shared = Arc::new(Shared {
@@ -227,6 +228,7 @@ impl Supervisor {
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
+        reconcile::write_etc(&shared)?;
         shared.check_rootfs()?;
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
@@ -668,6 +670,9 @@ impl Shared {
     /// The bundle of all sandboxes with such a limit, written when it is first needed.
     pub(super) fn bundle(&self, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
         let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, since two copies at once would write to one file.
+        reconcile::copy_certificates(self)
+            .map_err(|source| Error::RunDirectory { path: self.etc_dir.display().to_string(), source })?;
         // Looked at, since somebody may have cleared the run directory.
         if let Some(bundle) =
             bundles.get(&(nofile, is_writable)).filter(|bundle| bundle.join("config.json").exists())
@@ -700,24 +705,22 @@ impl Shared {
         Ok(directory.to_owned())
     }
 
-    /// The spec of a container: with a user namespace it is made of what is on the stage.
+    /// The spec of a container: it is made of what is on the stage.
     fn spec(&self, nofile: u64, is_writable: bool) -> Spec {
-        if self.config.user_spaces.is_none() {
-            return self.plain_spec(nofile);
-        }
-        let certificates = self.config.ca_bundle.as_ref().map(|_| launcher::staged(launcher::STAGED_CA));
+        let certificates = self.config.ca_bundle.as_ref().map(|_| launcher::own(launcher::CERTIFICATES));
+        let userns = self.config.user_spaces.map(|_| launcher::userns_path());
         self.template.spec(&Plan {
             rootfs: &launcher::staged("rootfs"),
             netns: &launcher::netns_path(),
-            userns: Some(&launcher::userns_path()),
-            etc: &launcher::staged(""),
+            userns: userns.as_deref(),
+            etc: &launcher::own(""),
             ca_bundle: certificates.as_deref(),
             is_writable,
             nofile,
         })
     }
 
-    /// The spec of what has the host's ids.
+    /// The spec of what is made of the host's files as they are.
     fn plain_spec(&self, nofile: u64) -> Spec {
         self.template.spec(&Plan {
             rootfs: &self.config.rootfs,

@@ -44,7 +44,7 @@ fn look(shared: &Shared, mut seen: BTreeMap<LaunchId, u32>) -> Result<BTreeMap<L
     // The files that all share, before whoever lacks them.
     if !shared.etc_dir.join("resolv.conf").exists() {
         tracing::warn!("the shared files of the run directory are gone and are written again");
-        write_etc(&shared.etc_dir, shared.network.resolver())?;
+        write_etc(shared)?;
     }
     shared.storage.restore_reserve();
     let there = launches(shared)?;

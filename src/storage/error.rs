@@ -56,6 +56,9 @@ pub enum FileError {
     /// A limit of what is allowed, in its unit.
     #[error("too large: more than {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
+    /// A lease is held on it, or its path is renamed without end.
+    #[error("is held by a program of the sandbox: {path}; try again")]
+    Held { path: String },
     #[error("it took longer than {secs} s")]
     TooSlow { secs: u64 },
     /// What is wrong with an archive that was uploaded.
@@ -118,6 +121,7 @@ impl FileError {
                 Some(Errno::NOTDIR) => Self::NotDirectory { path },
                 Some(Errno::INVAL | Errno::NXIO) => Self::NotRegular { path },
                 Some(Errno::XDEV | Errno::LOOP) => Self::Escapes { path },
+                Some(Errno::AGAIN) => Self::Held { path },
                 Some(Errno::NAMETOOLONG) => Self::Path { reason: "it is too long" },
                 _ if is_full(&source) => Self::NoSpace { source },
                 _ if is_unwritable(&source) => Self::Unwritable { source },

@@ -67,6 +67,8 @@ pub use watch::{ChangeKind, Observed, Tally, Watcher, Writes};
 const APP: &str = "workspace/app";
 /// The manifest beneath the app directory.
 const MANIFEST: &str = "sandbox.yaml";
+/// A directory in which nothing ever is.
+const EMPTY: &str = "empty";
 /// The home skeleton beneath the rootfs.
 const SKELETON: &str = "etc/skel";
 
@@ -140,9 +142,15 @@ impl Storage {
         };
         drop(directory("workspaces")?);
         drop(directory("overlays")?);
+        drop(directory(EMPTY)?);
         let yard = Arc::new(Yard { staging: directory("staging")?, trash: directory("trash")? });
         let reserve = Reserve::find(&config.data_dir);
         Ok(Self { yard, config, reserve })
+    }
+
+    /// A directory with nothing in it, on the file system of the workspaces.
+    pub fn empty_dir(&self) -> PathBuf {
+        self.config.data_dir.join(EMPTY)
     }
 
     pub fn workspaces_dir(&self) -> PathBuf {
@@ -428,15 +436,20 @@ impl Storage {
     /// The disk fails. A tenant who puts something strange there has no manifest.
     pub fn manifest(&self, id: SandboxId) -> Result<Option<ManifestFile>, StorageError> {
         let Ok(files) = self.files(id, FileBase::App) else { return Ok(None) };
-        let Ok((file, stat)) =
-            sysfs::open_file_beneath(files.directory(), Path::new(MANIFEST), Links::FollowBeneath)
-        else {
-            return Ok(None);
-        };
+        let workspace = self.workspace_path(id);
+        let (file, stat) =
+            match sysfs::open_file_beneath(files.directory(), Path::new(MANIFEST), Links::FollowBeneath) {
+                Ok(opened) => opened,
+                // It is there, and an app must not be taken down because it cannot be read at the moment.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(StorageError::at("open the manifest in", &workspace)(error));
+                }
+                Err(_) => return Ok(None),
+            };
         let mut text = Vec::new();
         let limit = u64::try_from(manifest::BYTES_MAX + 1).unwrap_or(u64::MAX);
         let read = io::Read::read_to_end(&mut io::Read::take(file, limit), &mut text);
-        read.map_err(StorageError::at("read the manifest in", &self.workspace_path(id)))?;
+        read.map_err(StorageError::at("read the manifest in", &workspace))?;
         Ok(Some(ManifestFile { text, stat }))
     }
 

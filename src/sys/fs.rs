@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
@@ -17,6 +18,12 @@ use rustix::fs::{
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC`, statfs(2).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
+/// How often the kernel is asked to resolve a path again; see [`open_beneath`].
+const RESOLVE_TRIES: u32 = 128;
+/// So many of them follow one another at once: what others rename is done within microseconds.
+const RESOLVE_TRIES_AT_ONCE: u32 = 32;
+/// Between the later ones.
+const RESOLVE_PAUSE: Duration = Duration::from_micros(100);
 /// How much is copied before the caller is asked again whether to go on.
 const COPY_STEP_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -96,7 +103,9 @@ pub fn check_writable(directory: impl AsFd) -> io::Result<()> {
 /// `openat2(directory, path, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)` — man 2 openat2.
 ///
 /// # Errors
-/// `EXDEV` for a path that leads out, `ELOOP` for a link that is refused, and the kernel's others.
+/// `EXDEV` for a path that leads out, `ELOOP` for a link that is refused, and the kernel's others. `EAGAIN` for a path
+/// on which names are renamed without end and, with `O_NONBLOCK`, for a file that somebody holds a lease on (man 2
+/// fcntl): neither may hold a thread of the caller's.
 pub fn open_beneath(
     directory: impl AsFd,
     path: &Path,
@@ -108,14 +117,19 @@ pub fn open_beneath(
     if links == Links::Refuse {
         resolve |= ResolveFlags::NO_SYMLINKS;
     }
-    loop {
-        let flags = flags | OFlags::CLOEXEC;
+    let flags = flags | OFlags::CLOEXEC;
+    for tried in 1..RESOLVE_TRIES {
         match rustix::fs::openat2(directory.as_fd(), path, flags, Mode::from_raw_mode(mode), resolve) {
-            // Something was renamed while the kernel resolved; it asks for another try.
+            // Something was renamed while the kernel resolved, and it asks for another try; or it is a lease, for
+            // which it says the same. A tenant can keep up either.
+            Err(rustix::io::Errno::AGAIN) if tried > RESOLVE_TRIES_AT_ONCE => {
+                std::thread::sleep(RESOLVE_PAUSE);
+            }
             Err(rustix::io::Errno::AGAIN) => {}
             other => return Ok(other?),
         }
     }
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
 /// Opens a regular file beneath a directory for reading; what is not one cannot make the caller wait.
@@ -123,7 +137,7 @@ pub fn open_beneath(
 /// # Errors
 /// `EINVAL` for what is not a regular file, `EISDIR` for a directory, and those of [`open_beneath`].
 pub fn open_file_beneath(directory: impl AsFd, path: &Path, links: Links) -> io::Result<(File, Stat)> {
-    // Without NONBLOCK the open of a FIFO waits for its other end.
+    // Without NONBLOCK the open of a FIFO waits for its other end, and that of a leased file for the lease's holder.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = open_beneath(directory, path, flags, 0, links)?;
     let stat = rustix::fs::fstat(&file)?;

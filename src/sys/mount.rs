@@ -1,27 +1,28 @@
 //! Mount namespaces: unshare(2), setns(2), mount(2), open_tree(2), mount_setattr(2), move_mount(2).
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_set_string,
+};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+
+use super::fs::own_path;
 
 /// Where mounts are put together that a launch needs: every part of the way to it may be passed by anybody, and
 /// so by root of a user namespace, to whom the directories of the daemon are closed. The names in it are
 /// [`STAGED`].
 pub const STAGE: &str = "/sys/fs/cgroup";
-/// What there is on the stage, and whether it is a directory.
-pub const STAGED: [(&str, bool); 5] = [
-    ("rootfs", true),
-    ("layers", true),
-    ("resolv.conf", false),
-    ("hosts", false),
-    ("ca-certificates.crt", false),
-];
+/// Directories on the stage.
+const STAGED: [&str; 2] = ["rootfs", "layers"];
+/// Where a worker sees the sandbox's own device nodes and files: libcontainer binds devices from this path.
+pub const OWN: &str = "/dev";
 
 /// Moves the calling, single-threaded process into a mount namespace in which only `writable` can be
 /// written (and `/proc` and `/sys`, whose files are not a file system's), and in which the cgroup file systems
@@ -130,16 +131,84 @@ pub fn unshare() -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn overlay(lower: &Path, layers: &Path) -> io::Result<OwnedFd> {
-    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_set_string};
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let set = |name: &str, path: &Path| fsconfig_set_string(context.as_fd(), name, path);
-    set("source", Path::new("overlay"))?;
-    set("lowerdir", lower)?;
-    set("upperdir", &layers.join("upper"))?;
-    set("workdir", &layers.join("work"))?;
-    rustix::mount::fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let options = [("upperdir", layers.join("upper")), ("workdir", layers.join("work"))];
+    overlay_of(lower.as_os_str(), &options, attributes)
+}
+
+/// Lays an empty directory under another one, read-only; the mount is nowhere yet.
+///
+/// Every overlay has inodes of its own, also where the files beneath are the same: watches (inotify), locks and leases
+/// are on those. File content is mapped and cached once, for the file beneath. The kernel wants two layers where
+/// none is written; on one file system they keep one device number — man 5 overlayfs,
+/// Documentation/filesystems/overlayfs.rst "Inode properties".
+///
+/// # Errors
+/// The kernel's; `EINVAL` for an idmapped `lower` before Linux 5.19, and for one that lies on two overlays already.
+pub fn cover(lower: &Path, empty: &Path) -> io::Result<OwnedFd> {
+    let empty = open_path(empty)?;
+    let layers = [lower.as_os_str(), OsStr::new(":"), OsStr::new(&own_path(&empty))].join(OsStr::new(""));
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+        .union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    overlay_of(&layers, &[], attributes)
+}
+
+/// Lays the files of a directory over [`OWN`], read-only; the mount is nowhere yet. Device nodes in it work, and have
+/// inodes of its own as files do, see [`cover`].
+///
+/// # Errors
+/// The kernel's.
+pub fn own_files(files: &Path) -> io::Result<OwnedFd> {
+    // Named by its descriptor: what is mounted is listed inside, and paths of the host are nobody's business there.
+    let files = open_path(files)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    overlay_of(OsStr::new(&format!("{}:{OWN}", own_path(&files))), &[], attributes)
+}
+
+/// Says whether [`cover`] works for a directory, mapped by a user namespace if there is one. Runs in a mount namespace
+/// of the calling, single-threaded process: for a child that ends.
+///
+/// # Errors
+/// The kernel's.
+pub fn try_cover(directory: &Path, ids: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    unshare_mounts()?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private)?;
+    let tree = detached_at(directory, ids)?;
+    rustix::mount::mount("tmpfs", STAGE, "tmpfs", MountFlags::empty(), Some(c"size=4k,mode=755"))?;
+    set_stage()?;
+    let [rootfs, empty] = STAGED.map(|name| Path::new(STAGE).join(name));
+    attach(tree, &rootfs)?;
+    cover(&rootfs, &empty).map(drop)
+}
+
+fn overlay_of(lower: &OsStr, options: &[(&str, PathBuf)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |name: &str, value: &OsStr| fsconfig_set_string(context.as_fd(), name, value);
+    set("source", OsStr::new("overlay"))?;
+    set("lowerdir", lower)?;
+    for (name, path) in options {
+        set(name, path.as_os_str())?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
     Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn open_path(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(directory, flags, Mode::empty())?)
+}
+
+/// `unshare(CLONE_NEWTIME)`: what the calling process forks from now on is in a time namespace of its own, with the
+/// clocks of this one. Without one all processes of the host share the inode of `/proc/self/ns/time`, on which locks
+/// and watches can be placed — man 7 time_namespaces.
+///
+/// # Errors
+/// The kernel's; `EINVAL` where it was built without `CONFIG_TIME_NS`.
+pub fn unshare_time() -> io::Result<()> {
+    // SAFETY: the flag changes the namespace of children only, no descriptor is unshared or closed.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }?)
 }
 
 /// `fsopen(type)`, `fsmount`: mounts a file system nowhere, to see whether that may be.
@@ -191,15 +260,7 @@ pub fn set_host_name(name: &str) -> io::Result<()> {
 }
 
 fn set_stage() -> io::Result<()> {
-    for (name, is_directory) in STAGED {
-        let path = Path::new(STAGE).join(name);
-        if is_directory {
-            std::fs::create_dir(path)?;
-        } else {
-            std::fs::File::create_new(path)?;
-        }
-    }
-    Ok(())
+    STAGED.iter().try_for_each(|name| std::fs::create_dir(Path::new(STAGE).join(name)))
 }
 
 fn unshare_mounts() -> io::Result<()> {

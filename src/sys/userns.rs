@@ -57,6 +57,8 @@ pub struct Support {
     pub maps_rootfs: bool,
     /// The same of the workspaces.
     pub maps_workspaces: bool,
+    /// Whether each sandbox can have inodes of its own for the root file system: see [`mount::cover`].
+    pub covers_rootfs: bool,
 }
 
 /// Makes a user namespace with these ids, users and groups alike, and, if asked for, a network namespace that
@@ -256,8 +258,18 @@ fn map_ids(pid: i32, ids: &[Extent]) -> io::Result<()> {
 pub fn probe(ids: &[Extent], rootfs: &Path, workspaces: &Path, bounds: &Bounds) -> Result<Support, String> {
     let spaces = make(ids, true, bounds).map_err(|e| e.to_string())?;
     mounts_inside(&spaces).map_err(|e| format!("mount proc and sysfs inside: {e}"))?;
-    let maps = |path: &Path| mount::detached_at(path, Some(spaces.user.as_fd())).is_ok();
-    Ok(Support { maps_rootfs: maps(rootfs), maps_workspaces: maps(workspaces) })
+    let ids = Some(spaces.user.as_fd());
+    let maps = |path: &Path| mount::detached_at(path, ids).is_ok();
+    let covers_mapped = maps(rootfs) && in_child(|| mount::try_cover(rootfs, ids)).is_ok();
+    let covers_rootfs = covers_mapped || covers(rootfs);
+    // Files that show as nobody's are the lesser harm: nobody writes them, but anybody may lock and watch them.
+    let maps_rootfs = maps(rootfs) && covers_mapped == covers_rootfs;
+    Ok(Support { maps_rootfs, maps_workspaces: maps(workspaces), covers_rootfs })
+}
+
+/// Says whether a root file system can be covered whose files are shown as they are. For a process with one thread.
+pub fn covers(rootfs: &Path) -> bool {
+    in_child(|| mount::try_cover(rootfs, None)).is_ok()
 }
 
 /// Mounts as the init of a sandbox will: the kernel refuses where something is mounted over a part of the

@@ -11,6 +11,7 @@ use crate::report::Report;
 
 const EPERM: i32 = libc::EPERM;
 const ENOSYS: i32 = libc::ENOSYS;
+const EINVAL: i32 = libc::EINVAL;
 /// No descriptor.
 const NONE: u64 = u64::MAX;
 /// Numbers from here on are newer than the libseccomp of runc, which answers ENOSYS for all of them.
@@ -49,6 +50,7 @@ fn table() -> Vec<Call> {
         memory(buffer),
         architecture(buffer),
         terminals(buffer),
+        leases(),
         sockets(),
     ]
     .concat()
@@ -243,6 +245,17 @@ fn terminals(buffer: u64) -> Vec<Call> {
     refused.into_iter().flat_map(both).collect()
 }
 
+/// Commands of fcntl(2) on a descriptor that is not open: what passes the filter answers EBADF.
+fn leases() -> Vec<Call> {
+    let refused = [("F_SETLEASE", 1024), ("F_NOTIFY", 1026), ("F_SETDELEG", 1040), ("fcntl 1041", 1041)];
+    let both = |(name, command): (&str, u64)| {
+        let high = format!("{name} with high bits");
+        let high = call(&high, libc::SYS_fcntl, &[NONE, command | 1 << 32, 1], EINVAL);
+        [call(name, libc::SYS_fcntl, &[NONE, command, 1], EINVAL), high]
+    };
+    refused.into_iter().flat_map(both).collect()
+}
+
 fn sockets() -> Vec<Call> {
     const FAMILIES: u64 = 48;
     let (stream, datagram, raw) = (1, 2, 3);
@@ -315,6 +328,9 @@ fn foreign(_report: &mut Report) {}
 /// A filter that refuses everything would pass all of the above.
 fn allowed(report: &mut Report) {
     let buffer = [0_u8; 16].as_mut_ptr() as u64;
+    // `struct flock` of zeroes: a read lock of the whole file.
+    let mut lock = [0_u64; 4];
+    let lock = lock.as_mut_ptr() as u64;
     for (name, number, args) in [
         ("getpid", libc::SYS_getpid, [0; 6]),
         ("clone", libc::SYS_clone, [libc::SIGCHLD.cast_unsigned().into(), 0, 0, 0, 0, 0]),
@@ -323,6 +339,9 @@ fn allowed(report: &mut Report) {
         ("unix sockets", libc::SYS_socketpair, [1, 1, 0, buffer, 0, 0]),
         ("the list of interfaces", libc::SYS_socket, [16, 3, 0, 0, 0, 0]),
         ("personality without randomisation", libc::SYS_personality, [0x4_0000, 0, 0, 0, 0, 0]),
+        ("F_DUPFD_CLOEXEC", libc::SYS_fcntl, [0, 1030, 0, 0, 0, 0]),
+        ("F_GETLK", libc::SYS_fcntl, [0, 5, lock, 0, 0, 0]),
+        ("F_OFD_SETLK", libc::SYS_fcntl, [0, 37, lock, 0, 0, 0]),
         ("seccomp", libc::SYS_seccomp, [2, 0, (&raw const ERRNO_ACTION) as u64, 0, 0, 0]),
         ("memfd_create", libc::SYS_memfd_create, [buffer, 0, 0, 0, 0, 0]),
     ] {

@@ -23,9 +23,10 @@ const MASKED_FILES: [&str; 13] = [
     "/proc/timer_stats",
     "/proc/config.gz",
 ];
-const MASKED_DIRECTORIES: [&str; 8] = [
+const MASKED_DIRECTORIES: [&str; 9] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/pressure",
     "/proc/scsi",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
@@ -268,7 +269,7 @@ fn sockets(report: &mut Report) {
 }
 
 /// Visits a tree without following links, a few levels deep.
-fn walk(directory: &Path, depth: usize, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
+pub(crate) fn walk(directory: &Path, depth: usize, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     let mut stack: Vec<(PathBuf, usize)> = vec![(directory.to_owned(), depth)];
     while let Some((directory, depth)) = stack.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {

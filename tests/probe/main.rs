@@ -23,6 +23,7 @@ mod kernel;
 mod neighbours;
 mod report;
 mod status;
+mod switches;
 
 use std::process::{Command, ExitCode};
 use std::slice::Iter;
@@ -81,6 +82,7 @@ fn check(outside: &Outside) -> ExitCode {
     let mut report = Report::default();
     status::check(&mut report, outside.is_root);
     files::check(&mut report, outside.is_root);
+    switches::check(&mut report);
     calls::check(&mut report);
     neighbours::check(&mut report, outside);
     if report.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::events::Reader;
-use super::{Test, files, previews, processes, terminal};
+use super::{Test, files, inodes, previews, processes, terminal};
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gvisor::processors_are_held_and_deadlines_kept", processors),
     ("gvisor::what_it_cannot_do_is_refused_with_a_reason", refused),
     ("gvisor::a_key_can_demand_it", demanded),
+    ("gvisor::watches_and_locks_end_at_the_sandbox", inodes::watches_and_locks_of_gvisor),
 ];
 
 /// Runs a test that knows nothing of tiers with every sandbox in this one.

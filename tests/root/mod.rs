@@ -17,6 +17,7 @@ mod hostile_apps;
 mod hostile_clients;
 mod hosts;
 mod idle;
+mod inodes;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Test> {
         browser::TESTS,
         isolation::TESTS,
         userns::TESTS,
+        inodes::TESTS,
         nested::TESTS,
         cores::TESTS,
         counted::TESTS,

@@ -330,10 +330,13 @@ fn overlay() {
 }
 
 /// An overlay, which cannot be mapped, in the place of a directory; unmounted with the value.
-struct Overlay(PathBuf, #[expect(dead_code, reason = "what it holds is removed with it")] tempfile::TempDir);
+pub(crate) struct Overlay(
+    pub(crate) PathBuf,
+    #[expect(dead_code, reason = "what it holds is removed with it")] tempfile::TempDir,
+);
 
 impl Overlay {
-    fn over(lower: &Path, place: &Path) -> Self {
+    pub(crate) fn over(lower: &Path, place: &Path) -> Self {
         let upper = tempfile::tempdir().unwrap();
         for name in ["upper", "work"] {
             std::fs::create_dir(upper.path().join(name)).unwrap();

@@ -60,7 +60,14 @@ pub(super) fn run(walk: &mut Walk, packer: &mut dyn Pack, budget: &mut Budget) -
             }
             Step::Node(Node { name, path, kind: FileType::RegularFile, .. }) => {
                 let Some(directory) = walk.directory() else { break };
-                let Ok((file, stat)) = sysfs::open_file_at(directory, &name) else { continue };
+                let (file, stat) = match sysfs::open_file_at(directory, &name) {
+                    Ok(opened) => opened,
+                    // Left out it would be missed later; whatever else is in the way has been removed since.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Err(FileError::at("pack", &String::from_utf8_lossy(&path))(error));
+                    }
+                    Err(_) => continue,
+                };
                 let left = u64::try_from(stat.st_size).unwrap_or_default();
                 let mut content = Content { file, left, buffer: &mut buffer, budget };
                 packer.file(meta(&path, &stat), &mut content).map_err(transfer)?;
