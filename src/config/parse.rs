@@ -79,6 +79,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         keep_alive: p.some_duration("keep_alive_seconds"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
+        networks_open: p.values("networks_open"),
         user_namespaces: p.user_namespaces(),
         id_base: p.value("id_base"),
         runsc: p.text("runsc").into(),
@@ -217,6 +218,18 @@ impl Parser<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name);
         text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A list of values; those that are none are told.
+    fn values<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Vec<T> {
+        let mut values = Vec::new();
+        for text in self.list(name) {
+            match text.parse::<T>() {
+                Ok(value) => values.push(value),
+                Err(error) => self.complain(name, &error.to_string()),
+            }
+        }
+        values
     }
 
     fn percent(&mut self, name: &str) -> u8 {

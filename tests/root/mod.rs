@@ -8,6 +8,7 @@ mod cores;
 mod counted;
 mod crash;
 mod disks;
+mod dns;
 mod escapes;
 mod events;
 mod faults;
@@ -57,6 +58,7 @@ pub(crate) fn all() -> Vec<Test> {
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,
+        dns::TESTS,
         previews::TESTS,
         sleep::TESTS,
         streams::TESTS,
