@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::{ByteSize, IdBase, Isolation};
-use crate::network::Pool;
+use crate::network::{Net, Pool};
 
 pub use env_file::with_env_file;
 pub use settings::{SETTINGS, Setting};
@@ -85,6 +85,7 @@ pub struct Config {
     pub keep_alive: Duration,
     pub ca_bundle: Option<PathBuf>,
     pub network_pool: Pool,
+    pub networks_open: Vec<Net>,
     pub user_namespaces: UserNamespaces,
     pub id_base: IdBase,
     pub runsc: PathBuf,

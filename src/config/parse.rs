@@ -83,6 +83,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         keep_alive: p.some_duration("keep_alive_seconds"),
         ca_bundle: p.optional_path("ca_bundle"),
         network_pool: p.value("network_pool"),
+        networks_open: p.values("networks_open"),
         user_namespaces: p.user_namespaces(),
         id_base: p.value("id_base"),
         runsc: p.text("runsc").into(),
@@ -243,6 +244,18 @@ impl Parser<'_> {
             preview_answer: self.some_duration("preview_answer_seconds"),
             api_hosts: self.hosts("api_hosts"),
         }
+    }
+
+    /// A list of values; those that are none are told.
+    fn values<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Vec<T> {
+        let mut values = Vec::new();
+        for text in self.list(name) {
+            match text.parse::<T>() {
+                Ok(value) => values.push(value),
+                Err(error) => self.complain(name, &error.to_string()),
+            }
+        }
+        values
     }
 
     fn percent(&mut self, name: &str) -> u8 {

@@ -179,6 +179,11 @@ pub const SETTINGS: &[Setting] = &[
         "the addresses of sandboxes: a private IPv4 network from /12 to /22",
     ),
     setting(
+        "networks_open",
+        "",
+        "what sandboxes may connect to although it is closed: IPv4 networks separated by commas, such as 192.168.7.0/24. Closed are private, shared and link-local networks, metadata services and the host's gateways; the last two are opened only by naming them or a part of them. The host itself, other sandboxes and IPv6 cannot be opened",
+    ),
+    setting(
         "user_namespaces",
         "auto",
         "a user namespace for each sandbox, in which its root is nobody outside: auto, where the host can; require: the server does not start without; off",

@@ -259,13 +259,14 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
     let storage = Storage::open(storage_config).map_err(|e| Exit::of(&e).because(&e, ""))?;
     let network_config = network::Config {
         pool: config.network_pool,
-        name_prefix: network_prefix(&config.instance),
+        names: network::LinkNames::of(&config.instance),
         table: config.instance.clone(),
+        networks_open: config.networks_open.clone(),
     };
     let network =
         Network::open(network_config).map_err(|e| Exit::Unavailable.because(&e, "see `sandboxd check`"))?;
     let resolver = network.resolver();
-    let dns = DnsSockets::bind(resolver).await.map_err(|e| {
+    let dns = DnsSockets::bind(resolver, network.live().clone()).await.map_err(|e| {
         Exit::Unavailable
             .because(&e, &format!("the name server for sandboxes cannot listen on {resolver}:53"))
     })?;
@@ -453,11 +454,6 @@ pub(super) fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
         _ => return None,
     };
     process::hard_limit(resource)
-}
-
-/// Link names have 15 bytes, of which the numbers behind the prefix take up to 9.
-fn network_prefix(instance: &str) -> String {
-    if instance == "sandboxd" { "sbx".to_owned() } else { instance.chars().take(6).collect() }
 }
 
 async fn listen(addr: SocketAddr) -> Result<TcpListener, Unheard> {

@@ -13,6 +13,7 @@ pub(super) const PER_BRIDGE: u32 = 1000;
 pub(super) const BRIDGE_PREFIX_LEN: u8 = 22;
 const PER_BRIDGE_ADDRESSES: u32 = 1024;
 /// The gateway is the first address of a bridge's network; sandboxes begin behind it.
+pub(super) const GATEWAY: u32 = 1;
 const FIRST: u32 = 2;
 
 /// A private IPv4 network, from /12 to /22.
@@ -32,13 +33,33 @@ impl Pool {
         (1 << (32 - u32::from(self.prefix_len))) / PER_BRIDGE_ADDRESSES * PER_BRIDGE
     }
 
+    /// How many addresses there are, with those that are nobody's.
+    pub(super) fn size(self) -> u32 {
+        1 << (32 - u32::from(self.prefix_len))
+    }
+
+    /// How many bridges the whole pool needs.
+    pub(super) fn bridges(self) -> u32 {
+        self.size() / PER_BRIDGE_ADDRESSES
+    }
+
+    /// Whether an address is of the pool.
+    pub(super) fn has(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & mask_of(self.prefix_len) == self.base
+    }
+
     pub(super) fn address(self, index: u32) -> Ipv4Addr {
         let network = self.base + index / PER_BRIDGE * PER_BRIDGE_ADDRESSES;
         Ipv4Addr::from_bits(network + FIRST + index % PER_BRIDGE)
     }
 
     pub(super) fn gateway(self, bridge: u32) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.base + bridge * PER_BRIDGE_ADDRESSES + 1)
+        Ipv4Addr::from_bits(self.base + bridge * PER_BRIDGE_ADDRESSES + GATEWAY)
+    }
+
+    /// An address of a bridge's network that no sandbox ever has.
+    pub(super) fn spare(self, bridge: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.base + (bridge + 1) * PER_BRIDGE_ADDRESSES - 2)
     }
 
     pub(super) fn base(self) -> Ipv4Addr {
@@ -93,7 +114,7 @@ mod tests {
         assert_eq!(pool.capacity(), 4000);
         let mut seen: BTreeSet<_> = (0..pool.capacity()).map(|i| pool.address(i)).collect();
         assert_eq!(seen.len(), 4000);
-        assert!((0..4).all(|bridge| seen.insert(pool.gateway(bridge))));
+        assert!((0..4).all(|bridge| seen.insert(pool.gateway(bridge)) && seen.insert(pool.spare(bridge))));
         assert!(seen.iter().all(|a| pool.overlaps(a.to_bits(), u32::MAX)));
         assert_eq!(pool.address(1000), Ipv4Addr::new(10, 88, 4, 2));
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -199,13 +200,19 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
     };
     match attempt.await {
         Ok((control, run_directory, netns, ids, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
+            let netns = Arc::new(netns);
+            let (adopting, inside) = (Arc::clone(shared), Arc::clone(&netns));
+            let adopt = move || adopting.network.adopt(index, inside.as_fd()).map_err(Error::Network);
+            if let Err(error) = blocking(adopt).await {
+                tracing::warn!(%id, error = %chain(&error), "failed to take over the network of a sandbox");
+            }
             // What was killed before this daemon began was told by the one before, or is not known to it.
             let kills = cgroup.oom_kills().unwrap_or_default();
             let live = Live {
                 control,
                 init_pid: pid,
                 init,
-                netns: Arc::new(netns),
+                netns,
                 address: shared.network.address(index),
                 address_index: index,
                 ids,
@@ -267,6 +274,9 @@ async fn clear(
             {
                 tracing::error!(launch = name, error = %chain(&error), "failed to remove a left-over run directory");
             }
+        }
+        if let Err(error) = shared.network.forget_departed() {
+            tracing::warn!(error = %chain(&Error::Network(error)), "failed to clear the connections of ended sandboxes");
         }
         let unborn = shared.storage.sweep_unborn(|id| known.contains(&id)).map_err(Error::Storage)?;
         if unborn > 0 {

@@ -473,6 +473,13 @@ impl Supervisor {
         });
         futures_util::future::join_all(stops).await;
         self.shared.finish().await;
+        // One that could not be stopped must not lose its firewall.
+        if self.shared.registry.all().iter().all(|entry| entry.present().is_none()) {
+            let shared = Arc::clone(&self.shared);
+            if let Err(error) = blocking(move || shared.network.remove().map_err(Error::Network)).await {
+                tracing::warn!(error = %super::provision::chain(&error), "failed to take the network away");
+            }
+        }
     }
 
     pub(super) fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {

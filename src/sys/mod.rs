@@ -12,6 +12,8 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod clone;
 #[cfg(feature = "daemon")]
+pub mod conntrack;
+#[cfg(feature = "daemon")]
 pub mod controls;
 #[cfg(feature = "daemon")]
 pub mod figures;

@@ -8,6 +8,7 @@ mod cores;
 mod counted;
 mod crash;
 mod disks;
+mod dns;
 mod escapes;
 mod events;
 mod faults;
@@ -66,6 +67,7 @@ pub(crate) fn all() -> Vec<Test> {
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,
+        dns::TESTS,
         previews::TESTS,
         hostile_apps::TESTS,
         hostile_clients::TESTS,

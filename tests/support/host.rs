@@ -59,8 +59,11 @@ impl HostSnapshot {
 
 /// The host's ends of the sandboxes' networks.
 pub(crate) fn cables() -> BTreeSet<String> {
-    let all = names(Path::new("/sys/class/net"));
-    all.into_iter().filter(|n| n.starts_with(&format!("{INSTANCE}p"))).collect()
+    // Not by `/sys/class/net`: that shows the links of the network namespace in which it was mounted.
+    let table = std::fs::read_to_string("/proc/net/dev").unwrap();
+    let all = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    let prefix = sandboxd::network::LinkNames::of(INSTANCE).cable_prefix();
+    all.filter(|name| name.starts_with(&prefix)).collect()
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

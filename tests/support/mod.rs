@@ -13,6 +13,7 @@ pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod terminal;
+pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 

@@ -44,7 +44,7 @@ impl Server {
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         // The kernel takes the cables of the last test's sandboxes away in its own time; a test that compares the
         // host before and after must not begin with them.
-        eventually("the last test's cables are gone", Duration::from_secs(20), || host::cables().is_empty());
+        eventually("the last test's cables are gone", Duration::from_secs(90), || host::cables().is_empty());
         let mut server = Self::prepare(settings);
         server.boot();
         server
