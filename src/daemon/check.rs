@@ -10,6 +10,7 @@ use oci_spec::runtime::PosixRlimitType;
 use super::exit::{Exit, chain, complain, say};
 use super::isolation;
 use super::serve::read_config;
+use super::tables;
 use crate::config::Config;
 use crate::model::{Finding, Isolation};
 use crate::network;
@@ -75,8 +76,10 @@ fn conclusion(config: &Config, findings: &[Finding]) -> Vec<String> {
 }
 
 /// What keeps sandboxes from the host and from one another, by the names of the findings.
-const OF_ISOLATION: [&str; 10] = [
+const OF_ISOLATION: [&str; 12] = [
     "memory.high",
+    "socket buffers",
+    "shared tables",
     "memory.swap.max",
     "cpu.max",
     "user namespaces",
@@ -93,6 +96,7 @@ fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(control_groups(config));
     findings.extend(kernel());
     findings.extend(isolation::findings(config));
+    findings.push(tables::finding());
     findings.extend(surroundings());
     findings.extend(network::missing_features());
     findings.extend(files(config));
@@ -259,6 +263,14 @@ fn limits(config: &Config, cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Findi
             },
             "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
             if has.memory_high { "set_memory_high=true, as it is by default" } else { only_v2 },
+        ),
+        finding(
+            "socket buffers",
+            has.sockets,
+            if v2 { "part of memory.max" } else { "memory.kmem.tcp.limit_in_bytes limits them" },
+            "not counted: a kernel without memory.kmem.tcp.limit_in_bytes, or cgroup.memory=nosocket",
+            "limits.memory_max does not hold buffers of TCP and UDP: a sandbox may fill the host's memory with them",
+            "mount cgroup2 alone; start the kernel without cgroup.memory=nosocket",
         ),
         finding(
             "memory.swap.max",

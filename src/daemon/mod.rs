@@ -10,6 +10,7 @@ mod record;
 mod rootfs;
 mod serve;
 mod supervise;
+mod tables;
 
 use std::process::ExitCode;
 

@@ -18,6 +18,7 @@ use super::isolation;
 use super::key;
 use super::lock;
 use super::rootfs;
+use super::tables;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
@@ -143,6 +144,7 @@ async fn serve(mut config: Config) -> Exit {
     if let Err(error) = process::raise_open_files() {
         tracing::warn!(%error, "the limit on open files cannot be raised");
     }
+    tables::make_room();
     let lock = match lock::take(&config.data_dir) {
         Ok(lock) => lock,
         Err(error) => {

@@ -16,6 +16,7 @@ mod admission;
 mod agenda;
 mod app;
 mod blank;
+mod buffers;
 mod clock;
 mod connect;
 mod driver;

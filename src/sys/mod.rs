@@ -5,6 +5,8 @@
 #![expect(unsafe_code, reason = "the kernel boundary")]
 
 #[cfg(feature = "daemon")]
+pub mod buffers;
+#[cfg(feature = "daemon")]
 pub mod capabilities;
 #[cfg(feature = "daemon")]
 pub mod cgroup;
@@ -40,6 +42,8 @@ pub mod pty;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+#[cfg(feature = "daemon")]
+pub mod tables;
 #[cfg(feature = "daemon")]
 pub mod termios;
 #[cfg(feature = "daemon")]

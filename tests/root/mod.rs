@@ -33,6 +33,7 @@ mod sleep;
 mod streams;
 mod terminal;
 mod tools;
+mod uncounted;
 mod userns;
 
 /// A test and its name.
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Test> {
         nested::TESTS,
         cores::TESTS,
         counted::TESTS,
+        uncounted::TESTS,
         limits::TESTS,
         neighbours::TESTS,
         probe::TESTS,

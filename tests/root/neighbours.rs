@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// What misbehaves, and how.
-const HOGS: [(&str, &str); 5] = [
+pub(super) const HOGS: [(&str, &str); 5] = [
     ("fork bomb", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
     (
         "memory hog",
@@ -31,7 +31,7 @@ const HOGS: [(&str, &str); 5] = [
     ),
 ];
 /// An app that answers at once.
-const APP: &str = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
+pub(super) const APP: &str = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
 /// Requests in a turn, and turns of each side.
 const REQUESTS: usize = 25;
 const TURNS: usize = 8;
@@ -55,7 +55,7 @@ impl Times {
     }
 }
 
-fn start(server: &Server, id: &str, script: &str) {
+pub(super) fn start(server: &Server, id: &str, script: &str) {
     let body = json!({ "cmd": ["python3", "-c", script], "detach": true });
     let answer = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
     assert_eq!(answer.status, 201, "{}", answer.text());
