@@ -24,6 +24,7 @@ mod error;
 mod events;
 mod exec;
 mod expiry;
+mod fairness;
 mod files;
 mod ids;
 mod leases;

@@ -29,7 +29,7 @@ use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{buffers, expiry, oom, pool, reconcile, sweep, throttle};
+use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
 use crate::bundle::{self, Guest, Plan, Template};
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
@@ -233,6 +233,7 @@ impl Supervisor {
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(buffers::watch(supervisor.clone()));
+        supervisor.shared.tasks.spawn(fairness::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
         supervisor.shared.tasks.spawn(sweep::watch(Arc::clone(&supervisor.shared)));
         Ok(supervisor)

@@ -237,6 +237,14 @@ impl Cgroup {
         self.write_if_there("cpu", file, quota.as_deref().unwrap_or(unlimited))
     }
 
+    /// Changes the weight of one that runs, between the kernel's 1 and 10,000.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_cpu_weight(&self, weight: u32) -> Result<(), CgroupError> {
+        self.write_cpu_weight(weight)
+    }
+
     fn write_cpu_weight(&self, weight: u32) -> Result<(), CgroupError> {
         if self.is_v2() {
             return self.write_if_there("cpu", "cpu.weight", &weight.to_string());

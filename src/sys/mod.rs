@@ -37,6 +37,8 @@ pub mod pidfd;
 #[cfg(feature = "daemon")]
 pub mod probe;
 pub mod process;
+#[cfg(feature = "daemon")]
+pub mod processors;
 pub mod pty;
 #[cfg(feature = "daemon")]
 pub mod seccomp;

@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod files;
 mod gvisor;
+mod hostile;
 mod hosts;
 mod idle;
 mod isolation;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Test> {
         uncounted::TESTS,
         limits::TESTS,
         neighbours::TESTS,
+        hostile::TESTS,
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,

@@ -237,6 +237,18 @@ fn number(path: &str) -> u64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// How many files the machine has open, and how many it can.
+pub(super) fn open_files() -> (u64, u64) {
+    (number("/proc/sys/fs/file-nr"), number(FILES_MAX))
+}
+
+/// The bytes of the host's memory in buffers of TCP and UDP, of all namespaces.
+pub(super) fn sockets() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
+    let of = |line: &str| line.split_once(" mem ")?.1.split(' ').next()?.parse::<u64>().ok();
+    text.lines().filter_map(of).sum::<u64>() * 4096
+}
+
 const FILES_MAX: &str = "/proc/sys/fs/file-max";
 
 /// Opens all that 25 processes may, and says so.
@@ -263,7 +275,7 @@ fn descriptors() {
     eventually("it has opened what it can", Duration::from_secs(60), || {
         told(&server, &id).matches("opened ").count() >= 25
     });
-    let (open, most) = (number("/proc/sys/fs/file-nr"), number(FILES_MAX));
+    let (open, most) = open_files();
     tell(&format!("uncounted: {open} open files of {most}"));
     assert!(open < most / 2, "{open} of {most}: one sandbox has most of the machine's");
     // What it has is its memory, of which it has so much and no more.

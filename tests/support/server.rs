@@ -36,6 +36,8 @@ pub(crate) struct Server {
     child: Option<Child>,
     settings: Vec<(String, String)>,
     log: PathBuf,
+    /// The program, where it is not the one that is built with the tests.
+    program: Option<PathBuf>,
 }
 
 impl Server {
@@ -56,7 +58,13 @@ impl Server {
         let further = FURTHER.get();
         let settings = further.iter().chain(settings).map(owned).collect();
         let log = directory.path().join("log");
-        Self { directory, child: None, settings, log }
+        Self { directory, child: None, settings, log, program: None }
+    }
+
+    /// Has the optimised server run, where it is built: an unoptimised one is slow at what it does for clients.
+    pub(crate) fn use_optimised(&mut self) {
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sandboxd");
+        self.program = built.exists().then_some(built);
     }
 
     /// Has the server write its log to another file.
@@ -152,6 +160,7 @@ impl Server {
     fn command(&self, subcommand: &str) -> Command {
         // Another build of it, where figures are what is looked for.
         let built = std::env::var_os("SANDBOXD_TEST_SERVER");
+        let built = built.or_else(|| self.program.clone().map(Into::into));
         let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandboxd").into()));
         let path = self.directory.path();
         command.arg(subcommand).stdin(Stdio::null()).stdout(Stdio::null());
