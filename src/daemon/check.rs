@@ -233,8 +233,27 @@ fn control_groups(config: &Config) -> Vec<Finding> {
     }];
     if let Ok(detected) = &detected {
         findings.extend(limits(config, detected, Disk::of(&config.data_dir)));
+        findings.push(socket_buffers(detected));
     }
     findings
+}
+
+/// Whether a sandbox's buffers of sockets are held to anything.
+fn socket_buffers(cgroups: &Hierarchy) -> Finding {
+    let found = cgroups.controls().sockets;
+    let detail = match (found, cgroups.version()) {
+        (true, Version::V2) => "part of memory.max",
+        (true, Version::V1 | Version::Hybrid) => "memory.kmem.tcp.limit_in_bytes limits them",
+        (false, _) => "a kernel without memory.kmem.tcp.limit_in_bytes, or cgroup.memory=nosocket",
+    };
+    Finding {
+        feature: "socket buffers",
+        found,
+        detail: detail.to_owned(),
+        consequence: "limits.memory_max does not hold buffers of TCP and UDP: a sandbox may fill the host's memory with them",
+        remedy: "mount cgroup2 alone; start the kernel without cgroup.memory=nosocket",
+        required: false,
+    }
 }
 
 /// The limits that are not there everywhere.
@@ -263,14 +282,6 @@ fn limits(config: &Config, cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<Findi
             },
             "a sandbox is not slowed down before its hard limit: it runs into the OOM killer at once",
             if has.memory_high { "set_memory_high=true, as it is by default" } else { only_v2 },
-        ),
-        finding(
-            "socket buffers",
-            has.sockets,
-            if v2 { "part of memory.max" } else { "memory.kmem.tcp.limit_in_bytes limits them" },
-            "not counted: a kernel without memory.kmem.tcp.limit_in_bytes, or cgroup.memory=nosocket",
-            "limits.memory_max does not hold buffers of TCP and UDP: a sandbox may fill the host's memory with them",
-            "mount cgroup2 alone; start the kernel without cgroup.memory=nosocket",
         ),
         finding(
             "memory.swap.max",
