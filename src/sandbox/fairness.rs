@@ -64,7 +64,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
         match blocking(move || Ok(look(running, &before))).await {
             Ok(seen) => known = seen,
             Err(error) => {
-                tracing::error!(error = %super::chain(&error), "failed to look at the use of processors")
+                tracing::error!(error = %super::chain(&error), "failed to look at the use of processors");
             }
         }
     }
