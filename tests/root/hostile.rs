@@ -76,12 +76,8 @@ const PARTS: &[Part] = &[
         clients: 1,
         ..program("preview flood", |server, id| start(server, id, SILENT))
     },
-    Part { client: Some(list), clients: 2, ..program("big listings", |server, id| many_files(server, id)) },
-    Part {
-        client: Some(download),
-        clients: 2,
-        ..program("big archives", |server, id| many_files(server, id))
-    },
+    Part { client: Some(list), clients: 2, ..program("big listings", many_files) },
+    Part { client: Some(download), clients: 2, ..program("big archives", many_files) },
     Part { client: Some(zeroes), clients: 2, ..program("big outputs", |_, _| ()) },
 ];
 
@@ -175,8 +171,11 @@ impl Window {
     }
 }
 
+/// One kind of time of a window.
+type Of = fn(&Window) -> &Vec<Duration>;
+
 /// The times of all windows but the slowest, in order.
-fn times(windows: &[Window], of: fn(&Window) -> &Vec<Duration>) -> Vec<Duration> {
+fn times(windows: &[Window], of: Of) -> Vec<Duration> {
     let mut windows: Vec<_> = windows.iter().map(of).filter(|times| !times.is_empty()).collect();
     windows.sort_by_key(|times| times.iter().sum::<Duration>() / u32::try_from(times.len()).unwrap());
     let slowest = windows.len() - 1;
@@ -281,8 +280,7 @@ fn purge(server: &Server, name: &str, id: &str) {
 fn judge(quiet: &[Window], beside: &[Window], after: &[Window]) {
     let failures: Vec<_> = beside.iter().flat_map(|window| &window.failures).collect();
     let mut slow = Vec::new();
-    let kinds: [(&str, fn(&Window) -> &Vec<Duration>); 2] =
-        [("exec", |w| &w.execs), ("preview", |w| &w.previews)];
+    let kinds: [(&str, Of); 2] = [("exec", |w| &w.execs), ("preview", |w| &w.previews)];
     for (name, of) in kinds {
         let (quiet, beside, after) = (times(quiet, of), times(beside, of), times(after, of));
         let least = at(&quiet, 99).max(at(&after, 99));
