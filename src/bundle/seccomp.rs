@@ -443,6 +443,14 @@ mod tests {
             assert_eq!(verdict(&ordinary, *call, args), RET_ALLOW, "{call:?} {args:x?}");
             assert_ne!(verdict(&nested, *call, args), RET_ALLOW, "{call:?} {args:x?}");
         }
+        // What takes of the room for machine code goes in neither.
+        for option in [26, 51] {
+            for level in [1, 1 | 1 << 32] {
+                let args = [3, level, option];
+                assert_ne!(verdict(&ordinary, Sysno::setsockopt, &args), RET_ALLOW, "{args:x?}");
+                assert_ne!(verdict(&nested, Sysno::setsockopt, &args), RET_ALLOW, "{args:x?}");
+            }
+        }
         let left: &[(Sysno, &[u64])] = &[
             (Sysno::ioctl, &[3, 0x8912]),
             (Sysno::ioctl, &[3, 0x541b]),

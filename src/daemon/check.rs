@@ -10,6 +10,7 @@ use oci_spec::runtime::PosixRlimitType;
 use super::exit::{Exit, chain, complain, say};
 use super::isolation;
 use super::serve::read_config;
+use super::tables;
 use crate::config::Config;
 use crate::model::{Finding, Isolation};
 use crate::network;
@@ -75,8 +76,10 @@ fn conclusion(config: &Config, findings: &[Finding]) -> Vec<String> {
 }
 
 /// What keeps sandboxes from the host and from one another, by the names of the findings.
-const OF_ISOLATION: [&str; 11] = [
+const OF_ISOLATION: [&str; 13] = [
     "memory.high",
+    "socket buffers",
+    "shared tables",
     "memory.swap.max",
     "cpu.max",
     "user namespaces",
@@ -94,6 +97,7 @@ fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(control_groups(config));
     findings.extend(kernel());
     findings.extend(isolation::findings(config));
+    findings.push(tables::finding());
     findings.extend(surroundings());
     findings.extend(network::missing_features());
     findings.extend(files(config));
@@ -239,8 +243,27 @@ fn control_groups(config: &Config) -> Vec<Finding> {
     }];
     if let Ok(detected) = &detected {
         findings.extend(limits(config, detected, Disk::of(&config.data_dir)));
+        findings.push(socket_buffers(detected));
     }
     findings
+}
+
+/// Whether a sandbox's buffers of sockets are held to anything.
+fn socket_buffers(cgroups: &Hierarchy) -> Finding {
+    let found = cgroups.controls().sockets;
+    let detail = match (found, cgroups.version()) {
+        (true, Version::V2) => "part of memory.max",
+        (true, Version::V1 | Version::Hybrid) => "memory.kmem.tcp.limit_in_bytes limits them",
+        (false, _) => "a kernel without memory.kmem.tcp.limit_in_bytes, or cgroup.memory=nosocket",
+    };
+    Finding {
+        feature: "socket buffers",
+        found,
+        detail: detail.to_owned(),
+        consequence: "limits.memory_max does not hold buffers of TCP and UDP: a sandbox may fill the host's memory with them",
+        remedy: "mount cgroup2 alone; start the kernel without cgroup.memory=nosocket",
+        required: false,
+    }
 }
 
 /// The limits that are not there everywhere.

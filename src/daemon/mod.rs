@@ -13,6 +13,7 @@ mod reload;
 mod rootfs;
 mod serve;
 mod supervise;
+mod tables;
 
 use std::process::ExitCode;
 

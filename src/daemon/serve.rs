@@ -23,6 +23,7 @@ use super::memory;
 use super::record;
 use super::reload::Reload;
 use super::rootfs;
+use super::tables;
 use crate::api::{self, Auth, Pass};
 use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
@@ -169,6 +170,7 @@ async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
     if let Err(error) = process::raise_open_files() {
         tracing::warn!(%error, "the limit on open files cannot be raised");
     }
+    tables::make_room();
     let lock = match lock::take(&config.data_dir) {
         Ok(lock) => lock,
         Err(error) => {

@@ -16,6 +16,10 @@ const PIDS_MIN: u32 = 16;
 const PIDS_MAX: u32 = 32_768;
 /// Less does not start an interpreter.
 const NOFILE_MIN: u64 = 64;
+/// The share of the files that a machine can have open at once that the processes of one sandbox may have between them.
+const NOFILE_SHARE: u64 = 2;
+/// Never less than this for a process: what programs are written for (`INR_OPEN_CUR`, getrlimit(2)).
+const NOFILE_FLOOR: u64 = 1024;
 /// A hundredth of a processor: the kernel's least quota is 1 ms of its period of 100 ms.
 const CPU_MILLI_MIN: u32 = 10;
 const CPU_MILLI_MAX: u32 = 1_024_000;
@@ -122,6 +126,13 @@ impl Limits {
             pids_max: PIDS,
             nofile: NOFILE,
         }
+    }
+
+    /// Returns the open files that one process may have where a machine can have so many in all: `nofile`, or what keeps
+    /// as many processes as `pids_max` allows within their share, but no less than 1,024.
+    pub fn nofile_within(&self, machine: u64) -> u64 {
+        let share = machine / NOFILE_SHARE / u64::from(self.pids_max.max(1));
+        self.nofile.min(share.max(NOFILE_FLOOR))
     }
 
     /// Returns these limits as a client wants them.
@@ -239,6 +250,24 @@ fn within<T: PartialOrd + ToString>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_files_are_a_share_of_the_machines() {
+        let mut limits = Limits::with_memory(ByteSize::mib(512));
+        limits.nofile = 65_536;
+        for (pids, machine, nofile) in [
+            (1024, u64::MAX, 65_536),
+            (1024, 2 * 1024 * 65_536, 65_536),
+            (1024, 2 * 1024 * 65_535, 65_535),
+            (32_768, 200_000_000, 3051),
+            (32_768, 2_466_170, 1024),
+        ] {
+            limits.pids_max = pids;
+            assert_eq!(limits.nofile_within(machine), nofile, "{pids} processes, {machine} files");
+        }
+        limits.nofile = 100;
+        assert_eq!(limits.nofile_within(0), 100);
+    }
 
     #[test]
     fn each_limit_is_checked_at_its_edges() {

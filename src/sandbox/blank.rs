@@ -182,8 +182,8 @@ impl Blank {
     }
 
     /// Whether it can become a sandbox with such limits: those of its processes were set at its launch.
-    pub(super) fn fits(&self, limits: &Limits) -> bool {
-        self.nofile == limits.nofile
+    pub(super) fn fits(&self, nofile: u64) -> bool {
+        self.nofile == nofile
     }
 
     /// Gives it an identity; the workspace is that of a path unless it is given; `running` is its record. After a failure it is of no use any more.

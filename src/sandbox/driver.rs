@@ -3,6 +3,7 @@
 //! What happens to the sandbox itself (its first process ends) comes before what is asked of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +12,7 @@ use super::activity::now_ms;
 use super::admission::Purpose;
 use super::app;
 use super::blank;
+use super::buffers;
 use super::error::Error;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
@@ -583,6 +585,9 @@ impl Driver {
             |live| {
                 // Its cgroup, which knows, is about to go.
                 oom::look(&self.shared, id, &live);
+                if live.is_hoarder.load(Ordering::Acquire) {
+                    return buffers::REASON;
+                }
                 engine.reason_of_end(live.cgroup.oom_kills(), live.cgroup.figures().pids_refused)
             },
         );

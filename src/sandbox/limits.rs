@@ -10,7 +10,7 @@ use super::supervisor::{Shared, blocking};
 use crate::model::{ByteSize, Ceiling, CpuMax, Limits};
 use crate::sys::cgroup::{CgroupError, Hierarchy};
 use crate::sys::controls::{Disk, IoLimit, Settings};
-use crate::sys::memory;
+use crate::sys::{memory, tables};
 
 /// The most that this host can give one sandbox.
 pub(super) fn ceiling() -> Ceiling {
@@ -20,10 +20,17 @@ pub(super) fn ceiling() -> Ceiling {
     Ceiling { memory: ByteSize::bytes(memory), nofile: nofile.unwrap_or(u64::MAX) }
 }
 
+/// How many files this machine can have open at once. Without figures no more than the least that any has.
+pub(super) fn open_files() -> u64 {
+    memory::host().map_or(0, |host| tables::open_files(host.total_bytes))
+}
+
 /// Names the limits that this host does not have: its control groups, and the disk of the workspaces.
 pub(super) fn not_enforced(cgroups: &Hierarchy, disk: Option<Disk>) -> Vec<&'static str> {
     let has = cgroups.controls();
     let all = [
+        // Buffers of TCP and UDP sockets, which are the sandbox's memory wherever the kernel counts them.
+        ("memory_max.sockets", has.sockets),
         ("memory_high", has.memory_high),
         ("swap_max", has.swap_max),
         ("oom_group", has.oom_group),

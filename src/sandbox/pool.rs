@@ -126,8 +126,9 @@ impl Pool {
         if self.blanks_max == 0 {
             return None;
         }
+        let nofile = shared.nofile(limits);
         let mut state = self.state();
-        let found = state.blanks.iter().position(|blank| blank.fits(limits));
+        let found = state.blanks.iter().position(|blank| blank.fits(nofile));
         let blank = found.and_then(|index| state.blanks.remove(index));
         state.wanted = grown(state.wanted, state.blanks.len(), blank.is_some(), self.blanks_max);
         state.last_taken = Instant::now();
@@ -298,7 +299,7 @@ async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
                 Some(site) => site,
                 None => Site::make(shared, limits, false).await?,
             };
-            let blank = match Blank::launch(shared, site, limits.nofile).await {
+            let blank = match Blank::launch(shared, site, shared.nofile(limits)).await {
                 Ok(blank) => blank,
                 Err(failed) => return Err(take_back(shared, failed.site.undo(), failed.cause).await),
             };

@@ -289,7 +289,7 @@ async fn launched_now(
         recorded_running(shared, &announced, occasion, made).await?;
         Ok::<_, Error>(workspace)
     };
-    let (launched, prepared) = tokio::join!(Blank::launch(shared, site, limits.nofile), prepared);
+    let (launched, prepared) = tokio::join!(Blank::launch(shared, site, shared.nofile(limits)), prepared);
     // Whatever was made is noted before the first failure is looked at.
     let mut blank = noted(launched, made)?;
     let workspace = prepared?;
@@ -365,7 +365,7 @@ async fn named_steps(
         true => Site::make(shared, limits, true).await?,
         false => site(shared, limits).await?,
     };
-    let launched = Blank::launch_as(shared, site, limits.nofile, engine, named, layers).await;
+    let launched = Blank::launch_as(shared, site, shared.nofile(limits), engine, named, layers).await;
     let mut blank = noted(launched, made)?;
     let running = running(record, &blank);
     let recorded = recorded_running(shared, &running, occasion, made);
@@ -493,6 +493,7 @@ fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
         throttle: Throttle::default(),
         awake: Mutex::default(),
         oom_kills: AtomicU64::new(0),
+        is_hoarder: AtomicBool::new(false),
         is_greeted: AtomicBool::new(true),
         link: LinkCell::default(),
         attaching: tokio::sync::Mutex::new(attaching),

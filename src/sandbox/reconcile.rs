@@ -222,6 +222,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 attaching: tokio::sync::Mutex::default(),
                 awake: Mutex::default(),
                 oom_kills: AtomicU64::new(kills),
+                is_hoarder: AtomicBool::new(false),
                 is_greeted: AtomicBool::new(!is_frozen),
                 run_directory,
                 started_at: record.updated_at,

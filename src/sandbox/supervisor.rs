@@ -21,7 +21,7 @@ use super::events::{EventLog, Why};
 use super::files::{TRANSFERS_MAX, WATCHES_MAX, Watchers};
 use super::ids::{self, UserSpaces};
 use super::leases::Leases;
-use super::limits::{ceiling, not_enforced};
+use super::limits::{ceiling, not_enforced, open_files};
 use super::logs::FOLLOWERS_MAX;
 use super::owners::Owners;
 use super::pool::Pool;
@@ -29,7 +29,7 @@ use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::view::{AppView, Counts, Snapshot};
-use super::{expiry, oom, pool, reconcile, sweep, throttle};
+use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
 use crate::bundle::{self, Guest, Plan, Template};
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
@@ -139,6 +139,8 @@ pub(super) struct Shared {
     bundles: Mutex<HashMap<(u64, bool), PathBuf>>,
     /// What holds the workspaces, if it is one disk.
     pub(super) disk: Option<Disk>,
+    /// How many files the machine can have open at once.
+    open_files: u64,
     /// Which limits the host cannot enforce.
     not_enforced: Vec<&'static str>,
     /// Workspaces that are kept without a sandbox.
@@ -203,6 +205,7 @@ impl Supervisor {
             pool: Pool::new(config.pool),
             bundles: Mutex::default(),
             disk,
+            open_files: open_files(),
             not_enforced: not_enforced(&parts.cgroups, disk),
             config,
             etc_dir,
@@ -246,6 +249,8 @@ impl Supervisor {
         supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
         supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));
+        supervisor.shared.tasks.spawn(buffers::watch(supervisor.clone()));
+        supervisor.shared.tasks.spawn(fairness::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
         supervisor.shared.tasks.spawn(sweep::watch(Arc::clone(&supervisor.shared)));
         Ok(supervisor)
@@ -672,6 +677,11 @@ impl Shared {
         let destinations: Vec<_> =
             self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
         self.storage.check_rootfs(&destinations).map_err(Error::Storage)
+    }
+
+    /// The limit on open files that a process of a sandbox with such limits starts with.
+    pub(super) fn nofile(&self, limits: &Limits) -> u64 {
+        limits.nofile_within(self.open_files)
     }
 
     /// The bundle of all sandboxes with such a limit, written when it is first needed.

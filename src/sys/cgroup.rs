@@ -93,6 +93,7 @@ impl Hierarchy {
         if found.version == Version::V2 {
             found.enable_controllers()?;
         }
+        found.count_sockets()?;
         Ok(found)
     }
 

@@ -19,6 +19,17 @@ const SHARES_PER_HUNDRED: u64 = 1024;
 const SHARES_MIN: u64 = 2;
 /// What a new cgroup has.
 const WEIGHT: u32 = 100;
+/// Version 1 counts the buffers of sockets apart from all other memory: a sandbox may hold this share of its
+/// `memory_max` in them besides.
+const SOCKETS_SHARE: u64 = 4;
+/// Less leaves a package manager's dozen of connections without windows: 8 MiB are 128 KiB for each of 64.
+const SOCKETS_MIN: u64 = 8 << 20;
+/// The host's TCP is slowed down as a whole once all sockets together hold a sixteenth of its memory
+/// (`tcp_mem`, man 7 tcp): with 64 MiB it takes two dozen sandboxes to get a host of 24 GiB there.
+const SOCKETS_MAX: u64 = 64 << 20;
+/// Limits the receive buffers of UDP too: the kernel charges both by the same function
+/// (`__sk_mem_raise_allocated`, `memcg1_charge_skmem`).
+const SOCKETS_FILE: &str = "memory.kmem.tcp.limit_in_bytes";
 
 /// What a cgroup may use; bytes and counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +75,8 @@ pub struct Controls {
     pub cpu_max: bool,
     pub cpu_weight: bool,
     pub io_max: bool,
+    /// Whether the buffers of TCP and UDP sockets are limited at all.
+    pub sockets: bool,
 }
 
 impl Hierarchy {
@@ -77,6 +90,8 @@ impl Hierarchy {
                 cpu_max: self.has("cpu", "cpu.max"),
                 cpu_weight: self.has("cpu", "cpu.weight"),
                 io_max: self.has("io", "io.max"),
+                // They are part of `memory.current`.
+                sockets: counts_sockets(),
             };
         }
         Controls {
@@ -86,6 +101,18 @@ impl Hierarchy {
             cpu_max: self.has("cpu", "cpu.cfs_quota_us"),
             cpu_weight: self.has("cpu", "cpu.shares"),
             io_max: self.has("blkio", "blkio.throttle.read_bps_device"),
+            sockets: self.has("memory", SOCKETS_FILE) && counts_sockets(),
+        }
+    }
+
+    /// Has version 1 count the buffers of sockets beneath our directory from now on. A socket that was made before
+    /// its cgroup counts is never counted; and while any cgroup counts, the next to do so patches no kernel code.
+    pub(super) fn count_sockets(&self) -> Result<(), CgroupError> {
+        let Some(ours) = self.ours("memory").filter(|_| self.version() != Version::V2) else { return Ok(()) };
+        match write(&ours.join(SOCKETS_FILE), "-1") {
+            // A kernel that has no such file cannot be helped; `controls` tells.
+            Err(CgroupError::Access { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
         }
     }
 
@@ -186,6 +213,9 @@ impl Cgroup {
         if (from.memory_max, from.swap_max) == (to.memory_max, to.swap_max) {
             return Ok(());
         }
+        if from.memory_max != to.memory_max {
+            self.write_if_there("memory", SOCKETS_FILE, &sockets_max(to.memory_max).to_string())?;
+        }
         // The limit of both may never be below that of memory: on the way up it goes first.
         let both = to.memory_max.saturating_add(to.swap_max).to_string();
         let max = (memory.join("memory.limit_in_bytes"), to.memory_max.to_string());
@@ -205,6 +235,14 @@ impl Cgroup {
         // A hundred microseconds of the kernel's usual period of 100 ms are a thousandth.
         let quota = milli.map(|milli| (u64::from(milli) * CPU_PERIOD_US / 1000).to_string());
         self.write_if_there("cpu", file, quota.as_deref().unwrap_or(unlimited))
+    }
+
+    /// Changes the weight of one that runs, between the kernel's 1 and 10,000.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_cpu_weight(&self, weight: u32) -> Result<(), CgroupError> {
+        self.write_cpu_weight(weight)
     }
 
     fn write_cpu_weight(&self, weight: u32) -> Result<(), CgroupError> {
@@ -269,6 +307,24 @@ impl IoLimit {
     }
 }
 
+/// What version 1 lets a cgroup with such a `memory_max` hold in buffers of sockets, in bytes.
+fn sockets_max(memory_max: u64) -> u64 {
+    (memory_max / SOCKETS_SHARE).clamp(SOCKETS_MIN, SOCKETS_MAX)
+}
+
+/// Whether the kernel charges buffers of sockets to cgroups: it does unless it was started with
+/// `cgroup.memory=nosocket` (the kernel's `admin-guide/kernel-parameters.txt`).
+fn counts_sockets() -> bool {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    !is_told_not_to_count(&line, "nosocket")
+}
+
+fn is_told_not_to_count(command_line: &str, what: &str) -> bool {
+    let settings =
+        command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("cgroup.memory="));
+    settings.flat_map(|list| list.split(',')).any(|setting| setting == what)
+}
+
 /// `8:0 enable=1 ctrl=auto …`, a line for each disk that was ever set.
 fn has_cost_model(text: &str, Disk { major, minor }: Disk) -> bool {
     let of_disk = text.lines().find_map(|line| line.strip_prefix(&format!("{major}:{minor} ")));
@@ -320,6 +376,25 @@ mod tests {
         let text = "8:0 enable=0 ctrl=auto rpct=0.00\n8:16 enable=1 ctrl=user rpct=95.00 max=100.00\n";
         let has = |minor| has_cost_model(text, Disk { major: 8, minor });
         assert!(!has(0) && has(16) && !has(1) && !has(32));
+    }
+
+    #[test]
+    fn the_share_of_sockets_has_edges() {
+        for (memory, sockets) in [(32, 8), (64, 16), (128, 32), (4096, 64)] {
+            assert_eq!(sockets_max(memory << 20), sockets << 20, "{memory} MiB");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_count_sockets_is_known_by_its_command_line() {
+        for (line, expected) in [
+            ("quiet cgroup.memory=nokmem,nosocket", true),
+            ("cgroup.memory=nosocket quiet\n", true),
+            ("cgroup.memory=nokmem", false),
+            ("nosocket", false),
+        ] {
+            assert_eq!(is_told_not_to_count(line, "nosocket"), expected, "{line}");
+        }
     }
 
     #[test]

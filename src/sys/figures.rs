@@ -78,6 +78,15 @@ pub struct MemoryEvents {
 }
 
 impl Cgroup {
+    /// Reads how much processor time members have used; `None` when the cgroup is gone, or nobody counts.
+    pub fn cpu_used(&self) -> Option<Duration> {
+        let text = |file: &str| self.directories().find_map(|d| fs::read_to_string(d.join(file)).ok());
+        if self.is_v2() {
+            return value(&text("cpu.stat")?, "usage_usec").map(Duration::from_micros);
+        }
+        text("cpuacct.usage")?.trim().parse().ok().map(Duration::from_nanos)
+    }
+
     /// Reads what members use.
     pub fn figures(&self) -> Figures {
         // A file's name belongs to one controller; which hierarchy that shares with others does not matter.

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod btrfs;
+pub mod buffers;
 #[cfg(feature = "daemon")]
 pub mod capabilities;
 #[cfg(feature = "daemon")]
@@ -39,11 +40,15 @@ pub mod pidfd;
 #[cfg(feature = "daemon")]
 pub mod probe;
 pub mod process;
+#[cfg(feature = "daemon")]
+pub mod processors;
 pub mod pty;
 #[cfg(feature = "daemon")]
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+#[cfg(feature = "daemon")]
+pub mod tables;
 #[cfg(feature = "daemon")]
 pub mod termios;
 #[cfg(feature = "daemon")]

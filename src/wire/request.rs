@@ -142,7 +142,8 @@ pub struct LimitsBody {
     pub io_weight: Option<u32>,
     /// Processes and threads, 16 to 32768.
     pub pids_max: Option<u32>,
-    /// Open files of one process, 64 at least.
+    /// Open files of one process, 64 at least; times `pids_max` held to half of what the machine can have open, but
+    /// not below 1024.
     pub nofile: Option<u64>,
 }
 

@@ -58,7 +58,8 @@ pub struct Limits {
     pub io_weight: u32,
     pub pids_max: u32,
     pub nofile: u64,
-    /// Those of them that this host cannot enforce; `sandboxd check` says why.
+    /// Those of them that this host cannot enforce, and `memory_max.sockets` where it does not count buffers of
+    /// sockets; `sandboxd check` says why.
     pub not_enforced: Vec<&'static str>,
 }
 

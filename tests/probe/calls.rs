@@ -293,6 +293,12 @@ fn sockets() -> Vec<Call> {
     }
     // The upper half of an argument is no way round: the kernel looks at the lower alone.
     all.push(call("AF_VSOCK with high bits", libc::SYS_socket, &[40 | 1 << 32, stream, 0], EPERM));
+    for (name, option) in [("SO_ATTACH_FILTER", 26), ("SO_ATTACH_REUSEPORT_CBPF", 51)] {
+        all.push(call(name, libc::SYS_setsockopt, &[NONE, 1, option, BAD, 16], EPERM));
+        let high = 1 << 32;
+        let name = format!("{name} with high bits");
+        all.push(call(&name, libc::SYS_setsockopt, &[NONE, 1 | high, option | high, BAD, 16], EPERM));
+    }
     all.push(call("TCP_ULP", libc::SYS_setsockopt, &[NONE, 6, 31, BAD, 3], EPERM));
     all.push(call(
         "TCP_ULP with high bits",

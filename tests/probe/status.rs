@@ -76,6 +76,7 @@ pub(crate) fn check(report: &mut Report, is_root: bool) {
     descriptors(report);
     init(report, is_root);
     limits(report);
+    shared_tables(report);
     let score = read("/proc/self/oom_score_adj");
     let is_first_to_go = score.trim().parse::<i32>().is_ok_and(|s| s >= 500);
     report.check(is_first_to_go, "memory", format_args!("oom_score_adj is {}", score.trim()));
@@ -290,4 +291,15 @@ fn prlimit_core(bytes: u64) -> bool {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Whether the machine's table of open files is larger than what its memory holds: else some sandboxes can fill it. The
+/// least that an open file takes is `struct file`, with 184 bytes.
+fn shared_tables(report: &mut Report) {
+    let memory = read("/proc/meminfo");
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let files = read("/proc/sys/fs/file-max").trim().parse::<u64>().unwrap_or(0);
+    let holds =
+        total.and_then(|text| text.parse::<u64>().ok()).unwrap_or(u64::MAX).saturating_mul(1024) / 184;
+    report.check(files >= holds, "descriptors", format_args!("{files} files fill the machine's table"));
 }

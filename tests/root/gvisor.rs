@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::events::Reader;
-use super::{Test, files, inodes, previews, processes, terminal};
+use super::{Test, files, hostile, inodes, previews, processes, terminal, uncounted};
 use crate::support::eventually;
 use crate::support::host::HostSnapshot;
 use crate::support::http;
@@ -32,6 +32,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("gvisor::what_it_cannot_do_is_refused_with_a_reason", refused),
     ("gvisor::a_key_can_demand_it", demanded),
     ("gvisor::watches_and_locks_end_at_the_sandbox", inodes::watches_and_locks_of_gvisor),
+    ("gvisor::what_its_kernel_is_made_to_hold_is_its_own", holds),
+    ("gvisor::neither_pressure_nor_leases_reach_the_host", host_files),
+    ("gvisor::a_flood_of_previews_leaves_the_neighbour_alone", flooded),
 ];
 
 /// Runs a test that knows nothing of tiers with every sandbox in this one.
@@ -244,4 +247,65 @@ fn demanded() {
     assert_eq!((made.status, &made.json()["isolation"]), (201, &json!("container")));
     let answer = ask("/v1/sandboxes", project);
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (403, &json!("forbidden")));
+}
+
+/// Descriptors and buffers of sockets are its kernel's, which has what its sandbox may have; the host's tables and
+/// its neighbours do not feel it.
+fn holds() {
+    let server = Server::start(&[]);
+    let neighbour = create(&server, json!({}));
+    let before = uncounted::sockets();
+    for means in ["tcp", "udp"] {
+        let id = create(&server, json!({ "limits": { "memory_max": "192M" } }));
+        uncounted::hold(&server, &id, means, 60);
+        let mut most = 0;
+        let end = std::time::Instant::now() + Duration::from_secs(4);
+        while std::time::Instant::now() < end {
+            most = most.max(uncounted::sockets().saturating_sub(before));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(most < 96 << 20, "{means}: {} MiB of the host's memory", most >> 20);
+        server.purge(&id);
+    }
+    let id = create(&server, json!({ "limits": { "memory_max": "256M" } }));
+    server.start_process(&id, json!({ "cmd": ["python3", "-c", uncounted::ALL_FILES] }));
+    std::thread::sleep(Duration::from_secs(4));
+    let (open, most) = uncounted::open_files();
+    assert!(open < most / 2, "{open} open files of {most}");
+    assert_eq!(server.sh(&neighbour, "echo well"), "well\n");
+    server.purge(&id);
+}
+
+/// What the host's kernel would watch, or ask for, on a tenant's word.
+fn host_files() {
+    let server = Server::start(&[]);
+    let (id, neighbour) = (create(&server, json!({})), create(&server, json!({})));
+    let script = r"
+import fcntl, os
+for name in ('memory', 'cpu', 'io'):
+    try: os.write(os.open('/proc/pressure/' + name, os.O_RDWR), b'some 150000 2000000\x00'); print('a trigger on', name)
+    except OSError: pass
+for path in ('/usr/bin/git', '/etc/passwd', 'sandbox.yaml'):
+    try: fcntl.fcntl(os.open(path, os.O_RDONLY), 1024, fcntl.F_RDLCK); print('a lease on', path)
+    except OSError: pass
+print('done')
+";
+    let answer =
+        server.api("POST", &format!("/sandbox/{id}/exec"), json!({ "cmd": ["python3", "-c", script] }));
+    assert_eq!(answer.json()["stdout"], "done\n", "{}", answer.text());
+    assert_eq!(server.sh(&neighbour, "git --version > /dev/null; echo well"), "well\n");
+}
+
+fn flooded() {
+    let server = Server::start(&[]);
+    let (id, neighbour) = (create(&server, json!({ "ports": [3000] })), create(&server, json!({})));
+    super::neighbours::start(&server, &id, hostile::SILENT);
+    eventually("it listens", Duration::from_secs(30), || {
+        server.exec(&id, "python3 -c 'import socket; socket.create_connection((\"localhost\", 3000))'").1 == 0
+    });
+    hostile::flood(&server, &id);
+    assert_eq!(server.sh(&neighbour, "echo well"), "well\n");
+    let made = create(&server, json!({}));
+    assert_eq!(server.sh(&made, "echo made"), "made\n");
+    server.purge(&id);
 }

@@ -16,6 +16,7 @@ mod files;
 mod gvisor;
 mod hostile_apps;
 mod hostile_clients;
+mod hostile;
 mod hosts;
 mod idle;
 mod inodes;
@@ -42,6 +43,7 @@ mod sleep;
 mod streams;
 mod terminal;
 mod tools;
+mod uncounted;
 mod userns;
 
 /// A test and its name.
@@ -62,8 +64,10 @@ pub(crate) fn all() -> Vec<Test> {
         nested::TESTS,
         cores::TESTS,
         counted::TESTS,
+        uncounted::TESTS,
         limits::TESTS,
         neighbours::TESTS,
+        hostile::TESTS,
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,

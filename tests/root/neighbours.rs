@@ -11,10 +11,11 @@ use crate::support::{eventually, eventually_seen, tell};
 pub(crate) const TESTS: &[Test] = &[
     ("neighbours::a_hog_leaves_its_neighbours_quick", hogs),
     ("neighbours::what_nobody_reads_is_moved_at_a_bounded_pace", unread),
+    ("neighbours::who_uses_its_share_of_the_processors_gives_way", gives_way),
 ];
 
 /// What misbehaves, and how.
-const HOGS: [(&str, &str); 5] = [
+pub(super) const HOGS: [(&str, &str); 5] = [
     ("fork bomb", "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"),
     (
         "memory hog",
@@ -31,7 +32,7 @@ const HOGS: [(&str, &str); 5] = [
     ),
 ];
 /// An app that answers at once.
-const APP: &str = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
+pub(super) const APP: &str = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'hello')\n  def log_message(self, *a): pass\nh.HTTPServer(('localhost', 3000), A).serve_forever()";
 /// Requests in a turn, and turns of each side.
 const REQUESTS: usize = 25;
 const TURNS: usize = 8;
@@ -55,7 +56,7 @@ impl Times {
     }
 }
 
-fn start(server: &Server, id: &str, script: &str) {
+pub(super) fn start(server: &Server, id: &str, script: &str) {
     let body = json!({ "cmd": ["python3", "-c", script], "detach": true });
     let answer = server.api("POST", &format!("/v1/sandboxes/{id}/processes"), body);
     assert_eq!(answer.status, 201, "{}", answer.text());
@@ -155,6 +156,41 @@ fn unread() {
     eventually("it is moved", Duration::from_secs(30), || written() > 40 * MIB);
     let (seen, took) = (written(), begun.elapsed());
     assert!(seen as f64 <= took.as_secs_f64() * (32 * MIB) as f64 + (6 * MIB) as f64, "{seen} in {took:?}");
+}
+
+/// The kernel's figures: how weights share processors `limits::weights_share_the_processors` shows.
+fn gives_way() {
+    let server = Server::start(&[]);
+    let [hog, other, quiet] = [(); 3].map(|()| server.create(json!({})));
+    let weight = |id: &str| -> u64 {
+        let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json();
+        let path = row["row"]["cgroup_path"].as_str().unwrap().replace("/cgroup/memory/", "/cgroup/cpu/");
+        let read = |file: &str| std::fs::read_to_string(format!("{path}/{file}")).ok()?.trim().parse().ok();
+        // The kernel's default of version 1 is 1024.
+        read("cpu.weight")
+            .or_else(|| read("cpu.shares").map(|shares: u64| (shares * 100).div_ceil(1024)))
+            .unwrap()
+    };
+    assert_eq!((weight(&hog), weight(&quiet)), (100, 100));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for id in [&hog, &other] {
+        for _ in 0..cores * 2 {
+            start(&server, id, "while True: pass");
+        }
+    }
+    eventually("they give way", Duration::from_secs(30), || (weight(&hog), weight(&other)) == (10, 10));
+    assert_eq!((weight(&quiet), server.sh(&quiet, "echo well")), (100, "well\n".to_owned()));
+    // By what it is entitled to, and no longer than it uses it.
+    let body = json!({ "limits": { "cpu_weight": 1000 } });
+    assert_eq!(server.api("PATCH", &format!("/v1/sandboxes/{hog}"), body).status, 200);
+    eventually("its new weight gives way too", Duration::from_secs(30), || weight(&hog) == 100);
+    let list = server.api("GET", &format!("/v1/sandboxes/{hog}/processes"), Value::Null).json();
+    for process in list["processes"].as_array().unwrap() {
+        let path = format!("/v1/sandboxes/{hog}/processes/{}/signal", process["id"].as_str().unwrap());
+        let kill = json!({ "signal": "KILL", "target": "tree" });
+        assert!(server.api("POST", &path, kill).status < 300, "{process}");
+    }
+    eventually("it has its weight again", Duration::from_secs(30), || weight(&hog) == 1000);
 }
 
 /// Prints what was measured, for people and as JSON, and keeps it beside the figures of `scripts/bench`;

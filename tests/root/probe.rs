@@ -297,6 +297,7 @@ fn every_weakness_is_found() {
         "F_NOTIFY",
         "F_SETDELEG",
         "fcntl 1041",
+        "SO_ATTACH",
     ];
     let mut found = scene.under_runc(spec, 0);
     // It has no order among rules: what refuses the other commands of fcntl refuses all.

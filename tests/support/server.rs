@@ -36,6 +36,7 @@ pub(crate) struct Server {
     child: Option<Child>,
     settings: Vec<(String, String)>,
     log: PathBuf,
+    /// The program, where it is not the one that is built with the tests.
     program: Option<PathBuf>,
 }
 
@@ -69,6 +70,12 @@ impl Server {
     /// Has another file run from now on.
     pub(crate) fn use_program(&mut self, path: &Path) {
         self.program = Some(path.to_owned());
+    }
+
+    /// Has the optimised server run, where it is built: an unoptimised one is slow at what it does for clients.
+    pub(crate) fn use_optimised(&mut self) {
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sandboxd");
+        self.program = built.exists().then_some(built);
     }
 
     /// Has the server write its log to another file.
