@@ -1,6 +1,7 @@
 //! What runs in a sandbox by itself: presets, the manifest's validator, the logs of its processes.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -8,12 +9,12 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _};
 
-use super::App;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Json, Query};
+use super::{App, large};
 use crate::model::SandboxId;
 use crate::model::manifest::Manifest;
-use crate::sandbox::{Error, LOG_LINES_MAX, LogNews, LogStart};
+use crate::sandbox::{Error, LOG_LINES_MAX, LogNews, LogStart, Spool};
 use crate::wire::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset, PresetList, V1Error};
 
 /// How many lines are shown when the client does not say.
@@ -57,8 +58,14 @@ pub(super) async fn logs(
         return Err(Style::V1.invalid(format!("tail is from 0 to {LOG_LINES_MAX}")));
     }
     if !query.follow {
-        let lines = app.supervisor.log_tail(id, &name, count).await.map_err(core)?;
-        return Ok(Json(LogLines { lines, process: name }).into_response());
+        // A name that is not a process's is refused, and what is one needs no quoting.
+        let process = name.clone();
+        let write = move |lines: &[String], into: &mut Spool| {
+            into.write_all(b"{\"lines\":")?;
+            large::write_list(into, lines.iter())?;
+            into.write_all(format!(",\"process\":\"{process}\"}}\n").as_bytes())
+        };
+        return Ok(large::kept(app.supervisor.log_tail(id, &name, count, write).await.map_err(core)?));
     }
     let start = match headers.get("last-event-id") {
         None => LogStart::Tail(count),

@@ -20,6 +20,9 @@ pub(super) enum Style {
     V1,
 }
 
+/// The most bytes of a message: it quotes what a client has sent.
+const MESSAGE_BYTES_MAX: usize = 2048;
+
 /// An error that is ready to be sent.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -48,7 +51,7 @@ impl Style {
             style: self,
             status,
             code,
-            message: message.into(),
+            message: bounded(message.into()),
             mem_available_percent: None,
             exit_code: None,
             retry_after: None,
@@ -89,6 +92,11 @@ impl Style {
                 busy.retry_after = Some(UNAVAILABLE_RETRY_SECS);
                 busy
             }
+            Kind::Short => {
+                let mut short = self.error(StatusCode::SERVICE_UNAVAILABLE, "sandbox_capacity", message);
+                short.retry_after = Some(UNAVAILABLE_RETRY_SECS);
+                short
+            }
             Kind::Exhausted => self.error(StatusCode::INSUFFICIENT_STORAGE, "quota_exceeded", message),
             Kind::Refused { reason, mem_available_percent } => {
                 let text = if self == Self::Compat { reason.as_str().to_owned() } else { message };
@@ -115,11 +123,19 @@ impl Style {
         if answer.code == "sandbox_unavailable" && self == Self::V1 {
             answer.status = StatusCode::BAD_GATEWAY;
         }
-        if matches!(error.kind(), Kind::Internal | Kind::Unavailable) {
+        if matches!(error.kind(), Kind::Internal | Kind::Unavailable | Kind::Short) {
             tracing::error!(error = %sandbox::chain(error), "a request failed");
         }
         answer
     }
+}
+
+fn bounded(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push('…');
+    }
+    message
 }
 
 #[cfg(test)]

@@ -6,25 +6,25 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 
 use super::App;
 use super::convert::is_root;
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json};
-use crate::sandbox::{self, ExecEvent, ExecRequest};
+use super::extract::{Body1, Id};
+use super::large;
+use super::quoted::Quoted;
+use crate::sandbox::{self, ExecEvent, ExecRequest, Kept};
 use crate::telemetry::phase;
 use crate::wire::{CompatError, Exec, ExecBody};
 
-/// How much of each output an answer in one piece holds.
-const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How much of stderr a stream keeps for its end.
 const STREAM_STDERR_BYTES_MAX: usize = 1024 * 1024;
 
 #[utoipa::path(post, path = "/sandbox/{id}/exec", tag = "sandboxes", params(("id" = String, Path)), request_body = ExecBody, responses(
-    (status = 200, description = "The command has ended; with `stream` plain text as it comes: stdout, then `---stderr---` and stderr if there is any, then `exit_code: N`", body = Exec),
+    (status = 200, description = "The command has ended; with `stream` plain text as it comes: stdout, then `---stderr---` and stderr if there is any, then `exit_code: N`", content((Exec = "application/json"), (String = "text/plain"))),
     (status = 400, body = CompatError), (status = 404, body = CompatError), (status = 503, body = CompatError)))]
 pub(super) async fn exec(
     State(app): State<App>,
@@ -41,20 +41,42 @@ pub(super) async fn exec(
     }
     let answer = phase("run", collect(exec)).await.map_err(failed)?;
     app.metrics.observe_exec(begun.elapsed());
-    Ok(Json(answer).into_response())
+    Ok(large::kept(answer))
 }
 
-async fn collect(mut exec: sandbox::Exec) -> Result<Exec, sandbox::Error> {
-    let (mut stdout, mut stderr, mut exit_code) = (Vec::new(), Vec::new(), 0);
-    let mut truncated = false;
+/// Gathers all of it and makes the answer, of which what is large is kept outside the daemon's memory.
+async fn collect(mut exec: sandbox::Exec) -> Result<Kept, sandbox::Error> {
+    let mut stdout = Some(Quoted::begin(exec.keep(), b"{\"stdout\":\""));
+    let mut stderr = Some(Quoted::begin(exec.keep(), b"\",\"stderr\":\""));
+    let mut exit_code = 0;
     while let Some(event) = exec.next().await? {
-        match event {
-            ExecEvent::Stdout(bytes) => truncated |= !keep(&mut stdout, &bytes, OUTPUT_BYTES_MAX),
-            ExecEvent::Stderr(bytes) => truncated |= !keep(&mut stderr, &bytes, OUTPUT_BYTES_MAX),
-            ExecEvent::Exited(code) => exit_code = code,
+        let (kept, bytes) = match event {
+            ExecEvent::Stdout(bytes) => (&mut stdout, bytes),
+            ExecEvent::Stderr(bytes) => (&mut stderr, bytes),
+            ExecEvent::Exited(code) => {
+                exit_code = code;
+                continue;
+            }
+        };
+        let Some(mut quoted) = kept.take() else { continue };
+        if quoted.fits(bytes.len()) {
+            quoted.push(&bytes);
+        } else {
+            // It may have to wait for the disk.
+            let push = move || {
+                quoted.push(&bytes);
+                Ok(quoted)
+            };
+            quoted = exec.on_a_thread(push).await?;
         }
+        *kept = Some(quoted);
     }
-    Ok(Exec { stdout: text(stdout), stderr: text(stderr), exit_code, truncated })
+    let (Some(mut stdout), Some(mut stderr)) = (stdout, stderr) else { return Err(sandbox::Error::Panicked) };
+    stdout.end();
+    stderr.end();
+    let truncated = if stdout.truncated || stderr.truncated { ",\"truncated\":true" } else { "" };
+    stderr.spool.append(format!("\",\"exit_code\":{exit_code}{truncated}}}\n").as_bytes());
+    Ok(exec.kept([stdout.spool, stderr.spool]))
 }
 
 /// What a stream still has to say.
@@ -120,10 +142,6 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8], max: usize) -> bool {
     let room = max.saturating_sub(kept.len()).min(bytes.len());
     kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
     room == bytes.len()
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Bodies, ids and queries, with errors in the style of the route.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
@@ -9,9 +11,20 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::{ApiError, Style};
 use crate::model::SandboxId;
+
+/// Bodies up to this size are read at once: nearly all are.
+const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How many larger ones are in memory at once, each with up to 1 MiB and what it is parsed into.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(2);
+/// Beneath it every whole number is one of a double's.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+/// How long a body may wait for its turn, and how long it may take.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A JSON answer: compact, with a newline at its end.
 #[derive(Debug)]
@@ -50,7 +63,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body1<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let style = Style::of(request.uri().path());
-        let bytes = read(request, state, style).await?;
+        let (bytes, _turn) = read(request, state, style).await?;
         parse(&bytes, style).map(Self)
     }
 }
@@ -60,8 +73,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalB
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let style = Style::of(request.uri().path());
-        let bytes = read(request, state, style).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        let (bytes, _turn) = read(request, state, style).await?;
+        // `null` is no body either: the description has a body that may be left out as one that may be null.
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self(T::default()));
         }
         parse(&bytes, style).map(Self)
@@ -94,14 +108,31 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S, style: Style) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
+/// Reads a body. Of those that may be large only so many are in memory at once, and none for longer than it may take.
+async fn read<S: Send + Sync>(
+    request: Request,
+    state: &S,
+    style: Style,
+) -> Result<(Bytes, Option<SemaphorePermit<'static>>), ApiError> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let is_small = length.map_or(!chunked, |length: usize| length <= SMALL_BODY_BYTES_MAX);
+    let turn = async { if is_small { Ok(None) } else { LARGE_BODIES.acquire().await.map(Some) } };
+    let busy =
+        || style.error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many large requests; try again");
+    let turn = tokio::time::timeout(BODY_DEADLINE, turn).await.map_err(|_elapsed| busy())?;
+    let turn = turn.map_err(|_nobody_closes_it| busy())?;
+    let slow = |_elapsed| style.error(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body stalled");
+    let bytes =
+        tokio::time::timeout(BODY_DEADLINE, Bytes::from_request(request, state)).await.map_err(slow)?;
+    let bytes = bytes.map_err(|rejection: BytesRejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             style.too_large("the body has more than 1 MiB")
         } else {
             style.invalid("the body could not be read")
         }
-    })
+    })?;
+    Ok((bytes, turn))
 }
 
 /// Reads an object; of a list serde would take the fields in the order in which they are declared.
@@ -117,13 +148,37 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], style: Style) -> Result<T, ApiError>
         (path, error.into_inner())
     });
     let rest = |value| reader.end().map(|()| value).map_err(|error| (".".to_owned(), error));
-    parsed.and_then(rest).map_err(|(path, error)| {
+    let parsed = parsed.and_then(rest).or_else(|failed| whole_numbers(bytes).ok_or(failed));
+    parsed.map_err(|(path, error)| {
         let text = without_rust(&error.to_string());
         style.invalid(match error.classify() {
             serde_json::error::Category::Data if path != "." => format!("{path}: {text}"),
             _ => format!("bad JSON: {text}"),
         })
     })
+}
+
+/// Reads once more what was refused, with 7 in the place of 7.0: to JSON Schema both are the same whole number.
+fn whole_numbers<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let mut is_changed = false;
+    let mut rest = vec![&mut value];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Number(number) => {
+                let whole =
+                    number.as_f64().filter(|n| number.is_f64() && n.fract() == 0.0 && n.abs() < WHOLE_MAX);
+                // As text: what is whole and small enough is written without a fraction.
+                let Some(whole) = whole.and_then(|n| format!("{n:.0}").parse::<i64>().ok()) else { continue };
+                *value = whole.into();
+                is_changed = true;
+            }
+            Value::Array(items) => rest.extend(items),
+            Value::Object(fields) => rest.extend(fields.values_mut()),
+            Value::Null | Value::Bool(_) | Value::String(_) => {}
+        }
+    }
+    if is_changed { serde_json::from_value(value).ok() } else { None }
 }
 
 /// Says in JSON's words what serde says in Rust's.
@@ -171,6 +226,16 @@ mod tests {
         check(r#"{"external":1}"#, "external: invalid type: integer `1`, expected an object");
         let said = complaint::<CreateV1Body>(r#"{"project":{"id":"a","user_id":"b","x":1}}"#);
         assert!(said.starts_with("project.x: unknown field `x`, expected `id` or `user_id`"), "{said}");
+    }
+
+    #[test]
+    fn a_whole_number_may_have_a_fraction_of_nothing() {
+        let body: CreateBody =
+            parse(br#"{"ports":[80.0,8e1,443],"limits":{"pids_max":64.0}}"#, Style::V1).unwrap();
+        assert_eq!(body.ports, Some(vec![80, 80, 443]));
+        for bad in [r#"{"ports":[80.5]}"#, r#"{"ports":[1e300]}"#, r#"{"ports":["80.0"]}"#] {
+            assert!(parse::<CreateBody>(bad.as_bytes(), Style::V1).is_err(), "{bad}");
+        }
     }
 
     #[test]

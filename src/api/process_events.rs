@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Follower, Piece, ProcessEnd, Stream};
 
+/// How much output one event has: a byte of a program is up to six of JSON.
+const PIECE_BYTES: u64 = 16 * 1024;
 /// How long the rest of a character is waited for.
 const REST_OF_CHARACTER: Duration = Duration::from_millis(50);
 
@@ -28,7 +30,7 @@ struct Events {
 
 /// Streams it; without `waits` it ends with what is there.
 pub(super) fn stream(follower: Follower, waits: bool, keep_alive: Duration) -> Response {
-    let begin = Events { follower, waits, keep_alive, begun: None };
+    let begin = Events { follower: follower.in_pieces_of(PIECE_BYTES), waits, keep_alive, begun: None };
     let events = stream::unfold(begin, |mut events| async {
         let bytes = events.next().await?;
         Some((Ok::<_, Infallible>(bytes), events))

@@ -14,7 +14,7 @@ use super::App;
 use super::convert::{is_root, time};
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
-use super::{process_events, process_socket};
+use super::{large, process_events, process_socket};
 use crate::model::{Environment, SandboxId};
 use crate::sandbox::{Error, Process, ProcessId, ProcessRequest, Purpose, Target};
 use crate::wire::{
@@ -66,9 +66,10 @@ pub(super) async fn start(
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes", tag = "processes", params(("id" = String, Path)), responses(
     (status = 200, description = "The newest first; ended ones are kept for a while", body = ProcessList), (status = 404, body = V1Error)))]
-pub(super) async fn list(State(app): State<App>, Id(id): Id) -> Result<Json<ProcessList>, ApiError> {
+pub(super) async fn list(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
     let found = app.supervisor.processes(id).await.map_err(core)?;
-    Ok(Json(ProcessList { processes: found.iter().map(view).collect() }))
+    let found = found.into_iter().map(|process| view(&process));
+    Ok(large::list("{\"processes\":[", found, "]}\n".to_owned()))
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{pid}", tag = "processes",

@@ -4,11 +4,10 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::App;
 use super::auth::Pass;
-use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, OptionalBody, Query};
+use super::{App, convert, large};
 use crate::model::External;
 use crate::sandbox::{Created, Error, Filter};
 use crate::wire::{
@@ -16,7 +15,7 @@ use crate::wire::{
     Row, SandboxDetail, Woken,
 };
 
-#[utoipa::path(post, path = "/sandbox", tag = "sandboxes", request_body = CreateBody, responses(
+#[utoipa::path(post, path = "/sandbox", tag = "sandboxes", request_body = Option<CreateBody>, responses(
     (status = 201, description = "The sandbox can take an exec", body = Row),
     (status = 400, body = CompatError), (status = 403, description = "The key demands a stronger isolation", body = CompatError), (status = 409, body = CompatError), (status = 413, body = CompatError),
     (status = 503, description = "Memory is short; see Retry-After", body = CompatError), (status = 507, body = CompatError)))]
@@ -33,12 +32,13 @@ pub(super) async fn create(
 }
 
 #[utoipa::path(get, path = "/sandboxes", tag = "sandboxes", params(ListQuery), responses((status = 200, description = "The newest first", body = [Row])))]
-pub(super) async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Json<Vec<Row>> {
+pub(super) async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
     let filter = Filter {
         external_user_id: query.external_user_id.filter(|t| !t.is_empty()),
         external_project_id: query.external_project_id.filter(|t| !t.is_empty()),
     };
-    Json(app.supervisor.list(&filter).iter().map(|s| convert::row(&app, s)).collect())
+    let found = app.supervisor.list(&filter);
+    large::list("[", found.map(move |s| convert::row(&app, &s)), "]\n".to_owned())
 }
 
 #[utoipa::path(get, path = "/sandbox/{id}", tag = "sandboxes", params(("id" = String, Path)), responses(
@@ -62,7 +62,7 @@ pub(super) async fn purge(State(app): State<App>, Id(id): Id) -> Result<Json<Pur
     Ok(Json(Purged { purged: true, freed_bytes }))
 }
 
-#[utoipa::path(post, path = "/sandbox/{id}/keepalive", tag = "sandboxes", params(("id" = String, Path)), request_body = KeepaliveBody, responses(
+#[utoipa::path(post, path = "/sandbox/{id}/keepalive", tag = "sandboxes", params(("id" = String, Path)), request_body = Option<KeepaliveBody>, responses(
     (status = 200, body = KeptAlive), (status = 400, body = CompatError), (status = 404, body = CompatError)))]
 pub(super) async fn keepalive(
     State(app): State<App>,

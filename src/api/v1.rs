@@ -4,11 +4,10 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::App;
 use super::auth::Pass;
-use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
+use super::{App, convert, large};
 use crate::model::SandboxId;
 use crate::sandbox::{Created, Error};
 use crate::wire::{CreateV1Body, ListV1Query, PatchBody, Sandbox, SandboxList, Stats, V1Error};
@@ -44,7 +43,7 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(app): State<App>,
     Query(query): Query<ListV1Query>,
-) -> Result<Json<SandboxList>, ApiError> {
+) -> Result<Response, ApiError> {
     let status = query
         .status
         .map(|s| s.parse().map_err(|()| Style::V1.invalid(format!("status: there is no {s:?}"))))
@@ -58,9 +57,9 @@ pub(super) async fn list(
         .map(|c| c.parse().map_err(|_e| Style::V1.invalid("cursor is not one of ours")))
         .transpose()?;
     // By id alone, so that a page is the same wherever the one before ended.
-    let (page, has_more) = app.supervisor.page(status, cursor, limit);
-    let next_cursor = page.last().filter(|_| has_more).map(|s| s.record.spec.id.to_string());
-    Ok(Json(SandboxList { sandboxes: page.iter().map(|s| convert::sandbox(&app, s)).collect(), next_cursor }))
+    let (page, last) = app.supervisor.page(status, cursor, limit);
+    let behind = last.map_or_else(|| "]}\n".to_owned(), |id| format!("],\"next_cursor\":\"{id}\"}}\n"));
+    Ok(large::list("{\"sandboxes\":[", page.map(move |s| convert::sandbox(&app, &s)), behind))
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(

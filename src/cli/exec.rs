@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn a_terminal_has_a_name() {
         assert!(start("-t", true).env.contains_key("TERM") && start("", true).env.is_empty());
-        assert_eq!(start("-t -e TERM=vt100", true).env.get("TERM").unwrap(), "vt100");
+        assert_eq!(start("-t -e TERM=vt100", true).env["TERM"], "vt100");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(super) async fn give_back(proxy: Arc<Proxy>, ending: CancellationToken) {
         }
         if let Some(gone) = proxy.gone(GONE_MIN) {
             // It waits for locks of the allocator, as everything that allocates meanwhile does.
-            let trimmed = tokio::task::spawn_blocking(memory::trim).await;
+            let trimmed = tokio::task::spawn_blocking(memory::give_back).await;
             tracing::debug!(gone, done = trimmed.is_ok(), "gave memory back");
         }
     }

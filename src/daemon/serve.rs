@@ -41,13 +41,16 @@ use crate::sys::netns::SocketMaker;
 use crate::sys::process;
 use crate::telemetry::{self, Metrics};
 
-/// How many threads may wait for the kernel at once.
-const BLOCKING_THREADS_MAX: usize = 64;
+/// How many threads may wait for the kernel at once; what tenants' files may take of them is bounded by
+/// `sandbox::share`.
+const BLOCKING_THREADS_MAX: usize = 128;
 /// How many of them are made at the start and stay: where the host has no process left for one more, work waits for one of
 /// these. Without any tokio panics, which would end the daemon.
 const BLOCKING_THREADS_MIN: usize = 4;
 /// So long a thread that has nothing to do stays.
 const IDLE_THREAD_KEPT: Duration = Duration::from_secs(3600);
+/// How long threads that still wait for a disk are waited for at the end.
+const THREADS_DEADLINE: Duration = Duration::from_secs(2);
 /// tokio's own threads: the daemon waits far more than it computes.
 const WORKER_THREADS_MAX: usize = 4;
 
@@ -102,6 +105,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     if let Err(error) = reduced {
         tracing::warn!(%error, "the daemon cannot lay down what it does not need");
     }
+    crate::sys::memory::keep_little();
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let workers =
@@ -115,7 +119,10 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     match runtime {
         Ok(runtime) => {
             keep_threads(&runtime);
-            runtime.block_on(serve(config, flags))
+            let exit = runtime.block_on(serve(config, flags));
+            // What a disk never answers must not keep the next daemon from its place.
+            runtime.shutdown_timeout(THREADS_DEADLINE);
+            exit
         }
         Err(error) => Exit::Software.because(&error, "the tokio runtime could not be started"),
     }
@@ -285,14 +292,13 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
     let metrics = Metrics::new();
     let parts =
         Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics: metrics.clone() };
-    let supervisor =
-        Supervisor::start(sandbox_config(config, &own), parts, contents).await.map_err(|e| {
-            let remedy = match Exit::of(&e) {
-                Exit::TryAgain => "free space, or make the disk writable, and start again",
-                _ => "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
-            };
-            Exit::of(&e).because(&e, remedy)
-        })?;
+    let supervisor = Supervisor::start(sandbox_config(config, &own), parts, contents).await.map_err(|e| {
+        let remedy = match Exit::of(&e) {
+            Exit::TryAgain => "free space, or make the disk writable, and start again",
+            _ => "is the rootfs built? `scripts/build-rootfs` builds it; name it by SANDBOXD_ROOTFS",
+        };
+        Exit::of(&e).because(&e, remedy)
+    })?;
     Ok(App { supervisor, auth, metrics, dns })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Isolation, Limits, SandboxId};
 
 /// The most bytes in an outside id.
-const EXTERNAL_BYTES_MAX: usize = 256;
+const EXTERNAL_LENGTH_MAX: usize = 256;
 /// The most variables in a sandbox's environment.
 const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
 /// The most bytes of an environment, names and values together: half of what execve(2) takes.
@@ -69,7 +69,7 @@ pub enum SpecError {
     Template,
     #[error("an app id has 1 to 128 characters of A-Z, a-z, 0-9, '-', '_' and '.'")]
     App,
-    #[error("{0} has more than {EXTERNAL_BYTES_MAX} bytes or a control character")]
+    #[error("{0} has more than {EXTERNAL_LENGTH_MAX} characters or a control character")]
     External(&'static str),
     #[error("sleep.after is 1 to {SLEEP_SECS_MAX} seconds, and sleep.then_stop_after 0 to {SLEEP_SECS_MAX}")]
     Sleep,
@@ -155,7 +155,7 @@ impl External {
         workspace: Option<String>,
     ) -> Result<Self, SpecError> {
         let check = |name: &'static str, value: Option<String>| match value {
-            Some(v) if v.len() > EXTERNAL_BYTES_MAX || v.chars().any(char::is_control) => {
+            Some(v) if v.chars().count() > EXTERNAL_LENGTH_MAX || v.chars().any(char::is_control) => {
                 Err(SpecError::External(name))
             }
             Some(v) if v.is_empty() => Ok(None),

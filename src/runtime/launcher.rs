@@ -418,11 +418,15 @@ fn failed(step: LaunchStep, error: &io::Error) -> LaunchReply {
 fn described(step: LaunchStep, error: &LibcontainerError) -> LaunchReply {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
+    let mut errno = None;
     while let Some(cause) = source {
         message = format!("{message}: {cause}");
+        let of_kernel = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let of_nix = || cause.downcast_ref::<nix::errno::Errno>().map(|errno| *errno as i32);
+        errno = of_kernel.or_else(of_nix).or(errno);
         source = cause.source();
     }
-    LaunchReply::Failed { step, errno: None, message }
+    LaunchReply::Failed { step, errno, message }
 }
 
 fn respond(reply: &OwnedFd, answer: &Answer) {

@@ -17,7 +17,7 @@ use super::exec::ExecEvent;
 use super::live::Live;
 use super::registry::Entry;
 use super::request::ExecRequest;
-use super::supervisor::{Shared, Supervisor, blocking};
+use super::supervisor::{Shared, Supervisor};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
 use crate::model::manifest::{Manifest, Web};
 use crate::model::{GitSource, Status};
@@ -121,7 +121,8 @@ impl Read {
 
 async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Read, Error> {
     let (storage, id) = (Arc::clone(shared), entry.id);
-    let file = blocking(move || storage.storage.manifest(id).map_err(Error::Storage)).await?;
+    let manifest = move || storage.storage.manifest(id).map_err(Error::Storage);
+    let file = entry.share.run(manifest).await?;
     let Some(file) = file else { return Ok(Read { manifest: None, problem: None, stamp: None }) };
     let stamp = Stamp {
         inode: file.stat.st_ino,

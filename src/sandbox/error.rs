@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::bundle::BundleError;
 use crate::metadata::MetadataError;
 use crate::model::{SandboxId, Status};
@@ -108,6 +110,8 @@ pub enum Kind {
     Busy,
     /// Try again soon.
     Unavailable,
+    /// Try again soon: the host has no descriptor, process or memory left for it.
+    Short,
     /// Report it.
     Internal,
 }
@@ -131,6 +135,37 @@ impl RefusedReason {
 impl Error {
     /// Says what the client should do.
     pub fn kind(&self) -> Kind {
+        match self.kind_of_variant() {
+            // What the host ran out of is nobody's mistake, whichever step met it.
+            kind @ (Kind::Internal | Kind::Unavailable) => self.kind_of_errno().unwrap_or(kind),
+            kind => kind,
+        }
+    }
+
+    /// By the kernel's number at the bottom of the chain, where it says what the host has run out of.
+    fn kind_of_errno(&self) -> Option<Kind> {
+        let of_kernel = |error: &(dyn std::error::Error + 'static)| {
+            let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            io.or_else(|| error.downcast_ref::<Errno>().map(|errno| errno.raw_os_error()))
+        };
+        let number = match self {
+            Self::Launch(LaunchError::Container { errno: Some(errno), .. }) => Some(*errno),
+            _ => {
+                let chain =
+                    std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |e| e.source());
+                chain.filter_map(of_kernel).last()
+            }
+        };
+        match Errno::from_raw_os_error(number?) {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => Some(Kind::Short),
+            // The limit of processes, where it is a process that was to be made.
+            Errno::AGAIN if matches!(self, Self::Launch(_)) => Some(Kind::Short),
+            Errno::NOSPC | Errno::DQUOT => Some(Kind::Exhausted),
+            _ => None,
+        }
+    }
+
+    fn kind_of_variant(&self) -> Kind {
         match self {
             Self::NotFound(_) | Self::UnknownProcess(_) | Self::NoProcess => Kind::NotFound,
             Self::TooMany(_) => Kind::TooMany,
@@ -204,6 +239,9 @@ impl Error {
             }
             _ => match self.kind() {
                 Kind::Exhausted => "the host's disk is full".to_owned(),
+                Kind::Short => {
+                    "the host has no descriptor, process or memory left for it now; try again".to_owned()
+                }
                 Kind::Unavailable => "the sandbox is not reachable now; try again".to_owned(),
                 _ => "internal error; the server's log has the cause under this request's id".to_owned(),
             },
@@ -227,7 +265,6 @@ fn kind_of_cause(error: &Error) -> Kind {
 }
 
 fn kind_of_io(error: &io::Error) -> Kind {
-    use rustix::io::Errno;
     match Errno::from_io_error(error) {
         _ if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
             Kind::Exhausted
@@ -246,7 +283,8 @@ fn file_kind(error: &FileError) -> Kind {
         FileError::Exists { .. } | FileError::NotEmpty { .. } => Kind::Conflict,
         FileError::Limit { .. } => Kind::TooLarge,
         FileError::NoSpace { .. } => Kind::Exhausted,
-        FileError::Unwritable { .. } | FileError::Held { .. } => Kind::Unavailable,
+        FileError::Unwritable { .. } => Kind::Unavailable,
+        FileError::Held { .. } => Kind::Short,
         FileError::Io { .. } => Kind::Internal,
         _ => Kind::Invalid,
     }

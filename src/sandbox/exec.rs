@@ -5,11 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::error::Error;
+use super::files::Kept;
 use super::process::{Follower, Piece, ProcessRequest, Purpose};
 use super::request::ExecRequest;
+use super::share::Share;
 use super::supervisor::Supervisor;
 use crate::model::SandboxId;
 use crate::runtime::Stream;
+use crate::storage::Spool;
 
 /// A running command. Dropping it changes nothing for the command, which can be found among the processes.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub struct Exec {
     state: State,
     supervisor: Supervisor,
     sandbox: SandboxId,
+    share: Share,
 }
 
 /// What a command does.
@@ -52,16 +56,38 @@ impl Supervisor {
         let begun = Instant::now();
         let started = self.start_process(id, request).await;
         self.shared.note_phase("exec", "spawn", begun);
+        let share = self.find(id)?.share.clone();
         let state = match started {
             Ok(follower) => State::Running(Box::new(follower)),
             Err(error @ Error::Unstartable { .. }) => unstartable(&error),
             Err(error) => return Err(error),
         };
-        Ok(Exec { state, supervisor: self.clone(), sandbox: id })
+        Ok(Exec { state, supervisor: self.clone(), sandbox: id, share })
     }
 }
 
 impl Exec {
+    /// Begins to keep what is to be told of it.
+    pub fn keep(&self) -> Spool {
+        self.supervisor.shared.storage.spool()
+    }
+
+    /// Runs a step that may wait for the disk.
+    ///
+    /// # Errors
+    /// Too much is being done for this sandbox, and those of the step.
+    pub async fn on_a_thread<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.share.run(step).await
+    }
+
+    /// Makes the answer of what was kept.
+    pub fn kept(&self, spools: impl IntoIterator<Item = Spool>) -> Kept {
+        Kept::new(spools, &self.share)
+    }
+
     /// Waits for the next piece of output, or for the end, after which there is nothing. The command
     /// is slowed down if this is not called.
     ///

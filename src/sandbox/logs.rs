@@ -1,16 +1,19 @@
 //! What the processes of an app have printed, whether the sandbox runs or sleeps; reading it does not
 //! wake it and does not count as use.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::Error;
-use super::supervisor::{Shared, Supervisor, blocking};
+use super::files::{Kept, not_kept};
+use super::share::Share;
+use super::supervisor::{Shared, Supervisor};
 use crate::model::{SandboxId, manifest};
 pub use crate::storage::Line as LogLine;
-use crate::storage::{self, Position};
+use crate::storage::{self, Position, Spool};
 
 /// The most lines that are read at once.
 pub const LINES_MAX: usize = 10_000;
@@ -25,6 +28,7 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_millis(800);
 #[derive(Debug)]
 pub struct LogFollower {
     shared: Arc<Shared>,
+    share: Share,
     id: SandboxId,
     inner: Option<storage::Follower>,
     pause: Duration,
@@ -49,18 +53,30 @@ pub struct LogNews {
 }
 
 impl Supervisor {
-    /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`].
+    /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
+    /// them, which is kept until it is sent.
     ///
     /// # Errors
     /// Not found: the sandbox, or a process of that name.
-    pub async fn log_tail(&self, id: SandboxId, process: &str, count: usize) -> Result<Vec<String>, Error> {
+    pub async fn log_tail(
+        &self,
+        id: SandboxId,
+        process: &str,
+        count: usize,
+        write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
+    ) -> Result<Kept, Error> {
         let (logs, name) = (self.logs(id, process).await?, process.to_owned());
-        let tail = blocking(move || Ok(logs.tail(&name, count.min(LINES_MAX)))).await?;
-        match tail {
-            Some(lines) => Ok(lines),
-            None if self.declares(id, process)? => Ok(Vec::new()),
-            None => Err(Error::UnknownProcess(process.to_owned())),
-        }
+        let (shared, share) = (Arc::clone(&self.shared), self.find(id)?.share.clone());
+        let declared = self.declares(id, process)?;
+        let tail = move || {
+            let lines = match logs.tail(&name, count.min(LINES_MAX)) {
+                None if !declared => return Err(Error::UnknownProcess(name)),
+                found => found.unwrap_or_default(),
+            };
+            let mut spool = shared.storage.spool();
+            write(&lines, &mut spool).map(|()| spool).map_err(not_kept)
+        };
+        Ok(Kept::new([share.run_large(tail).await?], &share))
     }
 
     /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
@@ -82,21 +98,23 @@ impl Supervisor {
                 LogStart::After(position) => (Vec::new(), logs.resume(&name, position)),
             })
         };
-        let (lines, follower) = blocking(begin).await?;
+        let share = self.find(id)?.share.clone();
+        let (lines, follower) = share.run_large(begin).await?;
         if follower.position().is_none() && !self.declares(id, process)? {
             return Err(Error::UnknownProcess(process.to_owned()));
         }
         let shared = Arc::clone(&self.shared);
-        Ok((lines, LogFollower { shared, id, inner: Some(follower), pause: LOOK_PAUSE, _permit: permit }))
+        let inner = Some(follower);
+        Ok((lines, LogFollower { shared, share, id, inner, pause: LOOK_PAUSE, _permit: permit }))
     }
 
     async fn logs(&self, id: SandboxId, process: &str) -> Result<storage::Logs, Error> {
-        self.find(id)?;
+        let share = self.find(id)?.share.clone();
         if !manifest::is_process_name(process) {
             return Err(Error::UnknownProcess(process.chars().take(64).collect()));
         }
         let shared = Arc::clone(&self.shared);
-        blocking(move || shared.storage.logs(id).map_err(Error::Storage)).await
+        share.run(move || shared.storage.logs(id).map_err(Error::Storage)).await
     }
 
     fn declares(&self, id: SandboxId, process: &str) -> Result<bool, Error> {
@@ -117,7 +135,7 @@ impl LogFollower {
     pub async fn next(&mut self) -> Option<LogNews> {
         loop {
             let mut follower = self.inner.take()?;
-            let read = blocking(move || {
+            let read = self.share.run(move || {
                 let news = follower.read();
                 Ok((follower, news))
             });

@@ -15,6 +15,7 @@ use super::live::Live;
 use super::owners::Owners;
 use super::process::Processes;
 use super::request::Filter;
+use super::share::Share;
 use super::tally::{Standing, Tally};
 use super::view::AppView;
 use crate::model::{External, Record, SandboxId, Status};
@@ -41,6 +42,8 @@ pub(super) struct Entry {
     /// How many more requests may wait for it.
     pub(super) held: Semaphore,
     pub(super) doors: Doors,
+    /// Its share of the threads that wait for disks.
+    pub(super) share: Share,
     pub(super) count: Count,
 }
 
@@ -308,6 +311,7 @@ mod tests {
             workspace: PathBuf::new(),
             held: Semaphore::new(1),
             doors: Doors::default(),
+            share: crate::sandbox::share::Threads::new(&tokio_util::task::TaskTracker::new()).share(),
             count: registry.count(),
         })
     }

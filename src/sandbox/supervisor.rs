@@ -28,6 +28,7 @@ use super::pool::Pool;
 use super::process::{self, Processes};
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
+use super::share::Threads;
 use super::view::{AppView, Counts, Snapshot};
 use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
 use crate::bundle::{self, Guest, Plan, Template};
@@ -145,6 +146,8 @@ pub(super) struct Shared {
     not_enforced: Vec<&'static str>,
     /// Workspaces that are kept without a sandbox.
     kept: Mutex<Kept>,
+    /// The threads that tenants' files may take.
+    pub(super) threads: Threads,
     /// Permits for trees that are packed or unpacked.
     pub(super) transfers: Arc<Semaphore>,
     /// Permits for those who watch files.
@@ -198,6 +201,7 @@ impl Supervisor {
         let etc_dir = config.run_dir.join("etc");
         let disk = Disk::of(&parts.storage.workspaces_dir());
         let rings = Arc::new(process::Rings::within(&config.run_dir));
+        let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
             leases: Leases::new(capacity(&config, &parts.network)),
@@ -221,13 +225,14 @@ impl Supervisor {
             metrics: parts.metrics,
             registry: Registry::default(),
             kept: Mutex::default(),
+            threads: Threads::new(&tasks),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             watchers: Watchers::default(),
             reclaiming: Semaphore::new(1),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
             rings,
-            tasks: TaskTracker::new(),
+            tasks,
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
@@ -321,22 +326,29 @@ impl Supervisor {
     }
 
     /// Looks at all sandboxes that match, the newest first.
-    pub fn list(&self, filter: &Filter) -> Vec<Snapshot> {
-        self.shared.registry.matching(filter).iter().map(|entry| self.view(entry)).collect()
+    pub fn list(&self, filter: &Filter) -> impl Iterator<Item = Snapshot> + Send + use<> {
+        self.views(self.shared.registry.matching(filter))
     }
 
-    /// Looks at a page of those of a status: at most `limit` whose ids come before one, the greatest first. Says
-    /// whether there are more.
+    /// Each as it is when its turn comes: thousands of them are never looked at at once.
+    fn views(&self, entries: Vec<Arc<Entry>>) -> impl Iterator<Item = Snapshot> + Send + use<> {
+        let supervisor = self.clone();
+        entries.into_iter().map(move |entry| supervisor.view(&entry))
+    }
+
+    /// Looks at a page of those of a status: at most `limit` whose ids come before one, the greatest first. If there
+    /// are more, the id of its last says where they begin.
     pub fn page(
         &self,
         status: Option<Status>,
         before: Option<SandboxId>,
         limit: usize,
-    ) -> (Vec<Snapshot>, bool) {
+    ) -> (impl Iterator<Item = Snapshot> + Send + use<>, Option<SandboxId>) {
         let mut found = self.shared.registry.page(status, before, limit.saturating_add(1));
         let has_more = found.len() > limit;
         found.truncate(limit);
-        (found.iter().map(|entry| self.view(entry)).collect(), has_more)
+        let last = found.last().filter(|_| has_more).map(|entry| entry.id);
+        (self.views(found), last)
     }
 
     /// Starts a sandbox unless it runs.
@@ -587,6 +599,7 @@ impl Shared {
             workspace: self.storage.workspace_path(id),
             held: Semaphore::new(HELD_MAX),
             doors: Doors::default(),
+            share: self.threads.share(),
             count: self.registry.count(),
         };
         (Arc::new(entry), receiver)
@@ -646,6 +659,8 @@ impl Shared {
     /// Deletes a workspace that is out of the way, and then the record of its purge.
     pub(super) async fn finish_purge(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
         let shared = Arc::clone(self);
+        // As large as a tenant has made it.
+        let _turn = self.threads.removal().await?;
         let freed = blocking(move || {
             let freed = shared.storage.remove_displaced(id).map_err(Error::Storage)?;
             // Before it is forgotten that it is to be removed: the two are synced by different hands.

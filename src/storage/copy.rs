@@ -38,7 +38,7 @@ impl Files {
         if !overwrite && self.stat(to).is_ok() {
             return Err(FileError::Exists { path: to.as_str().to_owned() });
         }
-        let mut budget = Budget::new(limits);
+        let mut budget = self.budget(limits);
         budget.entry()?;
         let stage = Stage::new(self.yard(), self.owner()).map_err(&failed)?;
         let kind = FileType::from_raw_mode(stat.st_mode);

@@ -109,7 +109,7 @@ impl StorageError {
 
 impl FileError {
     /// For `map_err`: the error that an errno means for the client.
-    pub(super) fn at(action: &'static str, path: &str) -> impl Fn(io::Error) -> Self {
+    pub fn at(action: &'static str, path: &str) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
         move |source| {
             let path = path.clone();

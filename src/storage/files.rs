@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, OFlags};
 
-use super::limits::{Budget, TreeLimits};
+use super::limits::{Budget, TreeLimits, Wanted};
 use super::path::FilePath;
 use super::place::Yard;
 use super::upload::Upload;
@@ -16,9 +16,10 @@ use super::walk::{Step, View, Walk};
 use super::{FileError, Owner};
 use crate::sys::fs::{self as sysfs, Links};
 
-/// A listing is one answer, held in memory.
+/// A listing is sorted, and so held in memory as a whole: with paths of 80 bytes, which are long, there are as many bytes
+/// as there may be entries.
 const LISTING: TreeLimits =
-    TreeLimits { entries_max: 50_000, bytes_max: u64::MAX, time_max: Duration::from_secs(60) };
+    TreeLimits { entries_max: 50_000, bytes_max: 4 * 1024 * 1024, time_max: Duration::from_secs(60) };
 
 /// The files beneath the base of one workspace: the app directory, or the whole home.
 #[derive(Debug)]
@@ -26,13 +27,29 @@ pub struct Files {
     directory: OwnedFd,
     owner: Owner,
     yard: Arc<Yard>,
+    wanted: Wanted,
+}
+
+/// What is in a directory: the paths in one piece of memory, and where each lies in it.
+#[derive(Debug, Default)]
+pub struct Listing {
+    paths: String,
+    entries: Vec<Listed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    at: usize,
+    length: usize,
+    kind: EntryKind,
+    size: u64,
 }
 
 /// One file or directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
     /// Relative to the base; a name that is not UTF-8 is shown with replacement characters.
-    pub path: String,
+    pub path: &'a str,
     pub kind: EntryKind,
     /// Of files only; a link counts as a file of the length of its target's name.
     pub size: Option<u64>,
@@ -60,7 +77,17 @@ pub enum EntryKind {
 
 impl Files {
     pub(super) fn new(directory: OwnedFd, owner: Owner, yard: Arc<Yard>) -> Self {
-        Self { directory, owner, yard }
+        Self { directory, owner, yard, wanted: Wanted::default() }
+    }
+
+    /// Ends what is long, such as a listing or a copy, once nobody waits for it any more.
+    pub fn while_wanted(mut self, wanted: &Wanted) -> Self {
+        self.wanted = wanted.clone();
+        self
+    }
+
+    pub(super) fn budget(&self, limits: TreeLimits) -> Budget {
+        Budget::new(limits).wanted(&self.wanted)
     }
 
     /// The same files by descriptors of their own.
@@ -69,7 +96,8 @@ impl Files {
     /// The daemon has no descriptor left.
     pub fn try_clone(&self) -> Result<Self, FileError> {
         let directory = self.directory.try_clone().map_err(FileError::at("open", "the base"))?;
-        Ok(Self { directory, owner: self.owner, yard: Arc::clone(&self.yard) })
+        let yard = Arc::clone(&self.yard);
+        Ok(Self { directory, owner: self.owner, yard, wanted: Wanted::default() })
     }
 
     pub(super) fn directory(&self) -> &OwnedFd {
@@ -88,23 +116,23 @@ impl Files {
     /// Lists a directory, sorted by path. Links are listed, and not followed.
     ///
     /// # Errors
-    /// Not found, not a directory, or more than 50,000 entries.
-    pub fn list(&self, path: &FilePath, recursive: bool) -> Result<Vec<Entry>, FileError> {
-        let mut budget = Budget::new(LISTING);
+    /// Not found, not a directory, or more than 50,000 entries or 4 MiB of paths.
+    pub fn list(&self, path: &FilePath, recursive: bool) -> Result<Listing, FileError> {
+        let mut budget = self.budget(LISTING);
         let mut walk = Walk::new(self.subdirectory(path)?, View::Project, recursive, &budget)?;
         let prefix = if path.is_root() { String::new() } else { format!("{}/", path.as_str()) };
-        let mut entries = Vec::new();
+        let mut listing = Listing::default();
         while let Some(step) = walk.step(&mut budget)? {
             let (Step::Enter(node) | Step::Node(node)) = step else { continue };
-            let is_directory = node.kind == FileType::Directory;
-            entries.push(Entry {
-                path: format!("{prefix}{}", node.shown()),
-                kind: if is_directory { EntryKind::Dir } else { EntryKind::File },
-                size: (!is_directory).then(|| node.size()),
-            });
+            let shown = node.shown();
+            budget.bytes(u64::try_from(prefix.len() + shown.len()).unwrap_or(u64::MAX))?;
+            let kind = if node.kind == FileType::Directory { EntryKind::Dir } else { EntryKind::File };
+            let at = listing.paths.len();
+            listing.paths.extend([prefix.as_str(), shown.as_str()]);
+            listing.entries.push(Listed { at, length: listing.paths.len() - at, kind, size: node.size() });
         }
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(entries)
+        listing.sort();
+        Ok(listing)
     }
 
     /// Opens a directory. Links that stay beneath the base are followed.
@@ -139,7 +167,36 @@ impl Files {
     }
 }
 
+impl Listing {
+    /// All entries, sorted by path.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.entries.iter().map(|listed| Entry {
+            path: text_of(&self.paths, *listed),
+            kind: listed.kind,
+            size: (listed.kind == EntryKind::File).then_some(listed.size),
+        })
+    }
+
+    fn sort(&mut self) {
+        let paths = &self.paths;
+        self.entries.sort_unstable_by(|a, b| text_of(paths, *a).cmp(text_of(paths, *b)));
+    }
+}
+
+fn text_of(paths: &str, listed: Listed) -> &str {
+    paths.get(listed.at..listed.at + listed.length).unwrap_or_default()
+}
+
 impl Content {
+    pub(super) fn of(file: File) -> Self {
+        Self(file)
+    }
+
+    /// Whether it has no name any more: then its last close gives its blocks back, which takes seconds for a large one.
+    pub fn is_removed(&self) -> bool {
+        rustix::fs::fstat(&self.0).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
     /// Reads at most `length` bytes; fewer only at the end.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! How much of a tree is worked on for one request.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::FileError;
@@ -18,6 +20,31 @@ pub struct TreeLimits {
     pub time_max: Duration,
 }
 
+/// Whether anybody still waits for what is done; shared by the one who works and the one who waits.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted(Arc<AtomicBool>);
+
+/// Held by the one who waits: with it goes the wish.
+#[derive(Debug)]
+pub struct Waiting(Wanted);
+
+impl Wanted {
+    /// Returns what the one who waits has to hold.
+    pub fn waiting(&self) -> Waiting {
+        Waiting(self.clone())
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is left of the limits.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -25,11 +52,19 @@ pub(super) struct Budget {
     entries: u64,
     bytes: u64,
     end: Instant,
+    wanted: Wanted,
 }
 
 impl Budget {
     pub(super) fn new(limits: TreeLimits) -> Self {
-        Self { limits, entries: 0, bytes: 0, end: Instant::now() + limits.time_max }
+        let end = Instant::now() + limits.time_max;
+        Self { limits, entries: 0, bytes: 0, end, wanted: Wanted::default() }
+    }
+
+    /// Is used up once nobody waits any more.
+    pub(super) fn wanted(mut self, wanted: &Wanted) -> Self {
+        self.wanted = wanted.clone();
+        self
     }
 
     /// Counts one more entry.
@@ -55,6 +90,9 @@ impl Budget {
     }
 
     pub(super) fn in_time(&self) -> Result<(), FileError> {
+        if self.wanted.is_given_up() {
+            return Err(FileError::Transfer { source: io::ErrorKind::ConnectionAborted.into() });
+        }
         if Instant::now() > self.end {
             return Err(FileError::TooSlow { secs: self.limits.time_max.as_secs() });
         }

@@ -20,8 +20,11 @@ use crate::sys::fs::{self as sysfs, Links};
 const DIRECTORY: &str = ".runtimed";
 /// How much of the end of a log is looked at for its last lines.
 const TAIL_BYTES_MAX: u64 = 1024 * 1024;
-/// How much is read at once by a follower.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is read at once by a follower, and how many lines: each costs memory of its own, and a newline alone is one.
+const CHUNK_BYTES: usize = 16 * 1024;
+const CHUNK_LINES_MAX: usize = 256;
+/// Last lines of so much are told at once; of more, a follower begins where they do and reads one piece after another.
+const AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
 /// The logs of one workspace.
 #[derive(Debug)]
@@ -108,8 +111,13 @@ impl Logs {
         let ends = self.ends(name, count);
         let mut follower = Follower::new(self, name, None);
         let mut last = Vec::new();
+        let is_much = ends.iter().map(|end| end.bytes.len()).sum::<usize>() > AT_ONCE_BYTES_MAX;
         for End { file, bytes, offset } in ends {
             let begin = offset.saturating_sub(length(&bytes));
+            if is_much {
+                (follower.file, follower.offset) = (Some(file), begin);
+                break;
+            }
             last.extend(lines_of(&mut follower.lines, &file, begin, &bytes));
             (follower.file, follower.offset) = (Some(file), offset);
         }
@@ -295,6 +303,10 @@ fn piece_of(file: &mut File, offset: u64) -> Vec<u8> {
     let mut piece = vec![0; CHUNK_BYTES];
     let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read(&mut piece));
     piece.truncate(read.unwrap_or(0));
+    let mut newlines = piece.iter().enumerate().filter(|(_, b)| **b == b'\n');
+    if let Some((last, _)) = newlines.nth(CHUNK_LINES_MAX - 1) {
+        piece.truncate(last + 1);
+    }
     piece
 }
 

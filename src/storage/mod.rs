@@ -25,6 +25,7 @@ mod place;
 mod removal;
 mod reserve;
 mod rootfs;
+mod spool;
 mod templates;
 mod tree;
 mod unborn;
@@ -51,12 +52,13 @@ use crate::sys::fs::{self as sysfs, Links};
 
 pub use archive::Unpacked;
 pub use error::{FileError, StorageError};
-pub use files::{Content, Entry, EntryKind, Files, Opened};
-pub use limits::TreeLimits;
+pub use files::{Content, Entry, EntryKind, Files, Listing, Opened};
+pub use limits::{TreeLimits, Waiting, Wanted};
 pub use logs::{Follower, Line, Logs, News, Position};
 pub use owner::Owner;
 pub use path::FilePath;
 pub use place::Rubbish;
+pub use spool::{Spool, Spooled};
 pub use templates::TemplateInfo;
 pub use unborn::known_workspaces;
 pub use upload::Upload;
@@ -418,6 +420,11 @@ impl Storage {
             }
         };
         Ok(Files::new(directory, owner, Arc::clone(&self.yard)))
+    }
+
+    /// Begins to keep what is to be sent.
+    pub fn spool(&self) -> Spool {
+        Spool::new(Arc::clone(&self.yard))
     }
 
     /// Opens the logs of a workspace.

@@ -1,7 +1,7 @@
 //! A tree, entry by entry, that a tenant may be changing meanwhile.
 //!
-//! No link is followed, only real directories are entered, and one descriptor is open per level: neither a
-//! wide nor a deep tree uses up the daemon's descriptors or its stack. What vanishes on the way is left out.
+//! No link is followed, only real directories are entered, and at most two descriptors are open per level: neither a
+//! wide nor a deep tree uses up the daemon's descriptors, its stack or its memory. What vanishes on the way is left out.
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -10,12 +10,20 @@ use rustix::fs::{FileType, Stat};
 
 use super::FileError;
 use super::limits::{Budget, DEPTH_MAX};
-use crate::sys::fs as sysfs;
+use crate::sys::fs::{self as sysfs, Names};
 
 /// What no listing and no export shows: it is large, and made from what is shown.
 const HIDDEN: [&str; 4] = ["node_modules", ".git", "dist", ".vite"];
 /// Begins the name of a file that is being written.
 pub(super) const TEMPORARY: &str = ".upload-";
+
+/// How many bytes of names a walk holds to sort them, about 4,000 names; what a directory has beyond comes as the file
+/// system has it. A tenant can make millions.
+const NAMES_BYTES_MAX: usize = 256 * 1024;
+/// What a name that is held costs beside its bytes.
+const NAME_OVERHEAD_BYTES: usize = 48;
+/// So many names that are not shown are passed over between two looks at the clock.
+const LOOK_EVERY: usize = 1024;
 
 /// Which entries are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +60,19 @@ pub(super) struct Walk {
     levels: Vec<Level>,
     view: View,
     recursive: bool,
+    /// Bytes of the names that all levels hold.
+    held: usize,
 }
 
 #[derive(Debug)]
 struct Level {
     directory: OwnedFd,
+    /// Sorted.
     names: std::vec::IntoIter<CString>,
+    /// Where there were too many to be sorted.
+    rest: Option<Names>,
     path: Vec<u8>,
+    held: usize,
 }
 
 impl View {
@@ -76,7 +90,7 @@ impl Walk {
         recursive: bool,
         budget: &Budget,
     ) -> Result<Self, FileError> {
-        let mut walk = Self { levels: Vec::new(), view, recursive };
+        let mut walk = Self { levels: Vec::new(), view, recursive, held: 0 };
         walk.enter(directory, Vec::new(), budget)?;
         Ok(walk)
     }
@@ -90,7 +104,8 @@ impl Walk {
     pub(super) fn step(&mut self, budget: &mut Budget) -> Result<Option<Step>, FileError> {
         loop {
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
-            let Some(name) = level.names.next() else {
+            let Some(name) = level.next(self.view, budget)? else {
+                self.held -= level.held;
                 self.levels.pop();
                 return Ok(if self.levels.is_empty() { None } else { Some(Step::Leave) });
             };
@@ -121,22 +136,48 @@ impl Walk {
     fn enter(&mut self, directory: OwnedFd, path: Vec<u8>, budget: &Budget) -> Result<(), FileError> {
         let shown = String::from_utf8_lossy(&path).into_owned();
         let failed = FileError::at("list", &shown);
-        let limit = budget.limits().entries_max;
+        let rest = Some(sysfs::names(&directory).map_err(&failed)?);
+        let mut level = Level { directory, names: Vec::new().into_iter(), rest, path, held: 0 };
         let mut names = Vec::new();
-        for name in sysfs::names(&directory).map_err(&failed)? {
-            let name = name.map_err(&failed)?.bytes;
-            if self.view.hides(name.as_bytes()) {
-                continue;
-            }
-            // Before they are held in memory: a directory can have millions.
-            if u64::try_from(names.len()).unwrap_or(u64::MAX) >= limit {
-                return Err(FileError::Limit { what: "entries", limit });
-            }
+        while let Some(name) = level.unread(self.view, budget)? {
+            level.held += name.as_bytes().len() + NAME_OVERHEAD_BYTES;
             names.push(name);
+            if self.held + level.held >= NAMES_BYTES_MAX {
+                break;
+            }
         }
         names.sort_unstable();
-        self.levels.push(Level { directory, names: names.into_iter(), path });
+        level.names = names.into_iter();
+        self.held += level.held;
+        self.levels.push(level);
         Ok(())
+    }
+}
+
+impl Level {
+    /// Returns the next name, or `None` at the end.
+    fn next(&mut self, view: View, budget: &Budget) -> Result<Option<CString>, FileError> {
+        match self.names.next() {
+            Some(name) => Ok(Some(name)),
+            None => self.unread(view, budget),
+        }
+    }
+
+    /// Reads the next name that is seen.
+    fn unread(&mut self, view: View, budget: &Budget) -> Result<Option<CString>, FileError> {
+        let Some(rest) = &mut self.rest else { return Ok(None) };
+        for (number, name) in rest.enumerate() {
+            if number % LOOK_EVERY == LOOK_EVERY - 1 {
+                budget.in_time()?;
+            }
+            let shown = || String::from_utf8_lossy(&self.path).into_owned();
+            let name = name.map_err(|error| FileError::at("list", &shown())(error))?.bytes;
+            if !view.hides(name.as_bytes()) {
+                return Ok(Some(name));
+            }
+        }
+        self.rest = None;
+        Ok(None)
     }
 }
 

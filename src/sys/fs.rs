@@ -42,6 +42,10 @@ pub struct Name {
     pub kind: Option<FileType>,
 }
 
+/// The names in a directory that have not been read yet, by a descriptor of its own.
+#[derive(Debug)]
+pub struct Names(Dir);
+
 /// `fstatfs(file)`: whether what is written to it stays in memory — man 2 statfs. If the kernel does not say, it
 /// does not.
 pub fn is_in_memory(file: impl AsFd) -> bool {
@@ -152,11 +156,16 @@ pub fn open_file_beneath(directory: impl AsFd, path: &Path, links: Links) -> io:
 ///
 /// # Errors
 /// The kernel's.
-pub fn names(directory: impl AsFd) -> io::Result<impl Iterator<Item = io::Result<Name>>> {
-    let mut dir = Dir::read_from(directory)?;
-    Ok(std::iter::from_fn(move || {
+pub fn names(directory: impl AsFd) -> io::Result<Names> {
+    Ok(Names(Dir::read_from(directory)?))
+}
+
+impl Iterator for Names {
+    type Item = io::Result<Name>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let entry = match dir.read()? {
+            let entry = match self.0.read()? {
                 Ok(entry) => entry,
                 Err(errno) => return Some(Err(errno.into())),
             };
@@ -165,7 +174,7 @@ pub fn names(directory: impl AsFd) -> io::Result<impl Iterator<Item = io::Result
                 return Some(Ok(Name { bytes: entry.file_name().to_owned(), kind }));
             }
         }
-    }))
+    }
 }
 
 /// `fstatat(directory, name, AT_SYMLINK_NOFOLLOW)`.

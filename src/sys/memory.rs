@@ -15,6 +15,31 @@ pub struct HostMemory {
     pub swap_free_bytes: u64,
 }
 
+/// Arenas of the allocator, among which threads are spread: each keeps what was freed in it for its own threads, and
+/// there are more than a hundred threads.
+const ARENAS: libc::c_int = 2;
+/// From this size on what is freed goes back to the kernel at once; and so much of the end of an arena stays.
+const KEPT_BYTES: libc::c_int = 512 * 1024;
+
+/// `mallopt()`: bounds what the allocator keeps of what was freed — man 3 mallopt. For the beginning of a program.
+pub fn keep_little() {
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, ARENAS),
+        (libc::M_MMAP_THRESHOLD, KEPT_BYTES),
+        (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
+    ] {
+        // SAFETY: the call takes two numbers; what it does not know it refuses, and then all is as it was.
+        let _known: libc::c_int = unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// `malloc_trim(0)`: gives what was freed back to the kernel — man 3 malloc_trim. It takes milliseconds after much was
+/// freed, so not on a thread that serves others.
+pub fn give_back() {
+    // SAFETY: the call takes a number and touches only what nobody uses.
+    let _any: libc::c_int = unsafe { libc::malloc_trim(0) };
+}
+
 /// Reads for which share of the last ten seconds every task that wanted to run waited for memory, in percent:
 /// `full avg10` of /proc/pressure/memory — the kernel's `Documentation/accounting/psi.rst`. `None` where the
 /// kernel does not count it.
@@ -53,15 +78,6 @@ pub fn host() -> io::Result<HostMemory> {
         }
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no MemTotal or MemAvailable")),
     }
-}
-
-/// `malloc_trim(0)` — man 3 malloc_trim: gives free memory inside of glibc's heaps back to the kernel. Takes the lock
-/// of one heap after another, for some milliseconds where there is much to give.
-pub fn trim() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number, and locks what it works on; any thread may call it at any time (MT-Safe).
-    // Neither std, rustix nor nix has it.
-    let _whether_any: libc::c_int = unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// How many of the last lines, 0 to 10000; 200 when left out.
+    #[param(minimum = 0, maximum = 10000)]
     pub tail: Option<usize>,
     /// Go on with what is printed from now on.
     #[serde(default)]

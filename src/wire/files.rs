@@ -9,10 +9,47 @@ use utoipa::{IntoParams, ToSchema};
 pub struct FileQuery {
     /// Relative to the base.
     #[serde(default)]
+    #[param(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub path: String,
     #[serde(default)]
     pub recursive: bool,
     /// `app` (default), the app directory, or `home`, the home directory of the sandbox's user.
+    #[param(pattern = "^(app|home)$")]
+    pub base: Option<String>,
+}
+
+/// Which file or directory, but not the base itself.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EntryQuery {
+    /// Relative to the base.
+    #[serde(default)]
+    #[param(
+        required = true,
+        pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$"
+    )]
+    pub path: String,
+    /// A directory with what is in it.
+    #[serde(default)]
+    pub recursive: bool,
+    /// `app` (default), the app directory, or `home`, the home directory of the sandbox's user.
+    #[param(pattern = "^(app|home)$")]
+    pub base: Option<String>,
+}
+
+/// Which regular file.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ContentQuery {
+    /// Relative to the base.
+    #[serde(default)]
+    #[param(
+        required = true,
+        pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?!(.*/)?\.$)([^/\x00]{0,63}/){0,31}[^/\x00]{1,63}$"
+    )]
+    pub path: String,
+    /// `app` (default), the app directory, or `home`, the home directory of the sandbox's user.
+    #[param(pattern = "^(app|home)$")]
     pub base: Option<String>,
 }
 
@@ -22,6 +59,7 @@ pub struct FileQuery {
 #[into_params(parameter_in = Query)]
 pub struct BaseQuery {
     /// `app` (default) or `home`.
+    #[param(pattern = "^(app|home)$")]
     pub base: Option<String>,
 }
 
@@ -32,10 +70,13 @@ pub struct BaseQuery {
 pub struct ArchiveQuery {
     /// Of a directory, relative to the base; empty for the base itself.
     #[serde(default)]
+    #[param(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub path: String,
     /// `tar` (default), `tar.gz` or `zip`.
+    #[param(pattern = r"^(tar|tar\.gz|zip)$")]
     pub format: Option<String>,
     /// `app` (default) or `home`.
+    #[param(pattern = "^(app|home)$")]
     pub base: Option<String>,
 }
 
@@ -53,9 +94,10 @@ pub struct ExportQuery {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MkdirBody {
+    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub path: String,
     /// Octal; of the directory itself, where it is made.
-    #[schema(example = "0755")]
+    #[schema(example = "0755", pattern = "^0?[0-7]{1,3}$")]
     pub mode: Option<String>,
 }
 
@@ -63,7 +105,9 @@ pub struct MkdirBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveBody {
+    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub from: String,
+    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub to: String,
     /// Replace what is there.
     #[serde(default)]
@@ -74,9 +118,10 @@ pub struct MoveBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChmodBody {
+    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
     pub path: String,
     /// Octal, at most `0777`.
-    #[schema(example = "0755")]
+    #[schema(example = "0755", pattern = "^0?[0-7]{1,3}$")]
     pub mode: String,
 }
 

@@ -15,8 +15,8 @@ pub use apps::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset
 pub use error::{CompatError, V1Error, V1ErrorBody};
 pub use events::{EventData, EventsQuery};
 pub use files::{
-    ArchiveQuery, BaseQuery, ChmodBody, ExportQuery, FileChange, FileEntry, FileList, FileQuery, FileStat,
-    MkdirBody, MoveBody, Unpacked, WrittenFile,
+    ArchiveQuery, BaseQuery, ChmodBody, ContentQuery, EntryQuery, ExportQuery, FileChange, FileEntry,
+    FileList, FileQuery, FileStat, MkdirBody, MoveBody, Unpacked, WrittenFile,
 };
 pub use process::{
     OutputQuery, ProcessBody, ProcessList, ProcessOutput, RunningProcess, SignalBody, SizeBody, StdinQuery,

@@ -9,14 +9,16 @@ use utoipa::{IntoParams, ToSchema};
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessBody {
-    #[schema(example = json!(["bash", "-lc", "npm test"]))]
+    #[schema(value_type = super::request::Command, example = json!(["bash", "-lc", "npm test"]))]
     pub cmd: Vec<String>,
     /// Added to the sandbox's environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Absolute; `/home/sandbox/workspace` when left out.
+    #[schema(pattern = r"^/[^\x00]*$", max_length = 1024)]
     pub cwd: Option<String>,
     /// `sandbox`, which is also the default, or `root`: of the sandbox's user namespace, nobody outside.
+    #[schema(pattern = "^(sandbox|root)$")]
     pub user: Option<String>,
     /// Gives it a terminal of this size, which is then its input and all of its output.
     pub tty: Option<SizeBody>,
@@ -24,6 +26,7 @@ pub struct ProcessBody {
     #[serde(default)]
     pub stdin: bool,
     /// After so many seconds it is killed with everything that it has started.
+    #[schema(minimum = 1, maximum = 604800)]
     pub timeout_s: Option<u64>,
     /// Lets the sandbox fall asleep under it.
     #[serde(default)]
@@ -36,7 +39,9 @@ pub struct ProcessBody {
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SizeBody {
+    #[schema(minimum = 1, maximum = 1000)]
     pub cols: u16,
+    #[schema(minimum = 1, maximum = 1000)]
     pub rows: u16,
 }
 
@@ -47,6 +52,7 @@ pub struct SignalBody {
     #[schema(example = "TERM")]
     pub signal: String,
     /// `process`, `group` (default), or `tree`: everything that it has ever started.
+    #[schema(pattern = "^(process|group|tree)$")]
     pub target: Option<String>,
 }
 
@@ -77,9 +83,12 @@ pub struct StdinQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TerminalQuery {
+    #[param(minimum = 1, maximum = 1000)]
     pub cols: Option<u16>,
+    #[param(minimum = 1, maximum = 1000)]
     pub rows: Option<u16>,
     /// `sandbox`, which is also the default, or `root`.
+    #[param(pattern = "^(sandbox|root)$")]
     pub user: Option<String>,
 }
 

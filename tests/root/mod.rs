@@ -1,5 +1,6 @@
 //! The tests, by subject.
 
+mod answers;
 mod apps;
 mod browser;
 mod cli;
@@ -14,9 +15,9 @@ mod events;
 mod faults;
 mod files;
 mod gvisor;
+mod hostile;
 mod hostile_apps;
 mod hostile_clients;
-mod hostile;
 mod hosts;
 mod idle;
 mod inodes;
@@ -34,14 +35,15 @@ mod privileges;
 mod probe;
 mod processes;
 mod reclaim;
-mod removals;
-mod rings;
 mod recovery;
+mod removals;
 mod revive;
+mod rings;
 mod signals;
 mod sleep;
 mod streams;
 mod terminal;
+mod threads;
 mod tools;
 mod uncounted;
 mod userns;
@@ -56,6 +58,8 @@ pub(crate) fn all() -> Vec<Test> {
         files::TESTS,
         files::EDIT,
         files::ARCHIVE,
+        answers::TESTS,
+        threads::TESTS,
         apps::TESTS,
         browser::TESTS,
         isolation::TESTS,

@@ -16,7 +16,7 @@ use crate::wire::{ArchiveQuery, ExportQuery, Unpacked, V1Error};
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/archive", tag = "files", params(("id" = String, Path), ArchiveQuery), responses(
     (status = 200, description = "Everything in the directory, with names relative to it; an answer that breaks off is not whole",
-        content_type = "application/x-tar"),
+        content((Vec<u8> = "application/x-tar"), (Vec<u8> = "application/gzip"), (Vec<u8> = "application/zip"))),
     (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 413, body = V1Error), (status = 429, body = V1Error)))]
 pub(in crate::api) async fn download(
     State(app): State<App>,

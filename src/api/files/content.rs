@@ -15,19 +15,19 @@ use crate::api::App;
 use crate::api::error::{ApiError, Style};
 use crate::api::extract::{Id, Json, Query};
 use crate::sandbox::Pieces;
-use crate::wire::{FileQuery, V1Error, WrittenFile};
+use crate::wire::{ContentQuery, V1Error, WrittenFile};
 
 /// How long a client that uploads may send nothing.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/content", tag = "files", params(("id" = String, Path), FileQuery), responses(
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/content", tag = "files", params(("id" = String, Path), ContentQuery), responses(
     (status = 200, description = "The bytes; several ranges at once are answered with the whole file", content_type = "application/octet-stream"),
     (status = 206, description = "One range of them"), (status = 304, description = "It is what `If-None-Match` names"),
     (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 416, body = V1Error)))]
 pub(in crate::api) async fn read(
     State(app): State<App>,
     Id(id): Id,
-    Query(query): Query<FileQuery>,
+    Query(query): Query<ContentQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let base = base_of(query.base.as_deref())?;
@@ -70,14 +70,14 @@ pub(in crate::api) async fn read(
     Ok(response)
 }
 
-#[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), FileQuery),
+#[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), ContentQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
     (status = 200, description = "The whole file is in place", body = WrittenFile), (status = 400, body = V1Error), (status = 404, body = V1Error),
     (status = 408, body = V1Error), (status = 413, body = V1Error), (status = 507, body = V1Error)))]
 pub(in crate::api) async fn write(
     State(app): State<App>,
     Id(id): Id,
-    Query(query): Query<FileQuery>,
+    Query(query): Query<ContentQuery>,
     request: Request,
 ) -> Result<Json<WrittenFile>, ApiError> {
     let base = base_of(query.base.as_deref())?;
@@ -141,7 +141,7 @@ pub(super) fn attachment(path: &str) -> HeaderValue {
 }
 
 /// Says whether a list of entity tags (RFC 9110, 13.1.2) names one.
-fn names_tag(list: &str, tag: &str) -> bool {
+pub(in crate::api) fn names_tag(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 

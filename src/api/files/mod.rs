@@ -4,23 +4,26 @@ mod archive;
 mod content;
 mod watch;
 
+use std::io::Write as _;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::{get, post};
 
 use super::App;
-use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
+use super::{convert, large};
 use crate::model::{self, FileBase};
-use crate::sandbox::Error;
+use crate::sandbox::{self, EntryKind, Error, Listing, Spool};
 use crate::wire::{
-    BaseQuery, ChmodBody, FileEntry, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error,
+    BaseQuery, ChmodBody, EntryQuery, FileEntry, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error,
 };
 
 pub(super) use archive::{__path_download, __path_export, __path_upload, download, export, upload};
-pub(super) use content::{__path_read, __path_write, read, write};
+pub(super) use content::{__path_read, __path_write, names_tag, read, write};
 pub(super) use watch::{__path_watch, watch};
 
 /// The routes of this module.
@@ -45,19 +48,28 @@ pub(super) async fn list(
     State(app): State<App>,
     Id(id): Id,
     Query(query): Query<FileQuery>,
-) -> Result<Json<FileList>, ApiError> {
+) -> Result<Response, ApiError> {
     let base = base_of(query.base.as_deref())?;
-    let found = app.supervisor.list_files(id, base, &query.path, query.recursive).await.map_err(core)?;
-    let entry = |entry: crate::sandbox::FileEntry| FileEntry {
-        r#type: if entry.directory { "dir" } else { "file" },
-        path: entry.path,
-        size: entry.size,
+    let (path, recursive) = (query.path.clone(), query.recursive);
+    let write = move |found: &Listing, into: &mut Spool| {
+        into.write_all(b"{\"entries\":")?;
+        large::write_list(into, found.entries().map(shown_entry))?;
+        let path = serde_json::to_string(&path)?;
+        into.write_all(format!(",\"path\":{path},\"recursive\":{recursive}}}\n").as_bytes())
     };
-    Ok(Json(FileList {
-        entries: found.into_iter().map(entry).collect(),
-        path: query.path,
-        recursive: query.recursive,
-    }))
+    let kept = app.supervisor.list_files(id, base, &query.path, query.recursive, write).await;
+    Ok(large::kept(kept.map_err(core)?))
+}
+
+fn shown_entry(entry: sandbox::FileEntry<'_>) -> FileEntry {
+    FileEntry {
+        path: entry.path.to_owned(),
+        r#type: match entry.kind {
+            EntryKind::Dir => "dir",
+            EntryKind::File => "file",
+        },
+        size: entry.size,
+    }
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files", params(("id" = String, Path), FileQuery), responses(
@@ -127,13 +139,13 @@ pub(super) async fn chmod(
     Ok(shown(app.supervisor.chmod_file(id, base, &body.path, mode).await.map_err(core)?))
 }
 
-#[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), FileQuery), responses(
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), EntryQuery), responses(
     (status = 204, description = "It is gone; a directory that is not empty only with `recursive`"), (status = 400, body = V1Error),
     (status = 404, body = V1Error), (status = 409, description = "The directory is not empty", body = V1Error)))]
 pub(super) async fn delete(
     State(app): State<App>,
     Id(id): Id,
-    Query(query): Query<FileQuery>,
+    Query(query): Query<EntryQuery>,
 ) -> Result<StatusCode, ApiError> {
     let base = base_of(query.base.as_deref())?;
     app.supervisor.delete_file(id, base, &query.path, query.recursive).await.map_err(core)?;

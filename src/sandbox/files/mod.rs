@@ -1,5 +1,6 @@
 //! The files of a sandbox, whether it runs or sleeps; using them does not wake it.
 
+mod kept;
 mod trees;
 mod watch;
 
@@ -8,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::Error;
-use super::supervisor::{Supervisor, blocking};
+use super::share::{Counted, Offloaded, Share};
+use super::supervisor::Supervisor;
 use crate::model::{FileBase, FileStat, SandboxId};
-use crate::storage::{self, Content, FilePath, Rubbish, TreeLimits};
+use crate::storage::{self, Content, FileError, FilePath, Listing, Rubbish, Spool, TreeLimits, Wanted};
 
+pub use kept::Kept;
 pub(super) use trees::TRANSFERS_MAX;
 pub use trees::{Packed, Unpacking};
 pub use watch::{FileNews, FileWatch};
@@ -24,26 +27,29 @@ pub(super) use watch::{WATCHES_MAX, Watchers};
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);
 /// How much of an upload is gathered before it is written: one change of threads for so much.
 const WRITE_BYTES: usize = 256 * 1024;
-/// How much may gather while the disk is still busy with what came before.
-const GATHERED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The least that is gathered, however many uploads there are.
+const WRITE_BYTES_MIN: usize = 16 * 1024;
+/// What all uploads may have gathered together: the more of them, the smaller their pieces.
+const WRITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How much more may gather while the disk is still busy with what came before, in such pieces.
+const GATHERED_PIECES_MAX: usize = 4;
 /// How many pieces may gather, however small: each costs memory of its own, and writev(2) takes 1024.
 const GATHERED_MAX: usize = 1024;
 /// How much of a file is read at once: what fits into a core's cache beside what is being sent.
 const READ_BYTES: usize = 256 * 1024;
-
-/// A file or directory beneath the base.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEntry {
-    /// Relative to the base.
-    pub path: String,
-    pub directory: bool,
-    pub size: Option<u64>,
-}
+/// The least that is read at once, however many files are being read.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// What all files that are being read may have in memory together: the more of them, the smaller their pieces.
+const READING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How often a file is tried again that a program of the sandbox holds, and after which pause. Somebody who is told
+/// that others want it lets it go at once; somebody who does not keeps no thread.
+const HELD_TRIES: u32 = 10;
+const HELD_PAUSE: Duration = Duration::from_millis(50);
 
 /// A file that is open for reading.
 #[derive(Debug)]
 pub struct Download {
-    content: Arc<Content>,
+    open: Arc<Open>,
     pub size: u64,
     /// Changes when the content does.
     pub version: String,
@@ -53,15 +59,25 @@ pub struct Download {
 /// a thread reads the next piece while the last one is sent.
 #[derive(Debug)]
 pub struct Pieces {
-    content: Arc<Content>,
+    open: Arc<Open>,
     at: u64,
     end: u64,
-    ahead: Option<JoinHandle<io::Result<Bytes>>>,
+    ahead: Option<AbortOnDropHandle<io::Result<Bytes>>>,
+}
+
+/// A file that is being read, and whose threads read it.
+#[derive(Debug)]
+struct Open {
+    content: Option<Arc<Content>>,
+    share: Share,
+    reading: Counted,
 }
 
 /// A file that is being written; dropped before [`Upload::commit`], nothing is changed.
 #[derive(Debug)]
 pub struct Upload {
+    share: Share,
+    counted: Counted,
     writing: Writing,
     gathered: Vec<Bytes>,
     gathered_bytes: usize,
@@ -69,32 +85,37 @@ pub struct Upload {
 
 #[derive(Debug)]
 enum Writing {
-    Idle(Box<storage::Upload>),
-    Busy(JoinHandle<Result<Box<storage::Upload>, Error>>),
+    Idle(Written),
+    Busy(AbortOnDropHandle<Result<Written, Error>>),
     Given,
 }
 
+/// What is written of a file; its end removes what is not whole.
+type Written = Offloaded<Box<storage::Upload>>;
+
 impl Supervisor {
-    /// Lists a directory beneath the base.
+    /// Lists a directory beneath the base; `write` makes the answer of it, which is kept until it is sent.
     ///
     /// # Errors
-    /// Not found, not a directory, too many entries, or a path that leads out.
+    /// Not found, not a directory, too many entries, a path that leads out, or a full disk.
     pub async fn list_files(
         &self,
         id: SandboxId,
         base: FileBase,
         path: &str,
         recursive: bool,
-    ) -> Result<Vec<FileEntry>, Error> {
+        write: impl FnOnce(&Listing, &mut Spool) -> io::Result<()> + Send + 'static,
+    ) -> Result<Kept, Error> {
         let path = FilePath::parse_directory(path).map_err(Error::File)?;
-        let entries =
-            self.with_files(id, base, move |f| f.list(&path, recursive).map_err(Error::File)).await?;
-        let convert = |entry: storage::Entry| FileEntry {
-            directory: entry.kind == storage::EntryKind::Dir,
-            path: entry.path,
-            size: entry.size,
+        let (entry, shared, wanted) = (self.find(id)?, Arc::clone(&self.shared), Wanted::default());
+        let _waiting = wanted.waiting();
+        let list = move || {
+            let files = shared.storage.files(id, base).map_err(Error::File)?.while_wanted(&wanted);
+            let listing = files.list(&path, recursive).map_err(Error::File)?;
+            let mut spool = shared.storage.spool();
+            write(&listing, &mut spool).map(|()| spool).map_err(not_kept)
         };
-        Ok(entries.into_iter().map(convert).collect())
+        Ok(Kept::new([entry.share.run_large(list).await?], &entry.share))
     }
 
     /// Opens a regular file.
@@ -103,9 +124,19 @@ impl Supervisor {
     /// Not found, not a regular file, or a path that leads out.
     pub async fn open_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Download, Error> {
         let path = FilePath::parse(path).map_err(Error::File)?;
-        let opened = self.with_files(id, base, move |files| files.open(&path).map_err(Error::File)).await?;
+        let mut tried = 0;
+        let opened = loop {
+            let path = path.clone();
+            let opened = self.with_files(id, base, move |files| files.open(&path).map_err(Error::File));
+            match opened.await {
+                Err(Error::File(FileError::Held { .. })) if tried < HELD_TRIES => tried += 1,
+                opened => break opened?,
+            }
+            tokio::time::sleep(HELD_PAUSE).await;
+        };
         let storage::Opened { content, size, version } = opened;
-        Ok(Download { content: Arc::new(content), size, version })
+        let open = Arc::new(Open::new(content, &self.find(id)?.share));
+        Ok(Download { open, size, version })
     }
 
     /// Begins to write a file; directories above it are made.
@@ -114,8 +145,11 @@ impl Supervisor {
     /// The path is a directory, leads out, or nothing can be written.
     pub async fn create_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Upload, Error> {
         let path = FilePath::parse(path).map_err(Error::File)?;
+        let share = self.find(id)?.share.clone();
         let upload = self.with_files(id, base, move |f| f.create(&path).map_err(Error::File)).await?;
-        Ok(Upload { writing: Writing::Idle(Box::new(upload)), gathered: Vec::new(), gathered_bytes: 0 })
+        let writing = Writing::Idle(Offloaded::new(Box::new(upload), &share));
+        let counted = share.writing.begin();
+        Ok(Upload { share, counted, writing, gathered: Vec::new(), gathered_bytes: 0 })
     }
 
     /// Looks at what a path names; a link is not followed at its end.
@@ -174,7 +208,7 @@ impl Supervisor {
         let moved =
             self.with_files(id, base, move |f| f.rename(&from, &to, overwrite).map_err(Error::File)).await;
         let (stat, rubbish) = moved?;
-        self.remove_later(rubbish);
+        self.remove_later(id, rubbish);
         Ok(stat)
     }
 
@@ -197,7 +231,7 @@ impl Supervisor {
             .with_files(id, base, move |f| f.copy(&from, &to, overwrite, limits).map_err(Error::File))
             .await;
         let (stat, rubbish) = copied?;
-        self.remove_later(rubbish);
+        self.remove_later(id, rubbish);
         Ok(stat)
     }
 
@@ -214,7 +248,7 @@ impl Supervisor {
     ) -> Result<(), Error> {
         let path = FilePath::parse_entry(path).map_err(Error::File)?;
         let deleted = self.with_files(id, base, move |f| f.delete(&path, recursive).map_err(Error::File));
-        self.remove_later(deleted.await?);
+        self.remove_later(id, deleted.await?);
         Ok(())
     }
 
@@ -228,14 +262,18 @@ impl Supervisor {
     }
 
     /// Removes what was taken out of a workspace; a daemon that ends leaves the rest to the next one.
-    fn remove_later(&self, rubbish: Option<Rubbish>) {
+    fn remove_later(&self, id: SandboxId, rubbish: Option<Rubbish>) {
         let Some(rubbish) = rubbish else { return };
         let ending = self.shared.ending.clone();
-        self.shared.tasks.spawn_blocking(move || {
+        let remove = move || {
             if let Err(error) = rubbish.remove(&|| !ending.is_cancelled()) {
                 tracing::warn!(%error, "what was deleted is not removed yet; the next start goes on");
             }
-        });
+        };
+        // A sandbox that has just gone has no share any more.
+        let share =
+            self.find(id).map_or_else(|_gone| self.shared.threads.share(), |entry| entry.share.clone());
+        self.shared.tasks.spawn(async move { share.run_later(remove).await });
     }
 
     pub(super) async fn with_files<T: Send + 'static>(
@@ -244,17 +282,42 @@ impl Supervisor {
         base: FileBase,
         step: impl FnOnce(&storage::Files) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.find(id)?;
-        let shared = Arc::clone(&self.shared);
-        blocking(move || step(&shared.storage.files(id, base).map_err(Error::File)?)).await
+        let share = self.find(id)?.share.clone();
+        let (shared, wanted) = (Arc::clone(&self.shared), Wanted::default());
+        let _waiting = wanted.waiting();
+        let work = move || {
+            let files = shared.storage.files(id, base).map_err(Error::File)?;
+            step(&files.while_wanted(&wanted))
+        };
+        share.run(work).await
     }
+}
+
+/// What an answer that could not be kept for its client means.
+pub(super) fn not_kept(error: io::Error) -> Error {
+    Error::File(FileError::at("keep", "the answer")(error))
 }
 
 impl Download {
     /// Reads a part; less comes if the file becomes shorter meanwhile.
     pub fn pieces(&self, start: u64, length: u64) -> Pieces {
         let end = start.saturating_add(length);
-        Pieces { content: Arc::clone(&self.content), at: start, end, ahead: None }
+        Pieces { open: Arc::clone(&self.open), at: start, end, ahead: None }
+    }
+}
+
+impl Open {
+    fn new(content: Content, share: &Share) -> Self {
+        let reading = share.reading.begin();
+        Self { content: Some(Arc::new(content)), share: share.clone(), reading }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(content) = self.content.take().filter(|content| content.is_removed()) {
+            drop(Offloaded::new(content, &self.share));
+        }
     }
 }
 
@@ -289,18 +352,23 @@ impl Pieces {
     /// How much comes next; `None` at the end.
     fn wanted(&self) -> Option<usize> {
         let left = self.end.saturating_sub(self.at);
-        (left > 0).then(|| usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES))
+        let piece = self.open.reading.fair(READING_BYTES_MAX).clamp(READ_BYTES_MIN, READ_BYTES);
+        (left > 0).then(|| usize::try_from(left).unwrap_or(usize::MAX).min(piece))
     }
 
     /// Takes the next piece from memory, if it is there: no thread has to be asked, and none waits.
     fn cached(&self) -> Option<io::Result<Option<Bytes>>> {
-        let piece = self.content.read_cached(self.at, self.wanted()?);
+        let piece = self.open.content.as_ref()?.read_cached(self.at, self.wanted()?);
         Some(piece.map(|found| found.map(Bytes::from)))
     }
 
-    fn read(&self) -> Option<JoinHandle<io::Result<Bytes>>> {
-        let (content, at, wanted) = (Arc::clone(&self.content), self.at, self.wanted()?);
-        Some(tokio::task::spawn_blocking(move || content.read(at, wanted).map(Bytes::from)))
+    /// Given up while it waits for a thread, it is not begun.
+    fn read(&self) -> Option<AbortOnDropHandle<io::Result<Bytes>>> {
+        let (content, at, wanted) = (Arc::clone(self.open.content.as_ref()?), self.at, self.wanted()?);
+        let share = self.open.share.clone();
+        let read = move || Ok(content.read(at, wanted).map(Bytes::from));
+        let reading = async move { share.run(read).await.unwrap_or_else(|busy| Err(io::Error::other(busy))) };
+        Some(AbortOnDropHandle::new(self.open.share.spawn(reading)))
     }
 }
 
@@ -315,18 +383,22 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.gathered_bytes += bytes.len();
         self.gathered.push(bytes);
-        let full = self.gathered_bytes >= GATHERED_BYTES_MAX || self.gathered.len() >= GATHERED_MAX;
+        let piece = self.counted.fair(WRITING_BYTES_MAX).clamp(WRITE_BYTES_MIN, WRITE_BYTES);
+        let full = self.gathered_bytes >= piece * GATHERED_PIECES_MAX || self.gathered.len() >= GATHERED_MAX;
         let busy = matches!(&self.writing, Writing::Busy(writing) if !writing.is_finished());
         // The client is not made to wait for one slow write, and the next one is larger.
-        if !full && (busy || self.gathered_bytes < WRITE_BYTES) {
+        if !full && (busy || self.gathered_bytes < piece) {
             return Ok(());
         }
         let (mut upload, pieces) = (self.idle().await?, std::mem::take(&mut self.gathered));
         self.gathered_bytes = 0;
-        self.writing = Writing::Busy(tokio::task::spawn_blocking(move || {
-            upload.write(&pieces).map_err(Error::File)?;
+        let (share, tasks) = (self.share.clone(), self.share.clone());
+        let write = move || {
+            upload.get()?.write(&pieces).map_err(Error::File)?;
             Ok(upload)
-        }));
+        };
+        let writing = tasks.spawn(async move { share.run(write).await });
+        self.writing = Writing::Busy(AbortOnDropHandle::new(writing));
         Ok(())
     }
 
@@ -335,15 +407,16 @@ impl Upload {
     /// # Errors
     /// The disk is full or fails, or a directory is in the way.
     pub async fn commit(mut self) -> Result<u64, Error> {
-        let (mut upload, pieces) = (self.idle().await?, std::mem::take(&mut self.gathered));
-        blocking(move || {
+        let (upload, pieces) = (self.idle().await?, std::mem::take(&mut self.gathered));
+        let write = move || {
+            let mut upload = upload.take().ok_or(Error::Ending)?;
             upload.write(&pieces).map_err(Error::File)?;
             upload.commit().map_err(Error::File)
-        })
-        .await
+        };
+        self.share.run(write).await
     }
 
-    async fn idle(&mut self) -> Result<Box<storage::Upload>, Error> {
+    async fn idle(&mut self) -> Result<Written, Error> {
         match std::mem::replace(&mut self.writing, Writing::Given) {
             Writing::Idle(upload) => Ok(upload),
             Writing::Busy(writing) => writing.await.unwrap_or(Err(Error::Panicked)),

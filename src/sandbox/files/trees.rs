@@ -12,14 +12,15 @@ use tokio::task::JoinHandle;
 use super::Error;
 use crate::model::{ArchiveFormat, FileBase, SandboxId};
 use crate::sandbox::supervisor::Supervisor;
-use crate::storage::{FilePath, Unpacked, View};
+use crate::storage::{FilePath, Unpacked, View, Waiting, Wanted};
+use crate::sys::memory;
 
 /// Trees that are on their way at once, each with a thread.
 pub(in crate::sandbox) const TRANSFERS_MAX: usize = 16;
 /// Pieces between the thread and the connection.
-const QUEUE: usize = 8;
+const QUEUE: usize = 2;
 /// How much is gathered before it is handed on: small files make small pieces.
-const PIECE_BYTES: usize = 256 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 /// How long a client that downloads may take nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -27,6 +28,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Packed {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
+    _waiting: Waiting,
 }
 
 /// A tree that is being unpacked; dropped before [`Unpacking::finish`], nothing is changed.
@@ -58,7 +60,7 @@ impl Supervisor {
         let path = FilePath::parse_directory(path).map_err(Error::File)?;
         let view = if all { View::Everything } else { View::Project };
         let limits = self.tree_limits();
-        let permit = self.transfer()?;
+        let permits = self.transfer(id)?;
         let measured = path.clone();
         let files = self
             .with_files(id, base, move |files| {
@@ -67,17 +69,21 @@ impl Supervisor {
             })
             .await?;
         let (sender, pieces) = mpsc::channel(QUEUE);
+        let wanted = Wanted::default();
+        let waiting = wanted.waiting();
         self.shared.tasks.spawn_blocking(move || {
             let mut sink = Sink { sender, runtime: Handle::current(), gathered: BytesMut::new() };
-            let packed = files.pack(&path, view, format, limits, &mut sink);
+            let packed = files.while_wanted(&wanted).pack(&path, view, format, limits, &mut sink);
             let ended = packed.map_err(io::Error::other).and_then(|()| sink.flush());
             if let Err(error) = ended {
                 // The answer breaks off, so that nobody takes a part for the whole.
                 sink.send(Err(error)).ok();
             }
-            drop(permit);
+            drop(sink);
+            memory::give_back();
+            drop(permits);
         });
-        Ok(Packed { pieces })
+        Ok(Packed { pieces, _waiting: waiting })
     }
 
     /// Begins to unpack an archive into a directory.
@@ -93,21 +99,25 @@ impl Supervisor {
     ) -> Result<Unpacking, Error> {
         let path = FilePath::parse_directory(path).map_err(Error::File)?;
         let limits = self.tree_limits();
-        let permit = self.transfer()?;
+        let permits = self.transfer(id)?;
         let files = self.with_files(id, base, |files| files.try_clone().map_err(Error::File)).await?;
         let (pieces, receiver) = mpsc::channel(QUEUE);
         let thread = self.shared.tasks.spawn_blocking(move || {
             let mut source = Source { receiver, at_hand: Bytes::new(), ended: false };
             let unpacked = files.unpack(&path, format, limits, &mut source);
-            drop(permit);
+            memory::give_back();
+            drop(permits);
             unpacked.map_err(Error::File)
         });
         Ok(Unpacking { pieces, thread })
     }
 
-    fn transfer(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let permit = Arc::clone(&self.shared.transfers).try_acquire_owned();
-        permit.map_err(|_full| Error::Busy("too many trees are being transferred already; try again"))
+    /// One of the sandbox's own transfers, and one of all.
+    fn transfer(&self, id: SandboxId) -> Result<[OwnedSemaphorePermit; 2], Error> {
+        let own = self.find(id)?.share.transfer();
+        let all = Arc::clone(&self.shared.transfers).try_acquire_owned().ok();
+        let both = own.zip(all).map(|(own, all)| [own, all]);
+        both.ok_or(Error::Busy("too many trees are being transferred already; try again"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::Error;
 use crate::model::{FileBase, SandboxId};
 use crate::runtime::Engine;
+use crate::sandbox::share::Share;
 use crate::sandbox::supervisor::{Shared, Supervisor, blocking};
 use crate::storage::{FileError, FilePath, Observed, Tally, Watcher, Writes};
 use crate::sys::watch::Watched;
@@ -21,6 +22,8 @@ use crate::sys::watch::Watched;
 pub(in crate::sandbox) const WATCHES_MAX: usize = 256;
 /// Changes that wait for a client; beyond, he is told that some were missed.
 const QUEUE: usize = 1024;
+/// The most bytes of paths that wait: a path has up to 4 KiB, and there are up to 256 clients.
+const QUEUE_BYTES_MAX: usize = 64 * 1024;
 /// Between two looks: what comes in a burst is read as one.
 const PAUSE: Duration = Duration::from_millis(10);
 /// So many at once are a flood, after which there is no pause: the kernel's queue has 16,384.
@@ -48,9 +51,12 @@ struct Hub {
 #[derive(Debug)]
 pub struct FileWatch {
     shared: Arc<Shared>,
+    share: Share,
     hub: Arc<Hub>,
     id: u64,
     news: mpsc::Receiver<Observed>,
+    /// Bytes that wait in it.
+    queued: Arc<AtomicUsize>,
     missed: Arc<AtomicBool>,
     _permit: OwnedSemaphorePermit,
 }
@@ -92,19 +98,31 @@ impl Supervisor {
         let (sender, news) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
         let (told, watcher) = (Arc::clone(&missed), Arc::clone(&hub.watcher));
+        let queued = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::clone(&queued);
         let sink = Box::new(move |piece: Observed| {
             // It is called with a lock held and must not wait.
-            if piece == Observed::Overflow || sender.try_send(piece).is_err() {
+            let bytes = bytes_of(&piece);
+            let is_full = waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > QUEUE_BYTES_MAX;
+            if is_full || piece == Observed::Overflow || sender.try_send(piece).is_err() {
+                waiting.fetch_sub(bytes, Ordering::Relaxed);
                 told.store(true, Ordering::Relaxed);
             }
         });
         let (shared, top) = (Arc::clone(&self.shared), path.clone());
         let open = Box::new(move || shared.storage.files(id, base)?.subdirectory(&top));
-        let watch =
-            blocking(move || watcher.watch(open, &path, (recursive, writes), sink).map_err(Error::File));
-        let id = watch.await?;
+        let share = self.find(id)?.share.clone();
+        let watch = move || watcher.watch(open, &path, (recursive, writes), sink).map_err(Error::File);
+        let id = share.run(watch).await?;
         let shared = Arc::clone(&self.shared);
-        Ok(FileWatch { shared, hub, id, news, missed, _permit: permit })
+        Ok(FileWatch { shared, share, hub, id, news, queued, missed, _permit: permit })
+    }
+}
+
+fn bytes_of(piece: &Observed) -> usize {
+    match piece {
+        Observed::Change { path, from, .. } => path.len() + from.as_ref().map_or(0, String::len),
+        Observed::Overflow => 0,
     }
 }
 
@@ -123,6 +141,7 @@ impl FileWatch {
                 news = self.news.recv() => news?,
             },
         };
+        self.queued.fetch_sub(bytes_of(&news), Ordering::Relaxed);
         Some(match news {
             Observed::Change { path, kind, from } => FileNews::Change { path, kind: kind.as_str(), from },
             Observed::Overflow => FileNews::Overflow,
@@ -134,7 +153,8 @@ impl Drop for FileWatch {
     fn drop(&mut self) {
         let (hub, id) = (Arc::clone(&self.hub), self.id);
         // Thousands of directories take a while to let go.
-        self.shared.tasks.spawn_blocking(move || hub.watcher.unwatch(id));
+        let share = self.share.clone();
+        self.shared.tasks.spawn(async move { share.run_later(move || hub.watcher.unwatch(id)).await });
     }
 }
 

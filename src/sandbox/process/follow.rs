@@ -9,6 +9,9 @@ use super::{Process, ProcessEnd};
 use crate::runtime::Stream;
 use crate::sandbox::Error;
 
+/// How much a follower holds at once: any number of clients may follow, each as slowly as it likes.
+const PIECE_BYTES: u64 = 64 * 1024;
+
 /// What a follower gets.
 #[derive(Debug)]
 pub enum Piece {
@@ -31,6 +34,7 @@ pub struct Follower {
     seen: watch::Receiver<Seen>,
     /// What is not there any more, to be told first.
     dropped: Option<u64>,
+    piece_bytes: u64,
     is_done: bool,
     is_place_kept: bool,
 }
@@ -44,7 +48,14 @@ impl Follower {
         };
         let start = process.output.range().0;
         let dropped = (from < start).then_some(from);
-        Ok(Self { process, id, offset: from.max(start), seen, dropped, is_done: false, is_place_kept: false })
+        let (offset, piece_bytes) = (from.max(start), PIECE_BYTES);
+        Ok(Self { process, id, offset, seen, dropped, piece_bytes, is_done: false, is_place_kept: false })
+    }
+
+    /// Makes pieces of output smaller: for a client to whom they grow on their way.
+    pub fn in_pieces_of(mut self, bytes: u64) -> Self {
+        self.piece_bytes = bytes.min(PIECE_BYTES);
+        self
     }
 
     pub fn process(&self) -> &Arc<Process> {
@@ -103,7 +114,7 @@ impl Follower {
 
     fn read(&mut self, headroom: usize, end: u64) -> Piece {
         let offset = self.offset;
-        let piece = match self.process.output.read(offset, headroom) {
+        let piece = match self.process.output.read(offset, self.piece_bytes, headroom) {
             Ok((stream, bytes)) if bytes.len() > headroom => {
                 self.offset += (bytes.len() - headroom) as u64;
                 Piece::Output { stream, offset, bytes }

@@ -207,8 +207,8 @@ impl Output {
     }
 
     /// Reads for a follower that holds its place at `offset`.
-    pub(super) fn read(&self, offset: u64, headroom: usize) -> io::Result<(Stream, Vec<u8>)> {
-        self.ring.read(offset, crate::runtime::MOVE_BYTES_MAX, headroom)
+    pub(super) fn read(&self, offset: u64, max: u64, headroom: usize) -> io::Result<(Stream, Vec<u8>)> {
+        self.ring.read(offset, max, headroom)
     }
 
     /// Notes how far a follower has come.

@@ -14,21 +14,21 @@ mod zip;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-
-use rustix::fs::{Mode, OFlags};
+use std::sync::Arc;
 
 use super::FileError;
 use super::files::Files;
 use super::limits::{Budget, TreeLimits};
 use super::path::FilePath;
 use super::place::Stage;
+use super::spool::{Spool, unnamed};
 use super::walk::{Step, View, Walk};
 use crate::model::ArchiveFormat;
 use meter::{Counted, Inflating};
 use tree::Tree;
 
-/// Larger pieces make no difference; smaller ones cost system calls.
-const BUFFER_BYTES: usize = 256 * 1024;
+/// Larger pieces make no difference; smaller ones cost system calls. Each transfer has one or two.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// Of gzip and zip: packs source code nearly as well as the default, at three times the speed.
 const LEVEL: u32 = 3;
 /// How much larger than the packed form content may be, once there is much of it. Deflate cannot do more than
@@ -52,7 +52,7 @@ impl Files {
     /// # Errors
     /// Not found, not a directory, or a limit is passed.
     pub fn measure(&self, path: &FilePath, view: View, limits: TreeLimits) -> Result<(), FileError> {
-        let mut budget = Budget::new(limits);
+        let mut budget = self.budget(limits);
         let mut walk = Walk::new(self.subdirectory(path)?, view, true, &budget)?;
         while let Some(step) = walk.step(&mut budget)? {
             if let Step::Node(node) = step
@@ -77,7 +77,7 @@ impl Files {
         limits: TreeLimits,
         out: &mut dyn Write,
     ) -> Result<(), FileError> {
-        let mut budget = Budget::new(limits);
+        let mut budget = self.budget(limits);
         let mut walk = Walk::new(self.subdirectory(path)?, view, true, &budget)?;
         let transfer = |source| FileError::Transfer { source };
         match format {
@@ -91,7 +91,8 @@ impl Files {
                 gzip.finish().map_err(transfer)?;
             }
             ArchiveFormat::Zip => {
-                pack::run(&mut walk, &mut zip::Packer::new(out), &mut budget)?;
+                let directory = Spool::new(Arc::clone(self.yard()));
+                pack::run(&mut walk, &mut zip::Packer::new(out, directory), &mut budget)?;
             }
         }
         Ok(())
@@ -113,7 +114,7 @@ impl Files {
         let failed = FileError::at("unpack into", path.as_str());
         merge::check(self, path)?;
         let stage = Stage::new(self.yard(), self.owner()).map_err(&failed)?;
-        let mut budget = Budget::new(limits);
+        let mut budget = self.budget(limits);
         let mut tree = Tree::new(&stage).map_err(&failed)?;
         match format {
             ArchiveFormat::Tar => {
@@ -138,9 +139,7 @@ impl Files {
 /// Keeps a body in a file without a name.
 fn spool(stage: &Stage, input: &mut dyn Read, limits: TreeLimits) -> Result<(File, u64), FileError> {
     let failed = FileError::at("keep", "the archive");
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&stage.directory, ".", flags, Mode::from_raw_mode(0o600));
-    let mut file = File::from(file.map_err(|e| failed(e.into()))?);
+    let mut file = unnamed(&stage.directory).map_err(&failed)?;
     // It counts for itself: what is in it is counted when it is unpacked.
     let mut budget = Budget::new(limits);
     let (mut buffer, mut length) = (vec![0; BUFFER_BYTES], 0);

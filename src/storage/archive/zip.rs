@@ -1,5 +1,6 @@
 //! zip: stored and deflated entries, zip64, no encryption — APPNOTE.TXT.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Write};
 
@@ -15,66 +16,146 @@ use super::tree::Tree;
 use super::{LEVEL, broken, refused};
 use crate::storage::FileError;
 use crate::storage::limits::Budget;
+use crate::storage::spool::Spool;
 
 /// A local header without its name.
 const LOCAL_HEADER_BYTES: u64 = 30;
+/// A record of the central directory without its name and what follows that.
+const RECORD_BYTES: usize = 46;
 /// The longest target of a link.
 const TARGET_BYTES_MAX: u64 = 4096;
 /// The type bits of a link in a mode.
 const LINK_BITS: u32 = 0o120_000;
 
-/// Packs.
+/// Packs. Of what has been sent nothing is held in memory: the records of the central directory, one for each entry
+/// and with its whole path, are spooled until the end.
 #[derive(Debug)]
 pub(super) struct Packer<W> {
-    /// Taken at the end.
-    archive: Option<ZipArchiveWriter<W>>,
+    out: W,
+    /// How much has been sent.
+    offset: u64,
+    entries: u64,
+    directory: Option<Spool>,
+}
+
+/// Where an archive of one entry goes: the entry to the client, its record beside it.
+struct Target<'a, W> {
+    out: &'a mut W,
+    record: &'a RefCell<Option<Vec<u8>>>,
 }
 
 impl<W: Write> Packer<W> {
-    pub(super) fn new(out: W) -> Self {
-        Self { archive: Some(ZipArchiveWriter::new(out)) }
+    pub(super) fn new(out: W, directory: Spool) -> Self {
+        Self { out, offset: 0, entries: 0, directory: Some(directory) }
     }
 
-    fn archive(&mut self) -> io::Result<&mut ZipArchiveWriter<W>> {
-        self.archive.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    /// Writes one entry, as an archive of its own that begins where the one before has ended.
+    fn entry(
+        &mut self,
+        write: impl FnOnce(&mut ZipArchiveWriter<Target<'_, W>>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let record = RefCell::new(None);
+        let target = Target { out: &mut self.out, record: &record };
+        let mut archive = ZipArchiveWriter::builder().with_offset(self.offset).build(target);
+        write(&mut archive)?;
+        self.offset = archive.stream_offset();
+        record.replace(Some(Vec::new()));
+        archive.finish().map_err(failed)?;
+        let record = record.take().unwrap_or_default();
+        let record = record.get(..record_length(&record)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.entries += 1;
+        self.directory.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.write_all(record)
     }
+}
+
+impl<W: Write> Write for Target<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut *self.record.borrow_mut() {
+            Some(record) => record.write(bytes),
+            None => self.out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The length of the first record of a central directory: APPNOTE.TXT, 4.3.12.
+fn record_length(bytes: &[u8]) -> usize {
+    let field = |at: usize| match bytes.get(at..at + 2) {
+        Some(&[low, high]) => usize::from(u16::from_le_bytes([low, high])),
+        _ => 0,
+    };
+    RECORD_BYTES + field(28) + field(30) + field(32)
+}
+
+/// What follows the central directory: APPNOTE.TXT, 4.3.14 to 4.3.16.
+fn end_of_directory(entries: u64, length: u64, offset: u64) -> Vec<u8> {
+    let mut end = Vec::new();
+    let (few, short, near) = (u16::try_from(entries), u32::try_from(length), u32::try_from(offset));
+    if few.is_err() || short.is_err() || near.is_err() {
+        // The record of zip64 and its locator. What is 45 is the version of the format that has it.
+        end.extend(b"PK\x06\x06");
+        end.extend(44_u64.to_le_bytes());
+        end.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        [entries, entries, length, offset].iter().for_each(|field| end.extend(field.to_le_bytes()));
+        end.extend(b"PK\x06\x07\0\0\0\0");
+        end.extend((offset + length).to_le_bytes());
+        end.extend(1_u32.to_le_bytes());
+    }
+    let (few, short, near) = (few.unwrap_or(u16::MAX), short.unwrap_or(u32::MAX), near.unwrap_or(u32::MAX));
+    end.extend(b"PK\x05\x06\0\0\0\0");
+    [few, few].iter().for_each(|field| end.extend(field.to_le_bytes()));
+    [short, near].iter().for_each(|field| end.extend(field.to_le_bytes()));
+    end.extend([0, 0]);
+    end
 }
 
 impl<W: Write> Pack for Packer<W> {
     fn directory(&mut self, meta: Meta<'_>) -> io::Result<()> {
         let path = [meta.path, b"/"].concat();
-        let directory = self.archive()?.new_dir(EntryPath::verbatim(path));
-        let directory = directory.last_modified(UtcDateTime::from_unix(meta.modified));
-        directory.unix_permissions(meta.mode).create().map(drop).map_err(failed)
+        self.entry(|archive| {
+            let directory = archive.new_dir(EntryPath::verbatim(path));
+            let directory = directory.last_modified(UtcDateTime::from_unix(meta.modified));
+            directory.unix_permissions(meta.mode).create().map(drop).map_err(failed)
+        })
     }
 
     fn link(&mut self, meta: Meta<'_>, target: &[u8]) -> io::Result<()> {
-        let file = self.archive()?.new_file(EntryPath::verbatim(meta.path));
-        let file = file.last_modified(UtcDateTime::from_unix(meta.modified));
-        let (mut entry, config) = file.unix_permissions(LINK_BITS | 0o777).start().map_err(failed)?;
-        let mut writer = config.wrap(&mut entry);
-        writer.write_all(target)?;
-        let (_, written) = writer.finish().map_err(failed)?;
-        entry.finish(written).map(drop).map_err(failed)
+        self.entry(|archive| {
+            let file = archive.new_file(EntryPath::verbatim(meta.path));
+            let file = file.last_modified(UtcDateTime::from_unix(meta.modified));
+            let (mut entry, config) = file.unix_permissions(LINK_BITS | 0o777).start().map_err(failed)?;
+            let mut writer = config.wrap(&mut entry);
+            writer.write_all(target)?;
+            let (_, written) = writer.finish().map_err(failed)?;
+            entry.finish(written).map(drop).map_err(failed)
+        })
     }
 
     fn file(&mut self, meta: Meta<'_>, content: &mut Content<'_>) -> io::Result<()> {
-        let file = self.archive()?.new_file(EntryPath::verbatim(meta.path));
-        let file = file.last_modified(UtcDateTime::from_unix(meta.modified)).unix_permissions(meta.mode);
-        let file = file.compression_method(CompressionMethod::DEFLATE);
-        let (mut entry, config) = file.start().map_err(failed)?;
-        let mut writer = config.wrap(DeflateEncoder::new(&mut entry, flate2::Compression::new(LEVEL)));
-        while let Some(piece) = content.next()? {
-            writer.write_all(piece)?;
-        }
-        let (encoder, written) = writer.finish().map_err(failed)?;
-        encoder.finish()?;
-        entry.finish(written).map(drop).map_err(failed)
+        self.entry(|archive| {
+            let file = archive.new_file(EntryPath::verbatim(meta.path));
+            let file = file.last_modified(UtcDateTime::from_unix(meta.modified)).unix_permissions(meta.mode);
+            let file = file.compression_method(CompressionMethod::DEFLATE);
+            let (mut entry, config) = file.start().map_err(failed)?;
+            let mut writer = config.wrap(DeflateEncoder::new(&mut entry, flate2::Compression::new(LEVEL)));
+            while let Some(piece) = content.next()? {
+                writer.write_all(piece)?;
+            }
+            let (encoder, written) = writer.finish().map_err(failed)?;
+            encoder.finish()?;
+            entry.finish(written).map(drop).map_err(failed)
+        })
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let Some(archive) = self.archive.take() else { return Ok(()) };
-        archive.finish().map_err(failed)?.flush()
+        let Some(directory) = self.directory.take() else { return Ok(()) };
+        let directory = directory.finish();
+        directory.copy_to(&mut self.out)?;
+        self.out.write_all(&end_of_directory(self.entries, directory.length(), self.offset))?;
+        self.out.flush()
     }
 }
 

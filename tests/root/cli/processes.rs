@@ -194,7 +194,9 @@ fn first_reader() {
     // A process that is to be left is not held up by a reader who never comes.
     let script = "head -c 50000000 /dev/zero; touch done";
     run(&server, &["exec", "-d", &id, "--", "bash", "-c", script]);
-    eventually("it has written everything", Duration::from_secs(20), || server.exec(&id, "ls app/done").1 == 0);
+    eventually("it has written everything", Duration::from_secs(20), || {
+        server.exec(&id, "ls app/done").1 == 0
+    });
 }
 
 /// Passes connections on until they are cut.
