@@ -4,6 +4,7 @@ use super::App;
 use super::error::{ApiError, Style};
 use crate::model::{
     CpuMax, Environment, External, GitSource, IDS, IoMax, LimitsChange, SandboxSpec, SpecError, Status,
+    TemplateName,
 };
 use crate::sandbox::{
     CreateRequest, Event, LiveView, MemoryUsage, PressureUsage, PreviewStatus, ProcessKind, SleepRequest,
@@ -17,14 +18,14 @@ pub(super) fn create_request(body: wire::CreateBody) -> Result<CreateRequest, Ap
     let bad = |field: &'static str| move |e: &dyn std::fmt::Display| style.invalid(format!("{field}: {e}"));
     let external = body.external.unwrap_or_default();
     let external = External::new(external.user_id, external.project_id, external.workspace_id);
-    let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
+    let template = template(body.template, body.runtime_preset, style)?;
     let git = body.git.map(|git| GitSource::new(git.repo_url, git.branch)).transpose();
     let host_header = body.preview.and_then(|p| p.host_header);
     Ok(CreateRequest {
         id: parse(body.id).map_err(|e| bad("id")(&e))?,
         ports: SandboxSpec::parse_ports(&body.ports.unwrap_or_default()).map_err(|e| bad("ports")(&e))?,
         env: Environment::new(body.env.unwrap_or_default()).map_err(|e| bad("env")(&e))?,
-        template: parse(template).map_err(|e| bad("template")(&e))?,
+        template,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
         host_header: parse(host_header).map_err(|e| bad("preview.host_header")(&e))?.unwrap_or_default(),
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
@@ -53,11 +54,11 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
     }
     let external = External::new(Some(body.project.user_id), Some(body.project.id), None);
     let host_header = body.preview.and_then(|p| p.host_header);
-    let template = body.template.or(body.runtime_preset).filter(|t| !t.is_empty());
+    let template = template(body.template, body.runtime_preset, style)?;
     Ok(CreateRequest {
         // The app's port of the former product, which its clients do not name.
         ports_default: vec![3000],
-        template: parse(template).map_err(|e| bad("template")(&e))?,
+        template,
         visibility: parse(body.visibility).map_err(|e| bad("visibility")(&e))?.unwrap_or_default(),
         idle_policy: parse(body.idle_policy).map_err(|e| bad("idle_policy")(&e))?.unwrap_or_default(),
         sleep: body.sleep.map(sleep_request),
@@ -70,6 +71,20 @@ pub(super) fn create_v1_request(body: wire::CreateV1Body) -> Result<CreateReques
         one_per_project: true,
         ..CreateRequest::default()
     })
+}
+
+/// The template, or else the preset's; both are checked, whichever wins. An empty name is none.
+fn template(
+    template: Option<String>,
+    preset: Option<String>,
+    style: Style,
+) -> Result<Option<TemplateName>, ApiError> {
+    let read = |field: &'static str, name: Option<String>| {
+        let name = name.filter(|name| !name.is_empty());
+        parse::<TemplateName>(name).map_err(|e| style.invalid(format!("{field}: {e}")))
+    };
+    let (template, preset) = (read("template", template)?, read("runtime_preset", preset)?);
+    Ok(template.or(preset))
 }
 
 /// What a client wants to change.
