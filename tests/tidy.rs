@@ -117,7 +117,7 @@ fn the_server_executes_these_programs_only() {
     found.sort_unstable();
     let expected = [
         "daemon: \"cp\"",
-        "daemon: std::env::current_exe(",
+        "daemon: program",
         "network: \"iptables\"",
         "network: \"nft\"",
         "network: \"nft\"",

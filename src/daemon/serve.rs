@@ -200,19 +200,10 @@ async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
             return Exit::Unavailable.because(&error, remedy);
         }
     };
-    let evidence = match record::evidence(&config) {
-        Ok(evidence) => evidence,
-        Err(error) => return Exit::TryAgain.because(&error, "see data_dir"),
-    };
-    let metadata_config =
-        metadata::Config { path: config.database.clone(), backup_interval: config.backup_interval };
-    let (metadata, contents) = match Metadata::open(&metadata_config, &evidence) {
+    let (metadata, contents) = match open_record(&config) {
         Ok(opened) => opened,
-        Err(error) => return record::because(&error),
+        Err(exit) => return exit,
     };
-    if let Some(recovered) = &contents.recovered {
-        tell_recovered(recovered);
-    }
     // Nobody is served yet who could wait for it.
     config.rootfs = rootfs::place(&config);
     let code = match build(&config, metadata.clone(), contents).await {
@@ -225,6 +216,19 @@ async fn serve(mut config: Config, flags: &[(String, String)]) -> Exit {
     metadata.close();
     drop(lock);
     code
+}
+
+/// Opens the record, by what else there is of sandboxes, and tells what had to be done for that.
+fn open_record(config: &Config) -> Result<(Metadata, Contents), Exit> {
+    let evidence = record::evidence(config).map_err(|e| Exit::TryAgain.because(&e, "see data_dir"))?;
+    let metadata_config =
+        metadata::Config { path: config.database.clone(), backup_interval: config.backup_interval };
+    let (metadata, contents) =
+        Metadata::open(&metadata_config, &evidence).map_err(|e| record::because(&e))?;
+    if let Some(recovered) = &contents.recovered {
+        tell_recovered(recovered);
+    }
+    Ok((metadata, contents))
 }
 
 /// Says as loudly as it can what has become of the record.
