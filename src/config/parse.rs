@@ -17,10 +17,7 @@ const MEMORY_MAX: ByteSize = ByteSize::mib(4096);
 const SECONDS_MAX: u64 = 366 * 86_400;
 
 pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
-    let mut p = Parser { sources, problems: sources.problems.clone() };
-    if p.flag("strict_config") {
-        p.problems.extend(sources.warnings.iter().cloned());
-    }
+    let mut p = Parser::of(sources);
     let data_dir = p.path("data_dir");
     let preview_addr: SocketAddr = p.value("preview_addr");
     let rootfs = p.path("rootfs");
@@ -62,8 +59,7 @@ pub(super) fn parse(sources: &Sources) -> Result<Config, ConfigError> {
         refuse_wakes_percent: p.percent("mem_refuse_wakes_pct"),
         emergency_percent: p.percent("mem_emergency_pct"),
         pressure_percent: p.percent("mem_pressure_pct"),
-        // Parsed as what cannot overflow when it becomes bytes.
-        wake_cost: ByteSize::mib(p.value::<u32>("wake_cost_mb").into()),
+        wake_cost: p.wake_cost(),
         pool_size: p.value("pool_size"),
         pool_memory: p.value("pool_memory"),
         launch_spares: p.value("launch_spares"),
@@ -102,7 +98,21 @@ struct Parser<'a> {
     problems: Vec<String>,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    /// Begins with what is known to be wrong: unknown names, those of the environment too if that is demanded.
+    fn of(sources: &'a Sources) -> Self {
+        let mut parser = Self { sources, problems: sources.problems.clone() };
+        if parser.flag("strict_config") {
+            parser.problems.extend(sources.warnings.iter().cloned());
+        }
+        parser
+    }
+
+    /// A number that cannot overflow when it becomes bytes.
+    fn wake_cost(&mut self) -> ByteSize {
+        ByteSize::mib(self.value::<u32>("wake_cost_mb").into())
+    }
+
     fn given(&self, name: &str) -> Option<&Value> {
         self.sources.values.get(name).filter(|v| !v.text.is_empty())
     }

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod btrfs;
+#[cfg(feature = "daemon")]
 pub mod buffers;
 #[cfg(feature = "daemon")]
 pub mod capabilities;
