@@ -17,6 +17,7 @@ mod agenda;
 mod app;
 mod blank;
 mod buffers;
+mod bundles;
 mod clock;
 mod connect;
 mod driver;

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Spec;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,13 +30,13 @@ use super::request::{CreateRequest, Created, Filter, Started};
 use super::share::Threads;
 use super::view::{AppView, Counts, Snapshot};
 use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
-use crate::bundle::{self, Guest, Plan, Template};
+use crate::bundle::Template;
 use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
 use crate::model::{
     ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
 };
 use crate::network::Network;
-use crate::runtime::{Engine, Identity, Runtime, launcher};
+use crate::runtime::{Engine, Runtime};
 use crate::storage::Storage;
 use crate::sys::cgroup::Hierarchy;
 use crate::sys::controls::Disk;
@@ -137,7 +136,7 @@ pub(super) struct Shared {
     pub(super) admission: Admission,
     pub(super) pool: Pool,
     /// The directories with `config.json`, by the limit on open files that each asks for.
-    bundles: Mutex<HashMap<(u64, bool), PathBuf>>,
+    pub(super) bundles: Mutex<HashMap<(u64, bool), PathBuf>>,
     /// What holds the workspaces, if it is one disk.
     pub(super) disk: Option<Disk>,
     /// How many files the machine can have open at once.
@@ -697,72 +696,6 @@ impl Shared {
     /// The limit on open files that a process of a sandbox with such limits starts with.
     pub(super) fn nofile(&self, limits: &Limits) -> u64 {
         limits.nofile_within(self.open_files)
-    }
-
-    /// The bundle of all sandboxes with such a limit, written when it is first needed.
-    pub(super) fn bundle(&self, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, since two copies at once would write to one file.
-        reconcile::copy_certificates(self)
-            .map_err(|source| Error::RunDirectory { path: self.etc_dir.display().to_string(), source })?;
-        // Looked at, since somebody may have cleared the run directory.
-        if let Some(bundle) =
-            bundles.get(&(nofile, is_writable)).filter(|bundle| bundle.join("config.json").exists())
-        {
-            return Ok(bundle.clone());
-        }
-        let name = format!("{nofile}{}", if is_writable { "-writable" } else { "" });
-        let bundle = self.config.run_dir.join("bundles").join(name);
-        let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
-        std::fs::create_dir_all(&bundle).map_err(failed)?;
-        bundle::write(&bundle, &self.spec(nofile, is_writable)).map_err(Error::Bundle)?;
-        bundles.insert((nofile, is_writable), bundle.clone());
-        Ok(bundle)
-    }
-
-    /// Writes the bundle of one sandbox of the gVisor tier, which has to say whose it is.
-    pub(super) fn gvisor_bundle(
-        &self,
-        directory: &Path,
-        nofile: u64,
-        identity: &Identity,
-    ) -> Result<PathBuf, Error> {
-        let workspace = Engine::workspace(directory);
-        let failed = |source| Error::RunDirectory { path: workspace.display().to_string(), source };
-        std::fs::create_dir(&workspace).map_err(failed)?;
-        let guest =
-            Guest { host_name: &identity.host_name, workspace: &workspace, init: self.runtime.init() };
-        let spec = bundle::gvisor(self.plain_spec(nofile), &guest);
-        bundle::write(directory, &spec).map_err(Error::Bundle)?;
-        Ok(directory.to_owned())
-    }
-
-    /// The spec of a container: it is made of what is on the stage.
-    fn spec(&self, nofile: u64, is_writable: bool) -> Spec {
-        let certificates = self.config.ca_bundle.as_ref().map(|_| launcher::own(launcher::CERTIFICATES));
-        let userns = self.config.user_spaces.map(|_| launcher::userns_path());
-        self.template.spec(&Plan {
-            rootfs: &launcher::staged("rootfs"),
-            netns: &launcher::netns_path(),
-            userns: userns.as_deref(),
-            etc: &launcher::own(""),
-            ca_bundle: certificates.as_deref(),
-            is_writable,
-            nofile,
-        })
-    }
-
-    /// The spec of what is made of the host's files as they are.
-    fn plain_spec(&self, nofile: u64) -> Spec {
-        self.template.spec(&Plan {
-            rootfs: &self.config.rootfs,
-            netns: &launcher::netns_path(),
-            userns: None,
-            etc: &self.etc_dir,
-            ca_bundle: self.config.ca_bundle.as_deref(),
-            is_writable: false,
-            nofile,
-        })
     }
 
     /// Takes down a phase that ends now.
