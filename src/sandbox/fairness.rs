@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::expiry::pause;
@@ -107,12 +108,19 @@ fn gives_way(already: bool, rate: u64, share: u64) -> bool {
     rate >= WANTED_MIN_US && rate > if already { share / 4 } else { share / 2 }
 }
 
+/// The weight of one that gives way.
+pub(super) fn reduced(weight: u32) -> u32 {
+    (weight / DIVISOR).max(1)
+}
+
 fn write(one: &mut Use) {
-    let wanted = if one.seen.gives_way { (one.weight / DIVISOR).max(1) } else { one.weight };
+    let wanted = if one.seen.gives_way { reduced(one.weight) } else { one.weight };
     if one.seen.weight == Some(wanted) {
         return;
     }
     let Some(live) = one.entry.live() else { return };
+    // First: limits that are changed meanwhile are written with what holds from now on.
+    live.gives_way.store(one.seen.gives_way, Ordering::Relaxed);
     match live.cgroup.set_cpu_weight(wanted) {
         Ok(()) => one.seen.weight = Some(wanted),
         // One that ends at this moment has none any more.

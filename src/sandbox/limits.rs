@@ -1,10 +1,12 @@
 //! Limits of a sandbox that runs: written at once, and recorded once they hold.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
 use super::error::Error;
+use super::fairness;
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
 use crate::model::{ByteSize, Ceiling, CpuMax, Limits};
@@ -73,7 +75,12 @@ pub(super) async fn apply(
     to: &Limits,
 ) -> Result<(), Error> {
     let max = to.memory_max;
-    let (from, to) = (settings(shared, from), settings(shared, to));
+    let (mut from, mut to) = (settings(shared, from), settings(shared, to));
+    if live.gives_way.load(Ordering::Relaxed) {
+        for settings in [&mut from, &mut to] {
+            settings.cpu_weight = fairness::reduced(settings.cpu_weight);
+        }
+    }
     let too_much = move || {
         Error::Conflict(format!(
             "the sandbox uses more memory than {max} and cannot give it back; stop it first"

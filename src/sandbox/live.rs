@@ -38,6 +38,8 @@ pub(super) struct Live {
     pub(super) oom_kills: AtomicU64,
     /// Whether it is ended for what it has the kernel hold.
     pub(super) is_hoarder: AtomicBool,
+    /// Whether it has less than its weight of the processors for now.
+    pub(super) gives_way: AtomicBool,
     /// Whether its `sandbox-init` has answered this daemon: one that was adopted frozen has not.
     pub(super) is_greeted: AtomicBool,
     /// The hold on the processes that clients have started.

@@ -494,6 +494,7 @@ fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
         awake: Mutex::default(),
         oom_kills: AtomicU64::new(0),
         is_hoarder: AtomicBool::new(false),
+        gives_way: AtomicBool::new(false),
         is_greeted: AtomicBool::new(true),
         link: LinkCell::default(),
         attaching: tokio::sync::Mutex::new(attaching),

@@ -223,6 +223,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 awake: Mutex::default(),
                 oom_kills: AtomicU64::new(kills),
                 is_hoarder: AtomicBool::new(false),
+                gives_way: AtomicBool::new(false),
                 is_greeted: AtomicBool::new(!is_frozen),
                 run_directory,
                 started_at: record.updated_at,

@@ -26,7 +26,8 @@ fn starts() {
     assert!(code == Some(69) && text.contains("another sandboxd"), "{code:?} {text}");
     assert_eq!(server.run("health").0, Some(0));
     server.signal("TERM");
-    assert_eq!(server.run("health").0, Some(1));
+    let (code, text) = server.run("health");
+    assert!(code == Some(69) && text.contains("no server answers at"), "{code:?} {text}");
     let check = |server: &mut Server, name: &str, value: &str, expected: i32, word: &str| {
         server.set(name, value);
         let (code, text) = server.run("serve");
@@ -36,7 +37,12 @@ fn starts() {
     check(&mut server, "SANDBOXD_ROOTFS", "/nonexistent", 69, "build-rootfs");
     check(&mut server, "SANDBOXD_INIT", "/nonexistent", 69, "SANDBOXD_INIT");
     check(&mut server, "SANDBOXD_IDLE_THRESHOLD_SECONDS", "soon", 78, "SANDBOXD_IDLE_THRESHOLD_SECONDS");
-    check(&mut server, "SANDBOXD_IDLE_TRESHOLD_SECONDS", "5", 78, "did you mean");
+    // What the environment has of other programs is refused on demand only.
+    server.set("SANDBOXD_IDLE_TRESHOLD_SECONDS", "5");
+    let (code, text) = server.run_with("serve", &["--strict-config"]);
+    assert!(code == Some(78) && text.contains("did you mean"), "{code:?} {text}");
+    assert_eq!(server.run("check-config").0, Some(0));
+    server.unset("SANDBOXD_IDLE_TRESHOLD_SECONDS");
     check(&mut server, "SANDBOXD_NETWORK_POOL", "8.8.0.0/16", 78, "private");
     let taken = std::net::TcpListener::bind(("0.0.0.0", crate::support::server::API)).unwrap();
     let (code, text) = server.run("serve");
