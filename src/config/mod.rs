@@ -209,10 +209,11 @@ mod tests {
             ("SANDBOXD_STRICT_CONFIG", "true"),
             ("SANDBOXD_API_TOKENS", "ci=short"),
             ("SANDBOXD_MEM_EMERGENCY_PCT", "50"),
+            ("SANDBOXD_RUN_DIR", "/dev/shm/run"),
             ("SANDBOXD_RUNTIME", "crun"),
         ])
         .unwrap_err();
-        assert_eq!(error.0.len(), 6, "{error}");
+        assert_eq!(error.0.len(), 7, "{error}");
         assert!(error.to_string().contains("SANDBOXD_ADDR"));
         assert!(error.to_string().contains("idle_threshold_seconds"), "no suggestion: {error}");
         assert!(!error.to_string().contains("short"), "a secret is shown: {error}");

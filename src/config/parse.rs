@@ -347,6 +347,14 @@ impl<'a> Parser<'a> {
         if let Some(bundle) = config.ca_bundle.as_ref().filter(|b| !b.is_file()) {
             self.complain("ca_bundle", &format!("there is no file {}", bundle.display()));
         }
+        // A launch lays devices of its own over it, which would hide what lies beneath.
+        for (name, path) in
+            [("run_dir", &config.run_dir), ("data_dir", &config.data_dir), ("rootfs", &config.rootfs)]
+        {
+            if path.starts_with("/dev") {
+                self.complain(name, "lies beneath /dev, which launches cover; choose another directory");
+            }
+        }
         if config.api_addr == config.preview_addr && config.api_addr.port() != 0 {
             self.complain("preview_addr", "is the same as addr");
         }

@@ -191,7 +191,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "id_base",
         "1879048192",
-        "the first of the host's user and group ids that sandboxes are given, 65536 each; the first 65536 are those with which files of others than the sandbox's user are stored, so it must stay as it is",
+        "the first of the host's user and group ids that sandboxes are given, 65536 each; files are stored with the first 65536 of them, and a change converts what is stored at the next wake of each sandbox",
     ),
     setting(
         "runsc",

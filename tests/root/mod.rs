@@ -71,7 +71,6 @@ pub(crate) fn all() -> Vec<Test> {
         uncounted::TESTS,
         limits::TESTS,
         neighbours::TESTS,
-        hostile::TESTS,
         probe::TESTS,
         escapes::TESTS,
         network::TESTS,
@@ -100,6 +99,7 @@ pub(crate) fn all() -> Vec<Test> {
         revive::TESTS,
         recovery::TESTS,
         crash::TESTS,
+        hostile::TESTS,
     ]
     .concat()
 }
