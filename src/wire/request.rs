@@ -145,7 +145,7 @@ pub struct SleepBody {
     /// Seconds after that until its processes are ended; 0: at once, without freezing; `null`: never. Left
     /// out: when the server's own idle time is over.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 31622400)]
     pub then_stop_after: Option<Option<u64>>,
 }
 

@@ -71,7 +71,7 @@ pub(in crate::api) async fn read(
 }
 
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), ContentQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
+    request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"), responses(
     (status = 200, description = "The whole file is in place", body = WrittenFile), (status = 400, body = V1Error), (status = 404, body = V1Error),
     (status = 408, body = V1Error), (status = 413, body = V1Error), (status = 507, body = V1Error)))]
 pub(in crate::api) async fn write(
