@@ -270,26 +270,20 @@ impl Network {
         self.netlink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a sandbox whose processes have ended: its questions are not answered any more, and the kernel forgets
-    /// its connections, so that the address's next holder neither hears from their other ends nor is counted them.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn detach(&self, index: u32) -> Result<(), NetworkError> {
-        let address = self.address(index);
-        self.live.remove(address);
-        conntrack::forget(Some(address), |source| source == address)
-            .map(drop)
-            .map_err(kernel("forget the connections of a sandbox"))
+    /// Takes down that the processes of a sandbox have ended: its questions are not answered any more.
+    pub fn depart(&self, index: u32) {
+        self.live.remove(self.address(index));
     }
 
-    /// Has the kernel forget the connections of all that do not live, once it is known who does.
+    /// Has the kernel forget the connections of all that do not live, once it is known who does. So the next holder of
+    /// an address neither hears from the other ends of the last one's connections nor is counted them. It looks through
+    /// the kernel's whole table, which takes milliseconds.
     ///
     /// # Errors
     /// The kernel's.
     pub fn forget_departed(&self) -> Result<(), NetworkError> {
         let is_departed = |source| self.config.pool.has(source) && !self.live.has(source);
-        conntrack::forget(None, is_departed).map(drop).map_err(kernel("forget connections of the past"))
+        conntrack::forget(is_departed).map(drop).map_err(kernel("forget connections of the past"))
     }
 
     /// Who may ask the relay.

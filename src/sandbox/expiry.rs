@@ -26,6 +26,8 @@ const NEWS_PAUSE: Duration = Duration::from_millis(50);
 const IDLE_MIN: Duration = Duration::from_secs(2);
 /// How many are put to sleep at once.
 const AT_ONCE: usize = 16;
+/// How long the connections of a sandbox that has ended stay known to the kernel.
+const DEPARTED_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the firewall is looked at: somebody's `nft flush ruleset` must not open it for long.
 const NETWORK_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -162,6 +164,26 @@ pub(super) async fn watch_network(shared: Arc<Shared>) {
             }
             Err(error) => tracing::error!(error = %chain(&error), "cannot check the firewall's rules"),
         }
+    }
+}
+
+/// Has the kernel forget the connections of sandboxes that have ended, before anybody else gets their addresses: of all
+/// that end within a while at once, since each look goes through the whole table.
+pub(super) async fn watch_departed(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.leases.departure() => {}
+            () = shared.ending.cancelled() => return,
+        }
+        if !pause(&shared, DEPARTED_INTERVAL).await {
+            return;
+        }
+        let (departed, network) = (shared.leases.departed(), Arc::clone(&shared));
+        if let Err(error) = blocking(move || network.network.forget_departed().map_err(Error::Network)).await
+        {
+            tracing::warn!(error = %chain(&error), "failed to clear the connections of ended sandboxes");
+        }
+        shared.leases.release(&departed);
     }
 }
 

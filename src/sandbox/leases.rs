@@ -3,23 +3,28 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 /// Indices into the network's pool. One that is given back is used again as late as possible, so that
 /// nothing that still knows its last holder finds another sandbox there.
 #[derive(Debug)]
 pub(super) struct Leases {
     capacity: u32,
     state: Mutex<State>,
+    has_departed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     taken: BTreeSet<u32>,
     next: u32,
+    /// Taken, and given back once the kernel has forgotten the connections of those who had them.
+    departed: Vec<u32>,
 }
 
 impl Leases {
     pub(super) fn new(capacity: u32) -> Self {
-        Self { capacity, state: Mutex::default() }
+        Self { capacity, state: Mutex::default(), has_departed: Notify::new() }
     }
 
     /// Takes an index; `None` when all are taken.
@@ -43,8 +48,31 @@ impl Leases {
         index < self.capacity && state.taken.insert(index)
     }
 
-    pub(super) fn release(&self, index: u32) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).taken.remove(&index);
+    /// Takes down that whoever had an index has ended.
+    pub(super) fn depart(&self, index: u32) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).departed.push(index);
+        self.has_departed.notify_one();
+    }
+
+    /// Waits until somebody has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn departure(&self) {
+        self.has_departed.notified().await;
+    }
+
+    /// The indices of those who have ended and whose connections are to be forgotten; then each is released.
+    pub(super) fn departed(&self) -> Vec<u32> {
+        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).departed)
+    }
+
+    /// Gives indices back.
+    pub(super) fn release(&self, indices: &[u32]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in indices {
+            state.taken.remove(index);
+        }
     }
 }
 
@@ -57,8 +85,9 @@ mod tests {
         let leases = Leases::new(3);
         assert!(leases.adopt(1) && !leases.adopt(1) && !leases.adopt(3));
         assert_eq!([leases.take(), leases.take(), leases.take()], [Some(0), Some(2), None]);
-        leases.release(2);
-        leases.release(0);
+        leases.depart(2);
+        assert_eq!((leases.take(), leases.departed()), (None, vec![2]));
+        leases.release(&[2, 0]);
         assert_eq!(leases.take(), Some(0));
     }
 }

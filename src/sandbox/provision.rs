@@ -529,18 +529,9 @@ impl Undo {
     async fn run(self, shared: &Arc<Shared>) -> Result<(), Error> {
         match self {
             Self::Lease(index) => {
-                let detaching = Arc::clone(shared);
-                // Nobody waits for it: the kernel looks through its whole table of connections, which takes
-                // milliseconds. The address is given to nobody else before.
-                shared.tasks.spawn(async move {
-                    let network = Arc::clone(&detaching);
-                    let detached =
-                        blocking(move || network.network.detach(index).map_err(Error::Network)).await;
-                    detaching.leases.release(index);
-                    if let Err(error) = detached {
-                        tracing::warn!(index, error = %chain(&error), "failed to clear the connections of a sandbox");
-                    }
-                });
+                shared.network.depart(index);
+                // Released by `expiry::watch_departed`, behind everything that anybody waits for.
+                shared.leases.depart(index);
                 Ok(())
             }
             Self::Record(id) => shared.delete_record(id, Durability::Process).await,

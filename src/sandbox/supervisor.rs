@@ -256,6 +256,7 @@ impl Supervisor {
         supervisor.shared.tasks.spawn(buffers::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(fairness::watch(supervisor.clone()));
         supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
+        supervisor.shared.tasks.spawn(expiry::watch_departed(Arc::clone(&supervisor.shared)));
         supervisor.shared.tasks.spawn(sweep::watch(Arc::clone(&supervisor.shared)));
         Ok(supervisor)
     }

@@ -30,23 +30,16 @@ const TUPLE_IP: u16 = 1;
 const IP_V4_SRC: u16 = 1;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-const FILTER: u16 = 25;
-const FILTER_ORIG_FLAGS: u16 = 1;
-/// `CTA_FILTER_F_CTA_IP_SRC`: of the tuple only the source is compared.
-const BY_SOURCE: u32 = 1;
 
 /// Deletes the entries of connections that began at chosen addresses of this network namespace; says how many.
 ///
-/// Only those of `only` are looked through if that is given: the kernel picks them out (since 5.8; before, it
-/// gives all).
-///
 /// # Errors
 /// The kernel's; `EINVAL` where it cannot tell of connections (`CONFIG_NF_CT_NETLINK`).
-pub fn forget(only: Option<Ipv4Addr>, is_chosen: impl Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
+pub fn forget(is_chosen: impl Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&message(GET, REQUEST | DUMP, &only.map(filter).unwrap_or_default()), 0)?;
+    socket.send(&message(GET, REQUEST | DUMP, &[]), 0)?;
     // Deleted only once all are known: the kernel goes on where it was, in a table that changes.
     let mut chosen = Vec::new();
     while collect(&socket.recv_from_full()?.0, &is_chosen, &mut chosen)? {}
@@ -104,16 +97,6 @@ fn naming(attributes: &[u8]) -> Vec<u8> {
     named
 }
 
-fn filter(address: Ipv4Addr) -> Vec<u8> {
-    let (mut addresses, mut tuple, mut all, mut flags) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    push(&mut addresses, IP_V4_SRC, &address.octets());
-    push(&mut tuple, TUPLE_IP | NESTED, &addresses);
-    push(&mut all, TUPLE_ORIG | NESTED, &tuple);
-    push(&mut flags, FILTER_ORIG_FLAGS, &BY_SOURCE.to_ne_bytes());
-    push(&mut all, FILTER | NESTED, &flags);
-    all
-}
-
 fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     let length = HEADER_BYTES + FAMILY_BYTES + attributes.len();
     let mut message = u32::try_from(length).unwrap_or_default().to_ne_bytes().to_vec();
@@ -159,10 +142,19 @@ fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    /// The tuple of a connection that began at an address.
+    fn tuple(address: Ipv4Addr) -> Vec<u8> {
+        let (mut addresses, mut tuple, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        push(&mut addresses, IP_V4_SRC, &address.octets());
+        push(&mut tuple, TUPLE_IP | NESTED, &addresses);
+        push(&mut all, TUPLE_ORIG | NESTED, &tuple);
+        all
+    }
+
     #[test]
     fn an_entry_is_found_by_its_source_and_named_again() {
         let address = Ipv4Addr::new(10, 213, 0, 2);
-        let mut entry = filter(address);
+        let mut entry = tuple(address);
         push(&mut entry, ID, &[1, 2, 3, 4]);
         let mut datagram = message(GET, 0, &entry);
         datagram.extend(message(DONE, 0, &[]));
@@ -176,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_no_entry() {
-        let datagram = message(GET, 0, &filter(Ipv4Addr::LOCALHOST));
+        let datagram = message(GET, 0, &tuple(Ipv4Addr::LOCALHOST));
         for length in 0..datagram.len() {
             let mut chosen = Vec::new();
             assert!(collect(&datagram[..length], |_| true, &mut chosen).unwrap() && chosen.is_empty());
