@@ -3,6 +3,17 @@
 # Behind a TLS-inspecting proxy put its certificates into ca-bundle.crt beside this file first; they
 # are used while building and are not part of the image.
 
+# The manifests alone, with nothing behind them: what the layer of dependencies is made of. It changes when a manifest does.
+FROM rust:1-trixie AS manifests
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+COPY benches benches
+COPY tests tests
+RUN find src benches tests -type f ! -name Cargo.toml ! -name lib.rs ! -name main.rs ! -path 'src/bin/*' ! \( -path 'tests/*.rs' ! -path 'tests/*/*' \) -delete \
+ && find src benches tests -mindepth 1 -type d -empty -delete \
+ && find src benches tests -name '*.rs' -exec sh -c 'for file; do echo "fn main() { }" > "$file"; done' sh {} +
+
 FROM rust:1-trixie AS build
 WORKDIR /src
 # The second name always exists, so that the first may be absent.
@@ -10,20 +21,14 @@ COPY ca-bundle.cr[t] rust-toolchain.toml /tmp/ca/
 ENV CARGO_HTTP_CAINFO=/tmp/ca/bundle.crt
 RUN cat /tmp/ca/ca-bundle.crt /etc/ssl/certs/ca-certificates.crt > /tmp/ca/bundle.crt 2>/dev/null || cp /etc/ssl/certs/ca-certificates.crt /tmp/ca/bundle.crt
 # The dependencies are a layer of their own: they change rarely and take longest.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/bin benches/compare tests/probe && echo > src/lib.rs && echo > benches/compare/main.rs && echo 'fn main() {}' > tests/probe/main.rs \
- && for bin in sandboxd sandboxctl sandbox-init; do echo 'fn main() {}' > src/bin/$bin.rs; done \
- && sed -i '/^\[\[test\]\]/,/^$/d' Cargo.toml \
- && cargo build --release --locked --bins \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --no-default-features --bin sandbox-init --target "$(rustc -vV | sed -n 's/^host: //p')"
-COPY Cargo.toml Cargo.lock ./
+COPY --from=manifests /src ./
+RUN cargo build --release --locked --package sandboxd --package sandboxctl \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package sandbox-init --target "$(rustc -vV | sed -n 's/^host: //p')"
 COPY src src
 COPY oci oci
-COPY benches benches
-COPY tests tests
-RUN touch src/lib.rs src/bin/*.rs \
- && cargo build --release --locked --bins \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --no-default-features --bin sandbox-init --target "$(rustc -vV | sed -n 's/^host: //p')" \
+RUN find src -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked --package sandboxd --package sandboxctl \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --package sandbox-init --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && mkdir /out && cp target/release/sandboxd target/release/sandboxctl target/*/release/sandbox-init /out/
 
 FROM debian:trixie-slim

@@ -45,13 +45,19 @@ need_runsc() {
 }
 
 need_rust() {
+  local pinned
+  pinned="$(sed -n 's/^channel = "\(.*\)"$/\1/p' "$here/rust-toolchain.toml")"
   command -v cargo >/dev/null || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
   need_packages cc=gcc
   if ! command -v cargo >/dev/null; then
-    # Debian's own rustup fetches the current stable toolchain.
+    # Debian's own rustup fetches the toolchain that the tree names.
     need_packages rustup=rustup
-    say "installing the Rust toolchain"
-    rustup toolchain install stable --profile minimal >&2
+    say "installing Rust $pinned"
+    rustup toolchain install "$pinned" --profile minimal --component clippy,rustfmt >&2
+  fi
+  # The same release may be there by the name of its channel only.
+  if ! (cd "$here" && rustc --version) >/dev/null 2>&1 && [[ "$(RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null)" = "rustc $pinned "* ]]; then
+    export RUSTUP_TOOLCHAIN=stable
   fi
 }
 
@@ -59,17 +65,16 @@ need_rust() {
 build_binaries() {
   local begun=$SECONDS
   say "building the binaries (2 to 5 minutes the first time)"
-  (cd "$here" && cargo build --locked --release --bins) >&2
+  (cd "$here" && cargo build --locked --release --package sandboxd --package sandboxctl) >&2
   build_static sandbox-init
   say "binaries are built after $((SECONDS - begun)) s"
 }
 
-# build_static BINARY [OPTION…]: builds it without any library that it would have to find.
+# build_static BINARY: builds the package of that name without any library that it would have to find.
 build_static() {
   local host binary=$1
-  shift
   host="$(rustc -vV | sed -n 's/^host: //p')"
-  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features "$@" --bin "$binary" --target "$host") >&2
+  (cd "$here" && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --package "$binary" --target "$host") >&2
   # By another name first: the old one may be running.
   cp -f "$here/target/$host/release/$binary" "$here/target/release/$binary.new"
   mv -f "$here/target/release/$binary.new" "$here/target/release/$binary"
@@ -77,5 +82,5 @@ build_static() {
 
 # build_probe: builds the hostile program that the tests run inside a sandbox; static, so that it runs in any.
 build_probe() {
-  build_static sandbox-probe --features probe
+  build_static sandbox-probe
 }

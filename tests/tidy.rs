@@ -1,49 +1,34 @@
-//! The rules of the house that a text search can keep: who imports whom, headers, sizes, marks.
+//! The rules of the house that Cargo cannot keep: which manifest names which crate, headers, sizes, marks.
 
 #![expect(clippy::unwrap_used, reason = "test code: a failure is the message")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Who may import whom; ARCHITECTURE.md says why. A new arrow needs a decision record.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
-    ("model", &[]),
+/// Which crate of ours may stand in whose manifest; ARCHITECTURE.md says why. A new arrow needs a decision record.
+const MAY_DEPEND: [(&str, &[&str]); 15] = [
     ("sys", &[]),
-    ("telemetry", &[]),
     ("protocol", &[]),
     ("init", &["protocol", "sys"]),
-    ("bundle", &["model", "sys"]),
+    ("model", &[]),
+    ("telemetry", &[]),
+    ("wire", &[]),
+    ("client", &[]),
+    ("cli", &["client", "model", "sys"]),
     ("metadata", &["model", "sys"]),
-    ("network", &["model", "sys"]),
     ("storage", &["model", "sys"]),
-    ("runtime", &["bundle", "model", "protocol", "sys"]),
-    (
-        "sandbox",
-        &["bundle", "metadata", "model", "network", "protocol", "runtime", "storage", "sys", "telemetry"],
-    ),
-    ("wire", &["model"]),
-    ("api", &["model", "sandbox", "telemetry", "wire"]),
-    ("proxy", &["model", "sandbox", "telemetry"]),
-    ("config", &["model", "network", "sys"]),
-    ("client", &["model", "wire"]),
-    ("cli", &["client", "model", "sys", "wire"]),
-    (
-        "daemon",
-        &[
-            "api",
-            "bundle",
-            "config",
-            "metadata",
-            "model",
-            "network",
-            "proxy",
-            "runtime",
-            "sandbox",
-            "storage",
-            "sys",
-            "telemetry",
-        ],
-    ),
+    ("network", &["model", "sys"]),
+    ("engine", &["model", "protocol", "sys"]),
+    ("sandbox", &["engine", "metadata", "model", "network", "protocol", "storage", "sys", "telemetry"]),
+    ("edge", &["model", "sandbox", "telemetry", "wire"]),
+    ("daemon", &["edge", "engine", "metadata", "model", "network", "sandbox", "storage", "sys", "telemetry"]),
+];
+/// Modules that do not know the rest of their crate.
+const APART: [&str; 4] = ["daemon/config", "edge/api", "edge/proxy", "engine/bundle"];
+/// What must not reach a program through any crate of ours: dependencies, and features that one of ours is asked for.
+const LIGHT: [(&str, &[&str]); 2] = [
+    ("cli", &["axum", "libcontainer", "netlink", "oci-spec", "prometheus", "rusqlite"]),
+    ("init", &["axum", "clap", "hyper", "libcontainer", "netlink", "rusqlite", "tokio", "tracing"]),
 ];
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 75;
@@ -63,27 +48,51 @@ fn sources(directory: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The module that a file beneath `src` belongs to.
-fn module_of(path: &Path) -> Option<String> {
+/// The crate that a file beneath `src` belongs to.
+fn crate_of(path: &Path) -> Option<String> {
     let part = path.components().nth(1)?.as_os_str().to_str()?.to_owned();
-    (part != "bin" && part != "lib.rs").then_some(part)
+    (part != "bin").then_some(part)
+}
+
+fn manifest(directory: &str) -> toml::Table {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join("Cargo.toml");
+    std::fs::read_to_string(&path).unwrap().parse().unwrap()
+}
+
+/// The entries of one table of a manifest.
+fn entries<'a>(manifest: &'a toml::Table, name: &str) -> impl Iterator<Item = (&'a String, &'a toml::Value)> {
+    manifest.get(name).and_then(toml::Value::as_table).into_iter().flatten()
+}
+
+/// Cargo refuses an import whose crate the manifest does not name, and circles; this holds what is named.
+#[test]
+fn crates_depend_only_on_what_the_table_allows() {
+    let table: BTreeMap<_, _> = MAY_DEPEND.into_iter().collect();
+    let members = manifest("")["workspace"]["members"].as_array().unwrap().clone();
+    let names = members.iter().filter_map(|member| member.as_str()?.strip_prefix("src/").map(str::to_owned));
+    assert_eq!(names.clone().count(), table.len(), "the table has as many rows as there are crates");
+    for name in names {
+        let allowed = table.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the table"));
+        let manifest = manifest(&format!("src/{name}"));
+        let all = entries(&manifest, "dependencies").chain(entries(&manifest, "dev-dependencies"));
+        let ours: BTreeSet<_> =
+            all.map(|(dependency, _)| dependency.as_str()).filter(|d| table.contains_key(d)).collect();
+        assert_eq!(ours.into_iter().collect::<Vec<_>>(), **allowed, "what {name} depends on");
+    }
 }
 
 #[test]
-fn modules_import_only_what_the_table_allows() {
-    let table: BTreeMap<_, _> = MAY_IMPORT.into_iter().collect();
+fn modules_of_one_crate_stay_apart() {
     let mut wrong = Vec::new();
-    for (path, text) in sources("src") {
-        let Some(module) = module_of(&path) else { continue };
-        let allowed = table.get(module.as_str()).unwrap_or_else(|| panic!("{module} is not in the table"));
-        for piece in text.split("crate::").skip(1) {
-            let imported: String =
-                piece.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            if imported != module
-                && table.contains_key(imported.as_str())
-                && !allowed.contains(&imported.as_str())
-            {
-                wrong.push(format!("{}: {module} → {imported}", path.display()));
+    for directory in APART {
+        let own = directory.split('/').next_back().unwrap();
+        for (path, text) in sources(&format!("src/{directory}")) {
+            for piece in text.split("crate::").skip(1) {
+                let imported: String =
+                    piece.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                if imported != own {
+                    wrong.push(format!("{}: {own} → {imported}", path.display()));
+                }
             }
         }
     }
@@ -91,13 +100,30 @@ fn modules_import_only_what_the_table_allows() {
 }
 
 #[test]
-fn the_table_has_no_cycle() {
-    let table: BTreeMap<_, _> = MAY_IMPORT.into_iter().collect();
-    fn reaches(table: &BTreeMap<&str, &[&str]>, from: &str, to: &str) -> bool {
-        table.get(from).is_some_and(|next| next.iter().any(|n| *n == to || reaches(table, n, to)))
-    }
-    for (module, _) in MAY_IMPORT {
-        assert!(!reaches(&table, module, module), "{module} imports itself in a circle");
+fn light_programs_stay_light() {
+    for (program, heavy) in LIGHT {
+        let mut found = BTreeSet::new();
+        let mut open = vec![program.to_owned()];
+        let mut seen = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            let manifest = manifest(&format!("src/{name}"));
+            for (dependency, value) in entries(&manifest, "dependencies") {
+                let flag = |key: &str| value.get(key).and_then(toml::Value::as_bool) == Some(true);
+                if MAY_DEPEND.iter().any(|(ours, _)| ours == dependency) {
+                    let features =
+                        value.get("features").and_then(toml::Value::as_array).into_iter().flatten();
+                    found.extend(features.filter_map(|feature| feature.as_str().map(str::to_owned)));
+                    if seen.insert(dependency.clone()) {
+                        open.push(dependency.clone());
+                    }
+                } else if !flag("optional") {
+                    found.insert(dependency.clone());
+                }
+            }
+        }
+        assert!(!found.is_empty(), "{program} has dependencies");
+        let wrong: Vec<_> = found.iter().filter(|name| heavy.contains(&name.as_str())).collect();
+        assert!(wrong.is_empty(), "{program} has come to depend on {wrong:?}");
     }
 }
 
@@ -106,7 +132,7 @@ fn the_table_has_no_cycle() {
 fn the_server_executes_these_programs_only() {
     let mut found = Vec::new();
     for (path, text) in sources("src") {
-        let module = module_of(&path).unwrap_or_default();
+        let module = crate_of(&path).unwrap_or_default();
         if !["cli", "init", "sys"].contains(&module.as_str()) {
             let calls = text.split("process::command(").skip(1);
             found.extend(
@@ -118,12 +144,12 @@ fn the_server_executes_these_programs_only() {
     let expected = [
         "daemon: \"cp\"",
         "daemon: program",
+        "engine: &config.executable",
+        "engine: &runsc.program",
+        "engine: program",
         "network: \"iptables\"",
         "network: \"nft\"",
         "network: \"nft\"",
-        "runtime: &config.executable",
-        "runtime: &runsc.program",
-        "runtime: program",
     ];
     assert_eq!(found, expected);
 }
@@ -131,7 +157,7 @@ fn the_server_executes_these_programs_only() {
 #[test]
 fn the_kernel_is_spoken_to_in_one_place() {
     for (path, text) in sources("src") {
-        let in_sys = module_of(&path).as_deref() == Some("sys");
+        let in_sys = crate_of(&path).as_deref() == Some("sys");
         let code: String =
             text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         for forbidden in ["unsafe {", "libc::", "Command::new"] {
@@ -139,7 +165,7 @@ fn the_kernel_is_spoken_to_in_one_place() {
         }
         let names_libcontainer = code.contains("libcontainer::");
         assert!(
-            !names_libcontainer || path.ends_with("runtime/launcher.rs"),
+            !names_libcontainer || path.ends_with("engine/launcher.rs"),
             "{} names libcontainer",
             path.display()
         );

@@ -1,6 +1,6 @@
 //! What isolation costs: each measure at the start of a process, and the filter at each system call.
 //!
-//! Everything is done by the code that launches sandboxes (`sys`, `bundle::seccomp`), with a measure and without it, in turns within
+//! Everything is done by the code that launches sandboxes (`sys`, `engine::bundle::seccomp`), with a measure and without it, in turns within
 //! one run. Landlock, which sandboxes do not use, is there for comparison.
 
 use std::ffi::CStr;
@@ -11,15 +11,15 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use engine::bundle::{Template, seccomp};
+use model::IdBase;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, clock_gettime};
-use sandboxd::bundle::{Template, seccomp};
-use sandboxd::model::IdBase;
-use sandboxd::sys::clone::{self, Fork};
-use sandboxd::sys::seccomp::{self as filter, Instruction};
-use sandboxd::sys::userns::{self, Bounds, Extent};
-use sandboxd::sys::{capabilities, mount, netns};
+use sys::clone::{self, Fork};
+use sys::seccomp::{self as filter, Instruction};
+use sys::userns::{self, Bounds, Extent};
+use sys::{capabilities, mount, netns};
 
 use super::landlock;
 use super::ours::{self, Server};

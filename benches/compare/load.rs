@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandboxd::client::Client;
+use client::Client;
 use tokio::task::JoinSet;
 
 use super::ours::{LIMIT, Server, connect, create};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sandboxd::client::{Client, CreateSandbox};
+use client::{Client, CreateSandbox};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sandboxd::client::Client;
+use client::Client;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use sandboxd::model::{ArchiveFormat, FileBase, SandboxId};
-use sandboxd::storage::{Config, FilePath, Owner, Storage, TreeLimits};
+use model::{ArchiveFormat, FileBase, SandboxId};
+use storage::{Config, FilePath, Owner, Storage, TreeLimits};
 
 static PLACE: LazyLock<(tempfile::TempDir, Storage, SandboxId)> = LazyLock::new(|| {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use libfuzzer_sys::fuzz_target;
-use sandboxd::config::{Config, collect};
+use daemon::config::{Config, collect};
 
 fuzz_target!(|data: &[u8]| {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sandboxd::protocol::{Decoder, LaunchReply, LauncherRequest, Reply, Request};
+use protocol::{Decoder, LaunchReply, LauncherRequest, Reply, Request};
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderValue, Uri, header};
 use libfuzzer_sys::fuzz_target;
-use sandboxd::proxy::{Host, Route};
+use edge::proxy::{Host, Route};
 
 fuzz_target!(|data: (&[u8], Option<&[u8]>)| {
     let (first, second) = data;

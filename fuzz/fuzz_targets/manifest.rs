@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sandboxd::model::manifest::{Manifest, is_process_name};
+use model::manifest::{Manifest, is_process_name};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(manifest) = Manifest::parse(data) {

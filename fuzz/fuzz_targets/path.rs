@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sandboxd::model::{ByteSize, SandboxId};
-use sandboxd::storage::FilePath;
+use model::{ByteSize, SandboxId};
+use storage::FilePath;
 
 fuzz_target!(|text: &str| {
     for path in [FilePath::parse(text), FilePath::parse_directory(text), FilePath::parse_entry(text)]

@@ -1,7 +1,7 @@
-//! The daemon; see `sandboxd::daemon`.
+//! The daemon; see `daemon`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sandboxd::daemon::main()
+    daemon::main()
 }

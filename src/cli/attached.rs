@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::client::{ClientError, ProcessExit, SignalTarget};
-use crate::sys::process::stop_self;
+use client::{ClientError, ProcessExit, SignalTarget};
+use sys::process::stop_self;
 
 use super::context::Context;
 use super::failure::{ExitStatus, Failure};

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use serde_json::Value;
 
-use crate::client::{Answer, Client, ClientError, SandboxV1};
+use client::{Answer, Client, ClientError, SandboxV1};
 
 use super::failure::Failure;
 use super::key::KeyState;

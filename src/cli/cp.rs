@@ -12,7 +12,7 @@ use clap::Args;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use crate::client::{Base, ClientError, Exchange, FileStat, TransportError, stream_body};
+use client::{Base, ClientError, Exchange, FileStat, TransportError, stream_body};
 
 use super::context::Context;
 use super::copied::Copied;

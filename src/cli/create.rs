@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::client::{CreateSandbox, ExternalIds};
-use crate::model::{ByteSize, Isolation, RootFs, SandboxId, TemplateName};
+use client::{CreateSandbox, ExternalIds};
+use model::{ByteSize, Isolation, RootFs, SandboxId, TemplateName};
 
 use super::context::Context;
 use super::failure::Failure;

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::client::{ClientError, ServerEvent};
+use client::{ClientError, ServerEvent};
 
 use super::context::Context;
 use super::failure::Failure;

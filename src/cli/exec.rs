@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::client::{ProcessExit, StartProcess};
+use client::{ProcessExit, StartProcess};
 
 use super::attached::{Attached, Outcome, exit_code};
 use super::context::Context;

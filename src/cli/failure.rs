@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::client::{ClientError, EndpointError, OutputError, Refusal, TransportError};
+use client::{ClientError, EndpointError, OutputError, Refusal, TransportError};
 
 use super::key::KeyState;
 use super::output::printable;

@@ -6,7 +6,7 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::client::Endpoint;
+use client::Endpoint;
 
 use super::failure::Failure;
 

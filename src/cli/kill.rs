@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::client::SignalTarget;
+use client::SignalTarget;
 
 use super::context::Context;
 use super::failure::Failure;

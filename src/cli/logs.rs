@@ -3,7 +3,7 @@
 use clap::Args;
 use http::StatusCode;
 
-use crate::client::{ClientError, EventStream, ServerEvent};
+use client::{ClientError, EventStream, ServerEvent};
 
 use super::attached::{Attached, Outcome};
 use super::context::Context;

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use crate::client::Row;
+use client::Row;
 
 use super::context::Context;
 use super::failure::Failure;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use clap::Args;
 use serde_json::json;
 
-use crate::sys::process;
+use sys::process;
 
 use super::context::Context;
 use super::failure::Failure;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::client::Base;
+use client::Base;
 
 use super::failure::Failure;
 

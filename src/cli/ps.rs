@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::{AppProcess, Process};
+use client::{AppProcess, Process};
 
 use super::context::Context;
 use super::failure::Failure;

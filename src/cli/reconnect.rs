@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::client::{ClientError, EventStream, OutputError, ServerEvent};
+use client::{ClientError, EventStream, OutputError, ServerEvent};
 
 use super::context::Context;
 

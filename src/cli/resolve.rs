@@ -1,7 +1,7 @@
 //! From what a user typed to a sandbox's id.
 
-use crate::client::{Process, Row};
-use crate::model::SandboxId;
+use client::{Process, Row};
+use model::SandboxId;
 
 use super::context::Context;
 use super::failure::Failure;

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::model::ByteSize;
+use model::ByteSize;
 
 use super::context::Context;
 use super::failure::Failure;

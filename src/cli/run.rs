@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::client::{Client, Endpoint, Timeouts};
+use client::{Client, Endpoint, Timeouts};
 
 use super::context::Context;
 use super::failure::{ExitStatus, Failure};

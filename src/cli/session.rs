@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::client::{
+use client::{
     ClientError, OutputError, OutputStream, ProcessEvent, ProcessExit, ProcessInput, ProcessOutput,
 };
 

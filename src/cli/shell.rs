@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use clap::Args;
 
-use crate::client::StartProcess;
+use client::StartProcess;
 
 use super::context::Context;
 use super::directory;

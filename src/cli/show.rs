@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::client::{Row, SandboxV1};
+use client::{Row, SandboxV1};
 
 use super::context::Context;
 use super::failure::Failure;

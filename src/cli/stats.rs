@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Stats as Figures};
+use client::{Answer, Stats as Figures};
 
 use super::context::Context;
 use super::failure::Failure;

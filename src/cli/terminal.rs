@@ -8,8 +8,8 @@ use std::panic;
 
 use bytes::Bytes;
 
-use crate::client::TerminalSize;
-use crate::sys::termios::{Modes, window_size};
+use client::TerminalSize;
+use sys::termios::{Modes, window_size};
 
 use super::failure::Failure;
 

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, symlinkat, unlinkat};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use crate::sys::fs::{Links, open_beneath};
+use sys::fs::{Links, open_beneath};
 
 use super::copied::Copied;
 use super::failure::Failure;

@@ -12,12 +12,11 @@ use super::isolation;
 use super::serve::read_config;
 use super::tables;
 use crate::config::Config;
-use crate::model::{Finding, Isolation};
-use crate::network;
-use crate::runtime::Gvisor;
-use crate::sys::cgroup::{Hierarchy, Version};
-use crate::sys::controls::Disk;
-use crate::sys::probe;
+use engine::Gvisor;
+use model::{Finding, Isolation};
+use sys::cgroup::{Hierarchy, Version};
+use sys::controls::Disk;
+use sys::probe;
 
 /// How long a running server may take to answer.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(5);

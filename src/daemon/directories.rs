@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
-use crate::sys::fs as sysfs;
+use sys::fs as sysfs;
 
 /// Set on directories such as `/tmp`, which are not the server's own: `S_ISVTX`, man 7 inode.
 const STICKY: u32 = 0o1000;

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::exit::Exit;
 use super::rootfs::{self, Serves, existing};
-use crate::bundle::Template;
 use crate::config::{Config, UserNamespaces};
-use crate::model::{Finding, IdBase};
-use crate::runtime::{Runtime, Support};
-use crate::sandbox::UserSpaces;
-use crate::sys::userns;
+use engine::bundle::Template;
+use engine::{Runtime, Support};
+use model::{Finding, IdBase};
+use sandbox::UserSpaces;
+use sys::userns;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +177,7 @@ fn root_files(serves: Serves, is_mappable: bool) -> (bool, String) {
 }
 
 fn ids_of_probe(base: IdBase) -> Vec<userns::Extent> {
-    base.range(0).map(crate::model::IdRange::processes).unwrap_or_default()
+    base.range(0).map(model::IdRange::processes).unwrap_or_default()
 }
 
 /// A range that somebody else was given, which reaches into ours.

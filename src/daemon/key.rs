@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::api::new_key;
+use edge::api::new_key;
 
 /// The file in the data directory; only its owner may read it.
 const FILE: &str = "api-key";

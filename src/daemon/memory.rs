@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::Proxy;
-use crate::sys::memory;
+use edge::proxy::Proxy;
+use sys::memory;
 
 /// How often it is looked whether there is something to give back.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use super::exit::{Exit, say};
 use super::{lock, serve};
 use crate::config::Config;
-use crate::metadata::{self, Evidence, MetadataError};
-use crate::sandbox;
-use crate::storage;
+use metadata::{Evidence, MetadataError};
 
 /// Copies the record; the daemon may run.
 pub(super) fn backup(flags: &[(String, String)], target: &Path) -> Exit {

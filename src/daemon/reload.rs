@@ -10,8 +10,8 @@ use tokio::signal::unix::Signal;
 
 use super::exit::chain;
 use super::{key, serve};
-use crate::api::Auth;
 use crate::config::Config;
+use edge::api::Auth;
 
 /// What the keys are made of.
 const RELOADED: [&str; 5] =

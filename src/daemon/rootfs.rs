@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use crate::config::{Config, UserNamespaces};
-use crate::sys::process;
+use sys::process;
 
 /// `OVERLAYFS_SUPER_MAGIC`, statfs(2).
 const OVERLAYFS: i64 = 0x794c_7630;

@@ -24,22 +24,22 @@ use super::record;
 use super::reload::Reload;
 use super::rootfs;
 use super::tables;
-use crate::api::{self, Auth, Pass};
-use crate::bundle::Template;
 use crate::config::{Config, ConfigError, OWN_KEY, Sources};
-use crate::metadata::{self, Contents, Metadata, Recovered};
-use crate::model::{Finding, Limits};
-use crate::network::dns::{self, DnsSockets};
-use crate::network::{self, Network};
-use crate::proxy;
-use crate::runtime::{self, Runtime, launcher};
-use crate::sandbox::{self, Parts, Supervisor};
-use crate::storage::{self, Storage};
-use crate::sys::capabilities;
-use crate::sys::cgroup::Hierarchy;
-use crate::sys::netns::SocketMaker;
-use crate::sys::process;
-use crate::telemetry::{self, Metrics};
+use edge::api::{self, Auth, Pass};
+use edge::proxy;
+use engine::bundle::Template;
+use engine::{Runtime, launcher};
+use metadata::{Contents, Metadata, Recovered};
+use model::{Finding, Limits};
+use network::Network;
+use network::dns::{self, DnsSockets};
+use sandbox::{Parts, Supervisor};
+use storage::Storage;
+use sys::capabilities;
+use sys::cgroup::Hierarchy;
+use sys::netns::SocketMaker;
+use sys::process;
+use telemetry::Metrics;
 
 /// How many threads may wait for the kernel at once; what tenants' files may take of them is bounded by
 /// `sandbox::share`.
@@ -105,7 +105,7 @@ pub(super) fn run(flags: &[(String, String)]) -> Exit {
     if let Err(error) = reduced {
         tracing::warn!(%error, "the daemon cannot lay down what it does not need");
     }
-    crate::sys::memory::keep_little();
+    sys::memory::keep_little();
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let workers =
@@ -283,7 +283,7 @@ async fn build(config: &Config, metadata: Metadata, contents: Contents) -> Resul
         Exit::Unavailable
             .because(&e, &format!("the name server for sandboxes cannot listen on {resolver}:53"))
     })?;
-    let runtime_config = runtime::Config {
+    let runtime_config = engine::Config {
         executable: "/proc/self/exe".into(),
         init: config.init.clone(),
         run_dir: config.run_dir.clone(),

@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::exit::{Exit, complain};
-use crate::sys::process::{self, Exit as Ended, Reaped};
-use crate::sys::signal::{self, Signals};
-use crate::sys::{capabilities, fs, mount};
+use sys::process::{self, Exit as Ended, Reaped};
+use sys::signal::{self, Signals};
+use sys::{capabilities, fs, mount};
 
 const RUN: &str = "/run";
 /// The pause before a daemon that died is started again; it doubles up to the second figure.

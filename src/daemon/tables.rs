@@ -1,8 +1,8 @@
 //! The machine's tables that all sandboxes share: made large enough at the start, and told of by `sandboxd check`.
 
-use crate::model::Finding;
-use crate::sys::memory;
-use crate::sys::tables::{self, Table};
+use model::Finding;
+use sys::memory;
+use sys::tables::{self, Table};
 
 /// Makes room in the machine's tables for what its memory can hold, so that no sandbox can fill one.
 pub(super) fn make_room() {

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::log::{Logs, open_plain};
-use crate::protocol::{App, Build, Process, ProcessState, Reply, Stamp};
-use crate::sys::process::{self, Exit, Stdio3};
+use protocol::{App, Build, Process, ProcessState, Reply, Stamp};
+use sys::process::{self, Exit, Stdio3};
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use crate::protocol::{Decoder, Reply, Request, encode};
-use crate::sys::socket;
+use protocol::{Decoder, Reply, Request, encode};
+use sys::socket;
 
 /// How much is read at once.
 const READ_BYTES: usize = 16 * 1024;

@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 use rustix::event::PollFlags;
 
 use super::relay::Relay;
-use crate::protocol::{ExitStatus, Kept, Reply, Spawn, Target};
-use crate::sys::identity::Whom;
-use crate::sys::process::{self, Exit, Session, Stdio3};
-use crate::sys::pty;
+use protocol::{ExitStatus, Kept, Reply, Spawn, Target};
+use sys::identity::Whom;
+use sys::process::{self, Exit, Session, Stdio3};
+use sys::pty;
 
 /// The most processes of which something is kept; more than the daemon ever asks for.
 const KEPT_MAX: usize = 2048;

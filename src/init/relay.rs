@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::sys::signal::Signal;
 use rustix::event::PollFlags;
 
-use crate::sys::{process, pty};
+use sys::{process, pty};
 
 /// How much is moved at once.
 const PIECE_BYTES: usize = 16 * 1024;

@@ -11,11 +11,11 @@ use rustix::net::SocketFlags;
 use super::app::{HOME, Supervised};
 use super::connection::Connection;
 use super::processes::Processes;
-use crate::protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
-use crate::sys::identity;
-use crate::sys::process::{self, Exit, Reaped};
-use crate::sys::signal::{self, Signals};
-use crate::sys::socket;
+use protocol::{CONTROL_DESCRIPTOR, Reply, Request, VERSION};
+use sys::identity;
+use sys::process::{self, Exit, Reaped};
+use sys::signal::{self, Signals};
+use sys::socket;
 
 /// The most connections at once; the daemon needs two, and one more for each question.
 const CONNECTIONS_MAX: usize = 64;

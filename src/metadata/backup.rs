@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::mark::{self, Mark};
 use super::recover::Evidence;
 use super::{MetadataError, recover, rows, schema};
-use crate::model::SandboxId;
+use model::SandboxId;
 
 /// What SQLite keeps beside a database.
 pub(super) const BESIDE: [&str; 3] = ["", "-wal", "-shm"];

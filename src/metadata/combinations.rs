@@ -7,8 +7,8 @@ use std::sync::mpsc;
 
 use super::tests::record;
 use super::*;
-use crate::model::Status;
-use crate::sys::pidfd::start_ticks;
+use model::Status;
+use sys::pidfd::start_ticks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {

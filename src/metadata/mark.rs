@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Durability;
 use super::rows::Stamp;
-use crate::sys::process::boot_id;
+use sys::process::boot_id;
 
 /// The first word of the file, with the version of its form.
 const FORM: &str = "sandboxd-mark-1";

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{MetadataError, rows};
-use crate::model::Record;
-use crate::sys::pidfd::PidFd;
+use model::Record;
+use sys::pidfd::PidFd;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Form {

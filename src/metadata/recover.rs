@@ -24,7 +24,7 @@ use super::mark::{self, Seen};
 use super::note::{self, Note};
 use super::rows::{self, Stamp};
 use super::{MetadataError, schema};
-use crate::model::SandboxId;
+use model::SandboxId;
 
 /// How long a start waits for whoever holds the database, and for a disk that fails.
 const PATIENCE: Duration = Duration::from_secs(6);

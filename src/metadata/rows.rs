@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, named_params};
 
 use super::{Contents, MetadataError, Retired, Retirement};
-use crate::model::{
+use model::{
     AppName, ByteSize, CpuMax, Environment, External, GitSource, IoMax, Limits, Record, SandboxId,
     SandboxSpec, SleepPolicy, Status, TemplateName,
 };

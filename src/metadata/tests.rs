@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use super::*;
-use crate::model::{
+use model::{
     ByteSize, CpuMax, Environment, GitSource, HostHeader, IdlePolicy, IoMax, Isolation, LaunchId, Limits,
     RootFs, SandboxSpec, SleepPolicy, Status, Visibility,
 };

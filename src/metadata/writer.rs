@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::backup::Keeper;
 use super::mark::Mark;
 use super::{Done, Durability, MetadataError, Retirement, Step, rows};
-use crate::model::{Record, SandboxId};
+use model::{Record, SandboxId};
 
 /// The most writes in one transaction.
 const GROUP_MAX: usize = 256;

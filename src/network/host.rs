@@ -8,9 +8,9 @@ use std::process::Stdio;
 
 use super::pool::Pool;
 use super::{NetworkError, rules};
-use crate::model::Finding;
-use crate::sys::netlink::Link;
-use crate::sys::process;
+use model::Finding;
+use sys::netlink::Link;
+use sys::process;
 
 /// The MTU of Ethernet, when the host has no default route to learn one from.
 const MTU_DEFAULT: u32 = 1500;

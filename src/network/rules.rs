@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::closed::{self, METADATA, NEVER, Net, PRIVATE};
 use super::pool::{BRIDGE_PREFIX_LEN, GATEWAY};
 use super::{Config, NetworkError};
-use crate::sys::process;
+use sys::process;
 
 /// The port of the domain name system.
 const DNS: u16 = 53;

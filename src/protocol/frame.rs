@@ -103,7 +103,7 @@ mod tests {
             'all: for piece in bytes.chunks(piece) {
                 decoder.push(piece);
                 loop {
-                    match decoder.take::<crate::protocol::Reply>() {
+                    match decoder.take::<crate::Reply>() {
                         Ok(Some(_)) => {}
                         Ok(None) => break,
                         Err(_) => break 'all,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::{Error, RefusedReason};
-use crate::model::ByteSize;
-use crate::sys::memory::{self, HostMemory};
+use model::ByteSize;
+use sys::memory::{self, HostMemory};
 
 /// The thresholds, in percent of the host's memory that is available.
 #[derive(Debug, Clone, Copy)]

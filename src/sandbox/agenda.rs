@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::Instant;
 
-use crate::model::SandboxId;
+use model::SandboxId;
 
 /// Sandboxes by the time of their next look; each has one.
 #[derive(Debug, Default)]

@@ -19,10 +19,10 @@ use super::registry::Entry;
 use super::request::ExecRequest;
 use super::supervisor::{Shared, Supervisor};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
-use crate::model::manifest::{Manifest, Web};
-use crate::model::{GitSource, Status};
-use crate::protocol::{self, App, ProcessState, Reply, Request, Stamp};
-use crate::runtime::Conversation;
+use engine::Conversation;
+use model::manifest::{Manifest, Web};
+use model::{GitSource, Status};
+use protocol::{App, ProcessState, Reply, Request, Stamp};
 
 /// The app directory as `sandbox-init` sees it.
 const DIRECTORY: &str = "/home/sandbox/workspace/app";
@@ -209,7 +209,7 @@ async fn until_changed(entry: &Arc<Entry>, conversation: &mut Conversation) -> R
             | Reply::NotStarted { .. }
             | Reply::Taken { .. }
             | Reply::Exited { .. } => {
-                return Err(Error::Control(crate::runtime::ControlError::Unexpected));
+                return Err(Error::Control(engine::ControlError::Unexpected));
             }
         }
     }

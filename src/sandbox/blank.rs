@@ -20,12 +20,12 @@ use super::process::Attaching;
 use super::provision::{Undo, chain, fail_point, take_back};
 use super::reconcile::write_etc;
 use super::supervisor::{Shared, blocking};
-use crate::model::{Isolation, LaunchId, Limits, Record};
-use crate::network::Attachment;
-use crate::runtime::{Engine, Identity, Launch, Launched};
-use crate::sys::cgroup::Cgroup;
-use crate::sys::controls::Settings;
-use crate::telemetry::{Trace, phase};
+use engine::{Engine, Identity, Launch, Launched};
+use model::{Isolation, LaunchId, Limits, Record};
+use network::Attachment;
+use sys::cgroup::Cgroup;
+use sys::controls::Settings;
+use telemetry::{Trace, phase};
 
 /// A file in the run directory of a launch that is nobody's yet. It goes with the last step of a claim, once the
 /// record says that it runs; so it tells a daemon that finds both that the claim was not finished. Like what

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::expiry::pause;
 use super::registry::Entry;
 use super::supervisor::{Supervisor, blocking};
-use crate::sys::buffers;
+use sys::buffers;
 
 /// How often the kernel's memory is looked at. Filling a gigabyte takes one processor about a second.
 const INTERVAL: Duration = Duration::from_millis(500);

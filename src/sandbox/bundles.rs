@@ -11,8 +11,8 @@ use oci_spec::runtime::Spec;
 use super::error::Error;
 use super::reconcile;
 use super::supervisor::Shared;
-use crate::bundle::{self, Guest, Plan};
-use crate::runtime::{Engine, Identity, launcher};
+use engine::bundle::{self, Guest, Plan};
+use engine::{Engine, Identity, launcher};
 
 impl Shared {
     /// The bundle of all sandboxes with such a limit, written when it is first needed.

@@ -10,9 +10,9 @@ use super::activity::{monotonic_ms, now_ms};
 use super::error::Error;
 use super::provision::chain;
 use super::supervisor::{Shared, blocking};
-use crate::model::Record;
-use crate::storage::write_file;
-use crate::sys::process::boot_id;
+use model::Record;
+use storage::write_file;
+use sys::process::boot_id;
 
 /// The name of the file: the boot, and milliseconds.
 const NAME: &str = "clock";

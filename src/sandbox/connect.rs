@@ -18,8 +18,8 @@ use super::live::Live;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask};
 use super::view::PreviewStatus;
-use crate::model::{HostHeader, SandboxId, Visibility};
-use crate::sys::netns::{self, Connecting, Domain};
+use model::{HostHeader, SandboxId, Visibility};
+use sys::netns::{self, Connecting, Domain};
 
 /// How long an app may take to accept a connection, on the loopback device of its own network.
 const DIAL_DEADLINE: Duration = Duration::from_secs(2);

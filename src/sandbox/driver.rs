@@ -25,11 +25,11 @@ use super::provision::{self, Occasion, Provisioned, fail_point};
 use super::registry::Entry;
 use super::relief;
 use super::supervisor::{Shared, blocking};
-use crate::metadata::{Durability, Retirement};
-use crate::model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
-use crate::runtime::Engine;
-use crate::storage::Prepared;
-use crate::telemetry::{Trace, phase};
+use engine::Engine;
+use metadata::{Durability, Retirement};
+use model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
+use storage::Prepared;
+use telemetry::{Trace, phase};
 
 /// How many requests may wait for one sandbox's driver.
 pub(super) const MAILBOX: usize = 64;

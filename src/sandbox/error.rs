@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::bundle::BundleError;
-use crate::metadata::MetadataError;
-use crate::model::{SandboxId, Status};
-use crate::network::NetworkError;
-use crate::runtime::{ControlError, LaunchError};
-use crate::storage::{FileError, StorageError};
-use crate::sys::cgroup::CgroupError;
+use engine::bundle::BundleError;
+use engine::{ControlError, LaunchError};
+use metadata::MetadataError;
+use model::{SandboxId, Status};
+use network::NetworkError;
+use storage::{FileError, StorageError};
+use sys::cgroup::CgroupError;
 
 /// `ENOENT`.
 const NOT_THERE: i32 = 2;

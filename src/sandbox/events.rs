@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::activity::now_ms;
 use super::supervisor::{Shared, Supervisor};
 use super::view::MemoryUsage;
-use crate::metadata::Durability;
-use crate::model::SandboxId;
+use metadata::Durability;
+use model::SandboxId;
 
 /// How many events are kept.
 const HISTORY_MAX: usize = 4096;
@@ -194,7 +194,7 @@ impl Shared {
     fn reserve_events(
         &self,
         until: u64,
-        done: impl FnOnce(Result<(), crate::metadata::MetadataError>) + Send + 'static,
+        done: impl FnOnce(Result<(), metadata::MetadataError>) + Send + 'static,
     ) {
         self.metadata.reserve_events(until, Durability::Power, Box::new(done));
     }

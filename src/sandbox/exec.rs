@@ -10,9 +10,9 @@ use super::process::{Follower, Piece, ProcessRequest, Purpose};
 use super::request::ExecRequest;
 use super::share::Share;
 use super::supervisor::Supervisor;
-use crate::model::SandboxId;
-use crate::runtime::Stream;
-use crate::storage::Spool;
+use engine::Stream;
+use model::SandboxId;
+use storage::Spool;
 
 /// A running command. Dropping it changes nothing for the command, which can be found among the processes.
 #[derive(Debug)]

@@ -15,8 +15,8 @@ use super::provision::chain;
 use super::registry::Entry;
 use super::relief;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
-use crate::model::{IdlePolicy, Status, Tier};
-use crate::network::RulesState;
+use model::{IdlePolicy, Status, Tier};
+use network::RulesState;
 
 /// The shortest pause between two looks at one sandbox.
 const TURN_MIN: Duration = Duration::from_millis(250);

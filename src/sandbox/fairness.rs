@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use super::expiry::pause;
 use super::registry::Entry;
 use super::supervisor::{Supervisor, blocking};
-use crate::model::LaunchId;
-use crate::sys::processors::Processors;
+use model::LaunchId;
+use sys::processors::Processors;
 
 /// How often it is looked whether processors are short, which takes one file; and, while they are, at every sandbox.
 const INTERVAL: Duration = Duration::from_secs(1);

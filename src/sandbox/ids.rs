@@ -1,6 +1,6 @@
 //! The user namespaces of sandboxes: whose ids are whose.
 //!
-//! The lease of an address is also that of a range of ids (see [`crate::model::IdRange`]): no two sandboxes that
+//! The lease of an address is also that of a range of ids (see [`model::IdRange`]): no two sandboxes that
 //! live have one in common. The record holds the lease; what a sandbox that is found running really has, the
 //! kernel tells.
 
@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::supervisor::Shared;
-use crate::model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
-use crate::runtime::{Engine, Staging, Support, Writable};
-use crate::storage::Owner;
-use crate::sys::userns::{self, Extent};
+use engine::{Engine, Staging, Support, Writable};
+use model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
+use storage::Owner;
+use sys::userns::{self, Extent};
 
 /// Why there is no writable root file system.
 const NO_OVERLAY: &str = "\"rootfs\" can only be \"read_only\": this host cannot map the ids of files, so nobody could write it; see user_namespaces and `sandboxd check`";

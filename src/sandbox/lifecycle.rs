@@ -9,7 +9,7 @@
 //!                  (gone) · error (leftovers remain; delete may be tried again)
 //! ```
 
-use crate::model::Status;
+use model::Status;
 
 /// What is asked of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use super::error::Error;
 use super::fairness;
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
-use crate::model::{ByteSize, Ceiling, CpuMax, Limits};
-use crate::sys::cgroup::{CgroupError, Hierarchy};
-use crate::sys::controls::{Disk, IoLimit, Settings};
-use crate::sys::{memory, tables};
+use model::{ByteSize, Ceiling, CpuMax, Limits};
+use sys::cgroup::{CgroupError, Hierarchy};
+use sys::controls::{Disk, IoLimit, Settings};
+use sys::{memory, tables};
 
 /// The most that this host can give one sandbox.
 pub(super) fn ceiling() -> Ceiling {

@@ -13,10 +13,10 @@ use super::ids::Ids;
 use super::process::{Attaching, LinkCell};
 use super::throttle::Throttle;
 use super::view::LiveView;
-use crate::runtime::Control;
-use crate::sys::cgroup::Cgroup;
-use crate::sys::pidfd::PidFd;
-use crate::sys::watch::Watched;
+use engine::Control;
+use sys::cgroup::Cgroup;
+use sys::pidfd::PidFd;
+use sys::watch::Watched;
 
 /// What exists of a running sandbox.
 #[derive(Debug)]

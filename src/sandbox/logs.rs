@@ -11,9 +11,9 @@ use super::error::Error;
 use super::files::{Kept, not_kept};
 use super::share::Share;
 use super::supervisor::{Shared, Supervisor};
-use crate::model::{SandboxId, manifest};
-pub use crate::storage::Line as LogLine;
-use crate::storage::{self, Position, Spool};
+use model::{SandboxId, manifest};
+pub use storage::Line as LogLine;
+use storage::{Position, Spool};
 
 /// The most lines that are read at once.
 pub const LINES_MAX: usize = 10_000;

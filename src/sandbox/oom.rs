@@ -12,8 +12,8 @@ use super::expiry::pause;
 use super::live::Live;
 use super::supervisor::{Shared, Supervisor, blocking};
 use super::view::Usage;
-use crate::model::SandboxId;
-use crate::sys::memory;
+use model::SandboxId;
+use sys::memory;
 
 /// How often the counter is read.
 const INTERVAL: Duration = Duration::from_millis(500);

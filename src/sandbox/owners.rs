@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::model::{External, SandboxId};
+use model::{External, SandboxId};
 
 /// Sandboxes, or workspaces without one, by user and by project.
 #[derive(Debug, Default)]

@@ -18,8 +18,8 @@ use super::live::Live;
 use super::provision::{chain, fail_point};
 use super::reclaim;
 use super::supervisor::blocking;
-use crate::model::{Status, Tier};
-use crate::runtime::ControlError;
+use engine::ControlError;
+use model::{Status, Tier};
 
 /// How long the processes of a sandbox may take to come to rest. One that waits for a disk does not at once, and one that is
 /// held at `memory.high` is let go by the kernel after 2 s only.

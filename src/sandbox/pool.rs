@@ -23,9 +23,9 @@ use super::error::Error;
 use super::ids;
 use super::provision::{chain, discard, take_back};
 use super::supervisor::{Shared, blocking};
-use crate::model::{ByteSize, Isolation, LaunchId, Limits};
-use crate::runtime::SOCKET_NAME;
-use crate::storage::Staged;
+use engine::SOCKET_NAME;
+use model::{ByteSize, Isolation, LaunchId, Limits};
+use storage::Staged;
 
 /// What one blank takes, by which the memory it may have is turned into a number: its process, the kernel's
 /// memory of its cgroup, namespaces and mounts, and its part of the daemon.

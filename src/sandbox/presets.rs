@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::Error;
 use super::request::CreateRequest;
 use super::supervisor::{Supervisor, blocking};
-use crate::storage::TemplateInfo;
+use storage::TemplateInfo;
 
 /// A template, and what runs and is exposed in a sandbox that is made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

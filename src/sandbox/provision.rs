@@ -13,7 +13,7 @@
 //! that was not finished. Before anything of one that fails is taken away, its record says *creating* again.
 //!
 //! What carries the sandbox's name comes after its record, or bears a mark by which a start knows that no record has
-//! come (see [`crate::storage`]); what does not carry it, a blank, is found by its
+//! come (see [`storage`]); what does not carry it, a blank, is found by its
 //! own (see [`super::blank`]). So a daemon that finds what another left knows what to take back. Undo runs
 //! in reverse, does not stop at an error, and tells them all.
 
@@ -33,14 +33,14 @@ use super::live::Live;
 use super::process::LinkCell;
 use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
-use crate::bundle;
-use crate::metadata::Durability;
-use crate::model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status, TemplateName};
-use crate::runtime::{Engine, Identity};
-use crate::storage::{Prepared, Staged, StagedName};
-use crate::sys::cgroup::Cgroup;
-use crate::sys::watch::Watched;
-use crate::telemetry::phase;
+use engine::bundle;
+use engine::{Engine, Identity};
+use metadata::Durability;
+use model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status, TemplateName};
+use storage::{Prepared, Staged, StagedName};
+use sys::cgroup::Cgroup;
+use sys::watch::Watched;
+use telemetry::phase;
 
 /// The names of the fail points, in the order of the steps: at each, a test makes the step fail or
 /// ends the daemon.

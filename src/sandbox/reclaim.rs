@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
 use super::supervisor::{Shared, blocking};
-use crate::model::SandboxId;
-use crate::sys::{cgroup::Cgroup, memory};
+use model::SandboxId;
+use sys::{cgroup::Cgroup, memory};
 
 /// What is moved at once: a millisecond or two of work, for which a wake may have to wait.
 const STEP_BYTES: u64 = 1 << 20;

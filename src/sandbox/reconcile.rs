@@ -27,13 +27,13 @@ use super::reclaim;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
-use crate::metadata::{Durability, Retired, Retirement};
-use crate::model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
-use crate::runtime::{Control, Engine, launcher};
-use crate::sys::freezer::Freezer;
-use crate::sys::netns;
-use crate::sys::pidfd::PidFd;
-use crate::sys::watch::Watched;
+use engine::{Control, Engine, launcher};
+use metadata::{Durability, Retired, Retirement};
+use model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
+use sys::freezer::Freezer;
+use sys::netns;
+use sys::pidfd::PidFd;
+use sys::watch::Watched;
 
 /// How long the `sandbox-init` of a sandbox that is to be adopted may take to answer.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -133,20 +133,14 @@ async fn take_over(
 }
 
 /// Writes the files that are the same in all sandboxes: the resolver, the names of the loopback device, and a copy of
-/// the operator's certificates. They are a layer of what each launch has of its own, see [`crate::sys::mount::own_files`].
+/// the operator's certificates. They are a layer of what each launch has of its own, see [`sys::mount::own_files`].
 pub(super) fn write_etc(shared: &Shared) -> Result<(), Error> {
     let (directory, resolver) = (&shared.etc_dir, shared.network.resolver());
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(directory)?;
         copy_certificates(shared)?;
-        crate::storage::write_file(
-            &directory.join("resolv.conf"),
-            format!("nameserver {resolver}\n").as_bytes(),
-        )?;
-        crate::storage::write_file(
-            &directory.join("hosts"),
-            b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
-        )
+        storage::write_file(&directory.join("resolv.conf"), format!("nameserver {resolver}\n").as_bytes())?;
+        storage::write_file(&directory.join("hosts"), b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
     };
     write().map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })
 }
@@ -160,7 +154,7 @@ pub(super) fn copy_certificates(shared: &Shared) -> io::Result<()> {
     if ours.is_ok_and(|ours| ours.len() == theirs.len() && ours.modified().is_ok_and(|at| at == changed)) {
         return Ok(());
     }
-    crate::storage::write_file(&copy, &std::fs::read(bundle)?)?;
+    storage::write_file(&copy, &std::fs::read(bundle)?)?;
     std::fs::File::open(&copy)?.set_modified(changed)
 }
 
@@ -188,7 +182,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
             cgroup.thaw().map_err(Error::Cgroup)?;
             match tokio::time::timeout(HELLO_DEADLINE, control.hello()).await {
                 Ok(answer) => answer.map_err(Error::Control)?,
-                Err(_elapsed) => return Err(Error::Control(crate::runtime::ControlError::Silent)),
+                Err(_elapsed) => return Err(Error::Control(engine::ControlError::Silent)),
             }
         }
         let has_users = Engine::of(record.spec.isolation).has_users();
@@ -356,7 +350,7 @@ async fn settle_workspaces(shared: &Arc<Shared>, retired: Vec<Retired>) {
             Retirement::Purging if !lives => go_on_purging(shared, id).await,
             Retirement::Kept(_) | Retirement::Purging => {
                 // The sandbox was created again over it.
-                shared.note_kept(id, crate::model::External::default());
+                shared.note_kept(id, model::External::default());
                 shared.forget_kept(id).await
             }
         };

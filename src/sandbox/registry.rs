@@ -18,7 +18,7 @@ use super::request::Filter;
 use super::share::Share;
 use super::tally::{Standing, Tally};
 use super::view::AppView;
-use crate::model::{External, Record, SandboxId, Status};
+use model::{External, Record, SandboxId, Status};
 
 /// What the driver publishes.
 #[derive(Debug, Clone)]
@@ -275,17 +275,15 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::model::{
-        ByteSize, Environment, HostHeader, IdlePolicy, Isolation, Limits, SandboxSpec, Visibility,
-    };
-    use crate::sandbox::view::Counts;
+    use crate::view::Counts;
+    use model::{ByteSize, Environment, HostHeader, IdlePolicy, Isolation, Limits, SandboxSpec, Visibility};
 
     fn entry(registry: &Registry, number: u64) -> Arc<Entry> {
-        let now = crate::sandbox::activity::now_ms();
+        let now = crate::activity::now_ms();
         let spec = SandboxSpec {
             id: SandboxId::generate(),
             isolation: Isolation::default(),
-            rootfs: crate::model::RootFs::default(),
+            rootfs: model::RootFs::default(),
             nested_namespaces: false,
             ports: Vec::new(),
             env: Environment::default(),
@@ -311,7 +309,7 @@ mod tests {
             workspace: PathBuf::new(),
             held: Semaphore::new(1),
             doors: Doors::default(),
-            share: crate::sandbox::share::Threads::new(&tokio_util::task::TaskTracker::new()).share(),
+            share: crate::share::Threads::new(&tokio_util::task::TaskTracker::new()).share(),
             count: registry.count(),
         })
     }

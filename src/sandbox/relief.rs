@@ -13,8 +13,8 @@ use super::live::Live;
 use super::provision::chain;
 use super::registry::Entry;
 use super::supervisor::{Shared, ask, blocking};
-use crate::model::{ByteSize, IdlePolicy};
-use crate::sys::memory;
+use model::{ByteSize, IdlePolicy};
+use sys::memory;
 
 /// Less than this is next to nothing: an idle shell and its `sandbox-init` take about 3 MiB.
 const WORTHWHILE_MIN: ByteSize = ByteSize::mib(16);

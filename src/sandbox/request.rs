@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::view::Snapshot;
-use crate::model::{
+use model::{
     AppName, Environment, External, GitSource, HostHeader, IdlePolicy, Isolation, LimitsChange, RootFs,
     SandboxId, TemplateName, Visibility,
 };

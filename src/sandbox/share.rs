@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::Error;
 use super::supervisor::blocking;
-use crate::sys::memory;
+use sys::memory;
 
 /// How many threads may work on the files of one sandbox: as many as a browser opens connections, and more.
 const SANDBOX_MAX: usize = 8;

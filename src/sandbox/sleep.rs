@@ -9,7 +9,7 @@ use super::registry::{Entry, Published};
 use super::request::{SleepRequest, UpdateRequest};
 use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::view::{Snapshot, Stats, Usage};
-use crate::model::{IdlePolicy, Record, SandboxId, SleepPolicy, Status, Tier};
+use model::{IdlePolicy, Record, SandboxId, SleepPolicy, Status, Tier};
 
 /// Waits for an answer from within a sandbox. If it is frozen meanwhile by request it is thawed again:
 /// whoever waits for it uses it.

@@ -30,18 +30,16 @@ use super::request::{CreateRequest, Created, Filter, Started};
 use super::share::Threads;
 use super::view::{AppView, Counts, Snapshot};
 use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
-use crate::bundle::Template;
-use crate::metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
-use crate::model::{
-    ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status,
-};
-use crate::network::Network;
-use crate::runtime::{Engine, Runtime};
-use crate::storage::Storage;
-use crate::sys::cgroup::Hierarchy;
-use crate::sys::controls::Disk;
-use crate::sys::netns::SocketMaker;
-use crate::telemetry::{Metrics, Trace};
+use engine::bundle::Template;
+use engine::{Engine, Runtime};
+use metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
+use model::{ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status};
+use network::Network;
+use storage::Storage;
+use sys::cgroup::Hierarchy;
+use sys::controls::Disk;
+use sys::netns::SocketMaker;
+use telemetry::{Metrics, Trace};
 
 /// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
 const HELD_MAX: usize = 512;
@@ -711,7 +709,7 @@ impl Shared {
     pub(super) async fn socket(
         &self,
         netns: Arc<OwnedFd>,
-        domain: crate::sys::netns::Domain,
+        domain: sys::netns::Domain,
     ) -> std::io::Result<OwnedFd> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| drop::<Result<(), _>>(sender.send(result)));

@@ -15,7 +15,7 @@ use super::reconcile::write_etc;
 use super::registry::Entry;
 use super::supervisor::{Shared, blocking};
 use super::{Error, live::Live};
-use crate::model::LaunchId;
+use model::LaunchId;
 
 /// How often in a row something has to be seen that nobody knows: what is just being made is known soon.
 const LOOKS: u32 = 4;
@@ -107,5 +107,5 @@ fn check_reach(shared: &Shared, entry: &Entry, live: &Live) {
 }
 
 fn has_socket(run_directory: &Path) -> bool {
-    run_directory.join(crate::runtime::SOCKET_NAME).exists()
+    run_directory.join(engine::SOCKET_NAME).exists()
 }

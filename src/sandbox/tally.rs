@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::view::Counts;
-use crate::model::{SandboxId, Status};
+use model::{SandboxId, Status};
 
 /// What is counted of one sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

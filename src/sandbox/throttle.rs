@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::expiry::pause;
 use super::registry::Entry;
 use super::supervisor::{Shared, Supervisor, blocking};
-use crate::sys::cgroup::Cgroup;
+use sys::cgroup::Cgroup;
 
 /// How often sandboxes are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ids::Ids;
-use crate::model::{Record, SleepPolicy};
-use crate::sys::figures::{Figures, IoFigures, Pressures};
+use model::{Record, SleepPolicy};
+use sys::figures::{Figures, IoFigures, Pressures};
 
 /// A sandbox as it is at one moment.
 #[derive(Debug, Clone)]

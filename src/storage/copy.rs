@@ -15,8 +15,8 @@ use super::path::FilePath;
 use super::place::{Place, Rubbish, Stage};
 use super::walk::{Node, Step, View, Walk};
 use super::{FileError, Owner};
-use crate::model::FileStat;
-use crate::sys::fs as sysfs;
+use model::FileStat;
+use sys::fs as sysfs;
 
 impl Files {
     /// Copies a file, a link or a tree; directories above the new place are made. The copy appears whole or

@@ -9,8 +9,8 @@ use super::FileError;
 use super::files::Files;
 use super::path::FilePath;
 use super::place::{self, Place, Rubbish};
-use crate::model::{FileKind, FileStat};
-use crate::sys::fs::{self as sysfs, Links};
+use model::{FileKind, FileStat};
+use sys::fs::{self as sysfs, Links};
 
 /// The bits of a file's mode that a client may set: none that gives rights.
 pub(super) const MODE_BITS: u32 = 0o777;

@@ -14,7 +14,7 @@ use super::place::Yard;
 use super::upload::Upload;
 use super::walk::{Step, View, Walk};
 use super::{FileError, Owner};
-use crate::sys::fs::{self as sysfs, Links};
+use sys::fs::{self as sysfs, Links};
 
 /// A listing is sorted, and so held in memory as a whole: with paths of 80 bytes, which are long, there are as many bytes
 /// as there may be entries.

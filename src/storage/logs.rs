@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
 use super::lines::Lines;
-use crate::sys::fs::{self as sysfs, Links};
+use sys::fs::{self as sysfs, Links};
 
 /// Beneath a workspace.
 const DIRECTORY: &str = ".runtimed";

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use crate::model::{IDS, IdBase, SANDBOX_USER};
-use crate::sys::fs as sysfs;
+use model::{IDS, IdBase, SANDBOX_USER};
+use sys::fs as sysfs;
 
 /// How many directories are open at once; further ones up the way are opened again on the way back.
 const OPEN_MAX: usize = 256;

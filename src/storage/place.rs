@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::path::FilePath;
 use super::walk::TEMPORARY;
 use super::{Owner, removal};
-use crate::sys::fs::{self as sysfs, Links};
+use sys::fs::{self as sysfs, Links};
 
 /// The directories of the host's own, on the file system of the workspaces.
 #[derive(Debug)]

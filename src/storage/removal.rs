@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use ulid::Ulid;
 
-use crate::sys::btrfs;
-use crate::sys::fs as sysfs;
+use sys::btrfs;
+use sys::fs as sysfs;
 
 /// The unit of `st_blocks`: man 3 stat.
 const BLOCK_BYTES: u64 = 512;

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
-use crate::sys::fs as sysfs;
+use sys::fs as sysfs;
 
 /// The name of the file in the data directory.
 const FILE: &str = "reserve";

@@ -11,8 +11,8 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::StorageError;
-use crate::model::PathKind;
-use crate::sys::fs::{self as sysfs, Links};
+use model::PathKind;
+use sys::fs::{self as sysfs, Links};
 
 pub(super) fn check(rootfs: &Path, destinations: &[(&Path, PathKind)]) -> Result<(), StorageError> {
     let refuse = |destination: &Path, problem, source| StorageError::Rootfs {

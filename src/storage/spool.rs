@@ -12,8 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::files::Content;
 use super::place::Yard;
-#[cfg(test)]
-use crate::sys::fs as sysfs;
+use sys::fs as sysfs;
 
 /// Most answers are smaller, and never see the disk.
 const MEMORY_BYTES_MAX: usize = 64 * 1024;
@@ -42,10 +41,15 @@ impl Spool {
         Self { yard, memory: Vec::new(), file: None, on_disk: 0 }
     }
 
-    /// One for tests, whose disk takes nothing.
-    #[cfg(test)]
-    pub(crate) fn in_memory() -> Self {
-        // Nothing can be made there.
+    /// A spool whose disk takes nothing, for unit tests of the code that fills one.
+    ///
+    /// # Panics
+    ///
+    /// Where `/proc` cannot be opened.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn in_memory() -> Self {
+        // Nothing can be made in /proc.
         let open = || sysfs::open_directory(std::path::Path::new("/proc")).unwrap();
         Self::new(Arc::new(Yard { staging: open(), trash: open() }))
     }

@@ -5,8 +5,8 @@ use std::io::Read as _;
 use std::path::Path;
 
 use super::{MANIFEST, Storage, StorageError};
-use crate::model::TemplateName;
-use crate::model::manifest::Manifest;
+use model::TemplateName;
+use model::manifest::Manifest;
 
 /// How much of a template's README is read for its first sentence.
 const README_BYTES_MAX: u64 = 8 * 1024;
@@ -75,7 +75,7 @@ fn first_paragraph(readme: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Config;
+    use crate::Config;
 
     #[test]
     fn templates_are_described_by_what_is_in_them() {

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{Owner, StorageError};
-use crate::sys::fs as sysfs;
+use sys::fs as sysfs;
 
 /// Copies what is in one directory into another, of files, directories and links; everything belongs
 /// to `owner`. The source is the host's own.

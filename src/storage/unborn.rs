@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::model::SandboxId;
+use model::SandboxId;
 
 const MARK: &str = "trusted.sandboxd.unborn";
 

@@ -11,7 +11,7 @@ use super::path::FilePath;
 use super::place::Place;
 use super::walk::TEMPORARY;
 use super::{FileError, Owner};
-use crate::sys::fs as sysfs;
+use sys::fs as sysfs;
 
 /// After so much the disk is told to begin: what is left for the end, which waits for it, is little.
 const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::FileError;
 use super::limits::{Budget, DEPTH_MAX};
-use crate::sys::fs::{self as sysfs, Names};
+use sys::fs::{self as sysfs, Names};
 
 /// What no listing and no export shows: it is large, and made from what is shown.
 const HIDDEN: [&str; 4] = ["node_modules", ".git", "dist", ".vite"];

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::FileError;
 use super::path::FilePath;
 use super::walk::View;
-use crate::sys::fs::{self as sysfs, Links};
+use sys::fs::{self as sysfs, Links};
 
 /// Directories of one watch.
 const DIRECTORIES_MAX: usize = 2_000;

@@ -87,7 +87,6 @@ pub fn execute(
 
 /// `waitpid(pid)`: waits for a child's end; its exit status, `None` if a signal ended it, or nobody knows since
 /// the kernel has reaped it.
-#[cfg(feature = "daemon")]
 pub fn wait_for(pid: i32) -> Option<i32> {
     use nix::sys::wait::{WaitStatus, waitpid};
     loop {

@@ -111,7 +111,6 @@ pub fn become_whom(whom: Whom) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's, or the step's.
-#[cfg(feature = "daemon")]
 pub fn with_file_owner<T>(id: u32, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits};
     let (before, bits) = (rustix::thread::capabilities(None)?, capabilities_secure_bits()?);

@@ -66,7 +66,6 @@ pub fn confine(writable: &[&Path]) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-#[cfg(feature = "daemon")]
 pub fn in_memory(path: &Path) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     Ok(rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(c"mode=755"))?)

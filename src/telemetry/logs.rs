@@ -7,7 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Why logs cannot be written as asked.
 #[derive(Debug, thiserror::Error)]
-#[error("use the log filter {0:?}: it is error, warn, info, debug, or like info,sandboxd::sandbox=debug")]
+#[error("use the log filter {0:?}: it is error, warn, info, debug, or like info,sandbox=debug")]
 pub struct LogError(String);
 
 /// Begins to log; `json` decides the form, `None` by whether standard error is a terminal.

@@ -119,7 +119,7 @@ fn rootfs_links() {
 }
 
 fn failing_steps() {
-    for step in sandboxd::sandbox::STEPS.into_iter().chain(["record-running", "storage-prepare-rename"]) {
+    for step in sandbox::STEPS.into_iter().chain(["record-running", "storage-prepare-rename"]) {
         let mut server = Server::start(&[]);
         let before = HostSnapshot::take(&server);
         server.signal("TERM");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use sandboxd::network::LinkNames;
+use network::LinkNames;
 use serde_json::{Value, json};
 
 use super::Test;

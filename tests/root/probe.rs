@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 
-use sandboxd::bundle::seccomp;
+use engine::bundle::seccomp;
 use serde_json::{Value, json};
 
 use super::Test;

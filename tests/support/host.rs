@@ -62,7 +62,7 @@ pub(crate) fn cables() -> BTreeSet<String> {
     // Not by `/sys/class/net`: that shows the links of the network namespace in which it was mounted.
     let table = std::fs::read_to_string("/proc/net/dev").unwrap();
     let all = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
-    let prefix = sandboxd::network::LinkNames::of(INSTANCE).cable_prefix();
+    let prefix = network::LinkNames::of(INSTANCE).cable_prefix();
     all.filter(|name| name.starts_with(&prefix)).collect()
 }
 

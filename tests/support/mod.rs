@@ -11,6 +11,7 @@ pub(crate) mod browser;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod server;
 pub(crate) mod terminal;
 pub(crate) mod world;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Download, Open, Pieces};
-use crate::sandbox::share::Share;
-use crate::storage::Spool;
+use crate::share::Share;
+use storage::Spool;
 
 /// An answer, in memory where it is small.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ enum Part {
 
 impl Kept {
     /// Of what was spooled, one after the other.
-    pub(in crate::sandbox) fn new(spools: impl IntoIterator<Item = Spool>, share: &Share) -> Self {
+    pub(crate) fn new(spools: impl IntoIterator<Item = Spool>, share: &Share) -> Self {
         let (mut parts, mut length) = (VecDeque::new(), 0);
         for spooled in spools.into_iter().map(Spool::finish) {
             length += spooled.length();

@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::Error;
 use super::share::{Counted, Offloaded, Share};
 use super::supervisor::Supervisor;
-use crate::model::{FileBase, FileStat, SandboxId};
-use crate::storage::{self, Content, FileError, FilePath, Listing, Rubbish, Spool, TreeLimits, Wanted};
+use model::{FileBase, FileStat, SandboxId};
+use storage::{Content, FileError, FilePath, Listing, Rubbish, Spool, TreeLimits, Wanted};
 
 pub use kept::Kept;
 pub(super) use trees::TRANSFERS_MAX;

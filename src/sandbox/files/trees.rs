@@ -10,13 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::Error;
-use crate::model::{ArchiveFormat, FileBase, SandboxId};
-use crate::sandbox::supervisor::Supervisor;
-use crate::storage::{FilePath, Unpacked, View, Waiting, Wanted};
-use crate::sys::memory;
+use crate::supervisor::Supervisor;
+use model::{ArchiveFormat, FileBase, SandboxId};
+use storage::{FilePath, Unpacked, View, Waiting, Wanted};
+use sys::memory;
 
 /// Trees that are on their way at once, each with a thread.
-pub(in crate::sandbox) const TRANSFERS_MAX: usize = 16;
+pub(crate) const TRANSFERS_MAX: usize = 16;
 /// Pieces between the thread and the connection.
 const QUEUE: usize = 2;
 /// How much is gathered before it is handed on: small files make small pieces.

@@ -11,15 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Error;
-use crate::model::{FileBase, SandboxId};
-use crate::runtime::Engine;
-use crate::sandbox::share::Share;
-use crate::sandbox::supervisor::{Shared, Supervisor, blocking};
-use crate::storage::{FileError, FilePath, Observed, Tally, Watcher, Writes};
-use crate::sys::watch::Watched;
+use crate::share::Share;
+use crate::supervisor::{Shared, Supervisor, blocking};
+use engine::Engine;
+use model::{FileBase, SandboxId};
+use storage::{FileError, FilePath, Observed, Tally, Watcher, Writes};
+use sys::watch::Watched;
 
 /// How many may watch at once.
-pub(in crate::sandbox) const WATCHES_MAX: usize = 256;
+pub(crate) const WATCHES_MAX: usize = 256;
 /// Changes that wait for a client; beyond, he is told that some were missed.
 const QUEUE: usize = 1024;
 /// The most bytes of paths that wait: a path has up to 4 KiB, and there are up to 256 clients.
@@ -34,7 +34,7 @@ const INSTANCES_MAX: usize = 48;
 /// Who reads for whom. Each sandbox that is watched has a queue of its own, so that one that changes files without
 /// end makes nobody else miss anything.
 #[derive(Debug, Default)]
-pub(in crate::sandbox) struct Watchers {
+pub(crate) struct Watchers {
     /// The one without a sandbox is for all beyond the most.
     hubs: Mutex<HashMap<Option<SandboxId>, Weak<Hub>>>,
     tally: Tally,

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::output::Seen;
 use super::{Process, ProcessEnd};
-use crate::runtime::Stream;
-use crate::sandbox::Error;
+use crate::Error;
+use engine::Stream;
 
 /// How much a follower holds at once: any number of clients may follow, each as slowly as it likes.
 const PIECE_BYTES: u64 = 64 * 1024;

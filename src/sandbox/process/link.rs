@@ -17,16 +17,16 @@ use super::output::Output;
 use super::pump::{self, Sources};
 use super::rings::Share;
 use super::{Description, Process, ProcessId, Purpose, relay, table};
-use crate::protocol::{Kept, Target};
-use crate::runtime::{Attached, Channel, ControlError, Event, Events, Journal, Ring, Way};
-use crate::sandbox::activity::{monotonic_ms, now_ms};
-use crate::sandbox::error::Error;
-use crate::sandbox::live::Live;
-use crate::sandbox::provision::chain;
-use crate::sandbox::registry::Entry;
-use crate::sandbox::supervisor::Shared;
-use crate::sys::pty;
-use crate::sys::watch::Watched;
+use crate::activity::{monotonic_ms, now_ms};
+use crate::error::Error;
+use crate::live::Live;
+use crate::provision::chain;
+use crate::registry::Entry;
+use crate::supervisor::Shared;
+use engine::{Attached, Channel, ControlError, Event, Events, Journal, Ring, Way};
+use protocol::{Kept, Target};
+use sys::pty;
+use sys::watch::Watched;
 
 /// Beneath the sandbox's run directory: one ring per process.
 const DIRECTORY: &str = "processes";
@@ -36,16 +36,16 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 const ATTACH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Made when the first process is started, or when a sandbox is adopted.
-pub(in crate::sandbox) type LinkCell = OnceCell<Arc<Link>>;
+pub(crate) type LinkCell = OnceCell<Arc<Link>>;
 
 /// A connection about processes that is being made.
-pub(in crate::sandbox) type Attaching = JoinHandle<Result<Attached, ControlError>>;
+pub(crate) type Attaching = JoinHandle<Result<Attached, ControlError>>;
 
 /// The hold on the processes of one running sandbox.
 ///
 /// Ended processes are kept for a while, and each keeps this; what takes descriptors is closed with the sandbox.
 #[derive(Debug)]
-pub(in crate::sandbox) struct Link {
+pub(crate) struct Link {
     open: Mutex<Option<Open>>,
     directory: PathBuf,
     way: Way,
@@ -59,7 +59,7 @@ struct Open {
 }
 
 /// The hold on a sandbox's processes; what an earlier daemon had begun goes on.
-pub(in crate::sandbox) async fn of(
+pub(crate) async fn of(
     shared: &Arc<Shared>,
     entry: &Arc<Entry>,
     live: &Arc<Live>,
@@ -69,7 +69,7 @@ pub(in crate::sandbox) async fn of(
 
 /// Takes the hold on a sandbox that has just been started before anybody needs it. Whoever does finds out
 /// why it cannot be had.
-pub(in crate::sandbox) async fn prepare(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) {
+pub(crate) async fn prepare(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) {
     tokio::select! {
         () = live.ended.cancelled() => {}
         () = shared.ending.cancelled() => {}
@@ -423,11 +423,7 @@ pub(super) fn is_unopened(live: &Live) -> bool {
 }
 
 /// Finds the processes of a sandbox that was adopted.
-pub(in crate::sandbox) async fn restore_after_restart(
-    shared: &Arc<Shared>,
-    entry: &Arc<Entry>,
-    live: &Arc<Live>,
-) {
+pub(crate) async fn restore_after_restart(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>) {
     if !is_unopened(live) {
         return;
     }

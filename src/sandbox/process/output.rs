@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use crate::runtime::{Ended, Journal, Moved, Ring, Stream};
+use engine::{Ended, Journal, Moved, Ring, Stream};
 
 /// With less room than this nothing is moved: many small moves would cost more than a short wait.
 const ROOM_MIN: u64 = 4096;

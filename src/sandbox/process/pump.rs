@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::output::{Output, Taken};
 use super::{Process, table};
-use crate::runtime::{Journal, Stream};
-use crate::sandbox::registry::Entry;
-use crate::sandbox::supervisor::Shared;
-use crate::sys::watch::Watched;
+use crate::registry::Entry;
+use crate::supervisor::Shared;
+use engine::{Journal, Stream};
+use sys::watch::Watched;
 
 /// After the process itself has ended, how long its output may be silent before it counts as
 /// complete: what it left in the background keeps the pipes open for ever.
@@ -116,7 +116,7 @@ pub(super) async fn limit(shared: Arc<Shared>, process: Arc<Process>, left: Dura
         () = tokio::time::sleep(left) => {
             process.timed_out.store(true, Ordering::Relaxed);
             if let Err(error) = process.kill().await {
-                tracing::warn!(process = %process.id, error = %crate::sandbox::chain(&error), "cannot kill a process whose time is over");
+                tracing::warn!(process = %process.id, error = %crate::chain(&error), "cannot kill a process whose time is over");
             }
         }
     }

@@ -14,9 +14,9 @@ use super::ProcessId;
 use super::link::Link;
 use super::pump::Sources;
 use super::start::Streams;
-use crate::protocol::Spawn;
-use crate::runtime::{Journal, named};
-use crate::sys::watch::Watched;
+use engine::{Journal, named};
+use protocol::Spawn;
+use sys::watch::Watched;
 
 const OUTPUT: &str = "out";
 const ERRORS: &str = "err";

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::table::RING_BYTES_MIN;
 use super::{Process, ProcessId};
-use crate::sandbox::error::Error;
-use crate::sandbox::registry::{Entry, Registry};
-use crate::sandbox::supervisor::Shared;
-use crate::sys::fs::space;
+use crate::error::Error;
+use crate::registry::{Entry, Registry};
+use crate::supervisor::Shared;
+use sys::fs::space;
 
 /// The most rings, each with a descriptor: a small part of the million that a server may have open.
 const NUMBER_MAX: u64 = 4096;
@@ -26,7 +26,7 @@ const HEAD_BYTES: u64 = 8192;
 
 /// The bounds and what is taken of them.
 #[derive(Debug)]
-pub(in crate::sandbox) struct Rings {
+pub(crate) struct Rings {
     bytes_max: u64,
     number_max: u64,
     bytes: AtomicU64,
@@ -35,14 +35,14 @@ pub(in crate::sandbox) struct Rings {
 
 /// What one ring takes, until it is dropped.
 #[derive(Debug)]
-pub(in crate::sandbox) struct Share {
+pub(crate) struct Share {
     rings: Arc<Rings>,
     bytes: AtomicU64,
 }
 
 impl Rings {
     /// Bounds for rings in a directory.
-    pub(in crate::sandbox) fn within(run_dir: &Path) -> Self {
+    pub(crate) fn within(run_dir: &Path) -> Self {
         let total = space(run_dir).map_or(0, |space| space.total_bytes);
         // A file system that does not tell: as much as a small machine has to spare.
         let total = if total == 0 { 1 << 30 } else { total };
@@ -128,7 +128,7 @@ fn evict(registry: &Registry) -> bool {
 }
 
 /// Forgets all processes of a sandbox that is deleted: their output goes with it. Who follows one gets what there is.
-pub(in crate::sandbox) fn release(shared: &Arc<Shared>, entry: &Arc<Entry>) {
+pub(crate) fn release(shared: &Arc<Shared>, entry: &Arc<Entry>) {
     let processes = entry.processes.all();
     if processes.is_empty() {
         return;

@@ -11,21 +11,21 @@ use rustix::pipe::PipeFlags;
 
 use super::pump::Sources;
 use super::{Description, Follower, Process, ProcessId, Purpose, link, relay, rings};
-use crate::bundle::root_environment;
-use crate::model::{Environment, SandboxId};
-use crate::protocol::Spawn;
-use crate::runtime::{Channel, ControlError, Journal, Ring, Started};
-use crate::sandbox::activity::{monotonic_ms, now_ms};
-use crate::sandbox::driver::Command;
-use crate::sandbox::error::Error;
-use crate::sandbox::events::Why;
-use crate::sandbox::live::Live;
-use crate::sandbox::provision::fail_point;
-use crate::sandbox::registry::Entry;
-use crate::sandbox::sleep::kept_awake;
-use crate::sandbox::supervisor::{Shared, Supervisor, ask};
-use crate::sys::watch::Watched;
-use crate::telemetry::{Trace, phase};
+use crate::activity::{monotonic_ms, now_ms};
+use crate::driver::Command;
+use crate::error::Error;
+use crate::events::Why;
+use crate::live::Live;
+use crate::provision::fail_point;
+use crate::registry::Entry;
+use crate::sleep::kept_awake;
+use crate::supervisor::{Shared, Supervisor, ask};
+use engine::bundle::root_environment;
+use engine::{Channel, ControlError, Journal, Ring, Started};
+use model::{Environment, SandboxId};
+use protocol::Spawn;
+use sys::watch::Watched;
+use telemetry::{Trace, phase};
 
 /// Where a command runs unless it says otherwise.
 const DIRECTORY: &str = "/home/sandbox/workspace";
@@ -223,7 +223,7 @@ impl Supervisor {
     }
 
     /// Forgets a process of which a client has got everything.
-    pub(in crate::sandbox) fn finish_process(&self, id: SandboxId, process: &Process) {
+    pub(crate) fn finish_process(&self, id: SandboxId, process: &Process) {
         if let Ok(entry) = self.find(id)
             && process.is_over()
         {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::rings::Over;
 use super::{Process, ProcessId};
-use crate::sandbox::activity::now_ms;
-use crate::sandbox::error::Error;
-use crate::sandbox::registry::Entry;
+use crate::activity::now_ms;
+use crate::error::Error;
+use crate::registry::Entry;
 
 /// How many ended processes are kept.
 const ENDED_MAX: usize = 64;
@@ -25,7 +25,7 @@ pub(super) const RING_BYTES_MIN: u64 = 64 * 1024;
 
 /// The processes of one sandbox.
 #[derive(Debug, Default)]
-pub(in crate::sandbox) struct Processes {
+pub(crate) struct Processes {
     maps: Mutex<Maps>,
 }
 

@@ -13,11 +13,11 @@ use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::tree::TOP;
-use crate::storage::FileError;
-use crate::storage::files::Files;
-use crate::storage::path::FilePath;
-use crate::storage::place::Stage;
-use crate::sys::fs::{self as sysfs, Links};
+use crate::FileError;
+use crate::files::Files;
+use crate::path::FilePath;
+use crate::place::Stage;
+use sys::fs::{self as sysfs, Links};
 
 /// One name that came into the workspace.
 struct Done {

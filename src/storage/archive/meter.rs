@@ -7,7 +7,7 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 
 use super::{BUFFER_BYTES, RATIO_FREE_BYTES, RATIO_MAX};
-use crate::storage::FileError;
+use crate::FileError;
 
 /// A reader that counts.
 #[derive(Debug)]

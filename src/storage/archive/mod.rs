@@ -23,8 +23,8 @@ use super::path::FilePath;
 use super::place::Stage;
 use super::spool::{Spool, unnamed};
 use super::walk::{Step, View, Walk};
-use crate::model::ArchiveFormat;
 use meter::{Counted, Inflating};
+use model::ArchiveFormat;
 use tree::Tree;
 
 /// Larger pieces make no difference; smaller ones cost system calls. Each transfer has one or two.

@@ -6,11 +6,11 @@ use std::io::{self, Read as _};
 use rustix::fs::{FileType, Stat};
 
 use super::BUFFER_BYTES;
-use crate::storage::FileError;
-use crate::storage::edit::MODE_BITS;
-use crate::storage::limits::Budget;
-use crate::storage::walk::{Node, Step, Walk};
-use crate::sys::fs as sysfs;
+use crate::FileError;
+use crate::edit::MODE_BITS;
+use crate::limits::Budget;
+use crate::walk::{Node, Step, Walk};
+use sys::fs as sysfs;
 
 /// What is known of an entry.
 #[derive(Debug, Clone, Copy)]

@@ -8,9 +8,9 @@ use super::pack::{Content, Meta, Pack};
 use super::pax;
 use super::tree::Tree;
 use super::{broken, refused};
-use crate::model::SANDBOX_USER;
-use crate::storage::FileError;
-use crate::storage::limits::Budget;
+use crate::FileError;
+use crate::limits::Budget;
+use model::SANDBOX_USER;
 
 const BLOCK: u64 = 512;
 /// A long name or an extended header: the longest path, its link, and some times.

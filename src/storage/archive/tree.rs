@@ -14,11 +14,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{BUFFER_BYTES, Unpacked, broken, refused};
-use crate::storage::edit::MODE_BITS;
-use crate::storage::limits::{Budget, DEPTH_MAX};
-use crate::storage::place::Stage;
-use crate::storage::{FileError, Owner};
-use crate::sys::fs::{self as sysfs, Links};
+use crate::edit::MODE_BITS;
+use crate::limits::{Budget, DEPTH_MAX};
+use crate::place::Stage;
+use crate::{FileError, Owner};
+use sys::fs::{self as sysfs, Links};
 
 /// The name of the tree in its stage.
 pub(super) const TOP: &str = "tree";

@@ -14,9 +14,9 @@ use super::meter::check_ratio;
 use super::pack::{Content, Meta, Pack};
 use super::tree::Tree;
 use super::{LEVEL, broken, refused};
-use crate::storage::FileError;
-use crate::storage::limits::Budget;
-use crate::storage::spool::Spool;
+use crate::FileError;
+use crate::limits::Budget;
+use crate::spool::Spool;
 
 /// A local header without its name.
 const LOCAL_HEADER_BYTES: u64 = 30;

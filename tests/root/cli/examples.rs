@@ -71,7 +71,7 @@ fn try_example(server: &Server, example: &str) -> Option<String> {
     std::fs::write(here.path().join("notes.txt"), "notes\n").unwrap();
     std::fs::create_dir(here.path().join("src")).unwrap();
     std::fs::write(here.path().join("src/main.py"), "print(1)\n").unwrap();
-    let programs = std::path::Path::new(env!("CARGO_BIN_EXE_sandboxctl")).parent().unwrap();
+    let programs = std::path::Path::new(crate::support::programs::sandboxctl()).parent().unwrap();
     let mut shell = Command::new("bash");
     shell.args(["-o", "pipefail", "-c", &line]).current_dir(here.path());
     shell

@@ -36,7 +36,7 @@ fn command(server: &Server, arguments: &[&str]) -> Command {
 }
 
 fn command_at(server: &Server, url: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxctl"));
+    let mut command = Command::new(crate::support::programs::sandboxctl());
     command.env_clear().env("SANDBOXD_URL", url).env("SANDBOXD_TOKEN", server.key()).args(arguments);
     command.stdin(Stdio::null());
     command

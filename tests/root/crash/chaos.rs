@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use sandboxd::model::SandboxId;
+use model::SandboxId;
 use serde_json::{Value, json};
 
 use super::{children, has_word, kill, kill_if_there, launcher_of, pid_of};
@@ -188,7 +188,7 @@ pub(super) fn killed() {
     let history = History::default();
     let ids: Vec<String> = (0..3).map(|_| server.create(Value::Null)).collect();
     history.created.lock().unwrap().extend(ids.iter().cloned());
-    let points = sandboxd::sandbox::POINTS.into_iter().chain(["provision-launch"]);
+    let points = sandbox::POINTS.into_iter().chain(["provision-launch"]);
     let moments = points.map(Some).chain(std::iter::repeat_n(None, random));
     for (round, moment) in moments.enumerate() {
         let what = format!("round {round}, {}", moment.unwrap_or("at random"));
@@ -315,7 +315,7 @@ pub(super) fn anybody() {
     assert_eq!(server.put(&app, "sandbox.yaml", manifest.as_bytes()).status, 200);
     let ids = [server.create(Value::Null), app.clone(), server.create(Value::Null)];
     history.created.lock().unwrap().extend(ids.iter().cloned());
-    let points = sandboxd::sandbox::POINTS.into_iter().chain(["provision-launch", "provision-claim"]);
+    let points = sandbox::POINTS.into_iter().chain(["provision-launch", "provision-claim"]);
     let moments = points.map(Some).chain(std::iter::repeat_n(None, random));
     for (round, (moment, victim)) in moments.zip(Victim::ALL.into_iter().cycle()).enumerate() {
         let what = format!("round {round}, {victim:?} at {}", moment.unwrap_or("random"));

@@ -109,7 +109,7 @@ fn adopted() {
 }
 
 fn at_each_step() {
-    for step in sandboxd::sandbox::STEPS.into_iter().chain(["record-running"]) {
+    for step in sandbox::STEPS.into_iter().chain(["record-running"]) {
         let mut server = Server::start(&[]);
         let before = HostSnapshot::take(&server);
         server.signal("TERM");

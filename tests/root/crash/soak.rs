@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sandboxd::model::SandboxId;
+use model::SandboxId;
 use serde_json::{Value, json};
 
 use super::chaos::{Ahead, Client, History, compare};

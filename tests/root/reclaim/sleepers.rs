@@ -84,7 +84,7 @@ fn proportional(cgroup: &Path) -> u64 {
 }
 
 fn available() -> u64 {
-    sandboxd::sys::memory::host().unwrap().available_bytes
+    sys::memory::host().unwrap().available_bytes
 }
 
 pub(super) fn many() {

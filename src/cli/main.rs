@@ -1,0 +1,7 @@
+//! `sandboxctl`: the commands of `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,194 @@
+//! Files of a workspace, whether the sandbox runs or sleeps.
+
+mod archive;
+mod content;
+mod watch;
+
+use std::io::Write as _;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+use super::App;
+use super::error::{ApiError, Style};
+use super::extract::{Body1, Id, Json, Query};
+use super::{convert, large};
+use model::FileBase;
+use sandbox::{EntryKind, Error, Listing, Spool};
+use wire::{
+    BaseQuery, ChmodBody, EntryQuery, FileEntry, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error,
+};
+
+pub(super) use archive::{__path_download, __path_export, __path_upload, download, export, upload};
+pub(super) use content::{__path_read, __path_write, names_tag, read, write};
+pub(super) use watch::{__path_watch, watch};
+
+/// The routes of this module.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/sandboxes/{id}/files", get(list).put(write).delete(delete))
+        .route("/v1/sandboxes/{id}/files/content", get(read))
+        .route("/v1/sandboxes/{id}/files/archive", get(download).put(upload))
+        .route("/v1/sandboxes/{id}/export", get(export))
+        .route("/v1/sandboxes/{id}/files/watch", get(watch))
+        .route("/v1/sandboxes/{id}/files/stat", get(stat))
+        .route("/v1/sandboxes/{id}/files/mkdir", post(mkdir))
+        .route("/v1/sandboxes/{id}/files/move", post(rename))
+        .route("/v1/sandboxes/{id}/files/copy", post(copy))
+        .route("/v1/sandboxes/{id}/files/chmod", post(chmod))
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), FileQuery), responses(
+    (status = 200, description = "Without node_modules, .git, dist and .vite", body = FileList),
+    (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 413, body = V1Error)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<FileQuery>,
+) -> Result<Response, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    let (path, recursive) = (query.path.clone(), query.recursive);
+    let write = move |found: &Listing, into: &mut Spool| {
+        into.write_all(b"{\"entries\":")?;
+        large::write_list(into, found.entries().map(shown_entry))?;
+        let path = serde_json::to_string(&path)?;
+        into.write_all(format!(",\"path\":{path},\"recursive\":{recursive}}}\n").as_bytes())
+    };
+    let kept = app.supervisor.list_files(id, base, &query.path, query.recursive, write).await;
+    Ok(large::kept(kept.map_err(core)?))
+}
+
+fn shown_entry(entry: sandbox::FileEntry<'_>) -> FileEntry {
+    FileEntry {
+        path: entry.path.to_owned(),
+        r#type: match entry.kind {
+            EntryKind::Dir => "dir",
+            EntryKind::File => "file",
+        },
+        size: entry.size,
+    }
+}
+
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files", params(("id" = String, Path), FileQuery), responses(
+    (status = 200, description = "A link is not followed", body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
+pub(super) async fn stat(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<FileQuery>,
+) -> Result<Json<FileStat>, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    Ok(shown(app.supervisor.stat_file(id, base, &query.path).await.map_err(core)?))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/mkdir", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MkdirBody, responses(
+    (status = 200, description = "The directory and those above it are there", body = FileStat),
+    (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 507, body = V1Error)))]
+pub(super) async fn mkdir(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<BaseQuery>,
+    Body1(body): Body1<MkdirBody>,
+) -> Result<Json<FileStat>, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    let mode = body.mode.as_deref().map(mode_of).transpose()?;
+    Ok(shown(app.supervisor.make_directory(id, base, &body.path, mode).await.map_err(core)?))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MoveBody, responses(
+    (status = 200, description = "The new place", body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error),
+    (status = 409, description = "The new place is taken", body = V1Error)))]
+pub(super) async fn rename(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<BaseQuery>,
+    Body1(body): Body1<MoveBody>,
+) -> Result<Json<FileStat>, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    let moved = app.supervisor.move_file(id, base, &body.from, &body.to, body.overwrite).await;
+    Ok(shown(moved.map_err(core)?))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/copy", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MoveBody, responses(
+    (status = 200, description = "The copy, which is there whole or not at all", body = FileStat), (status = 400, body = V1Error),
+    (status = 404, body = V1Error), (status = 409, description = "The new place is taken", body = V1Error),
+    (status = 413, body = V1Error), (status = 507, body = V1Error)))]
+pub(super) async fn copy(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<BaseQuery>,
+    Body1(body): Body1<MoveBody>,
+) -> Result<Json<FileStat>, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    let copied = app.supervisor.copy_file(id, base, &body.from, &body.to, body.overwrite).await;
+    Ok(shown(copied.map_err(core)?))
+}
+
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/files/chmod", tag = "files", params(("id" = String, Path), BaseQuery), request_body = ChmodBody, responses(
+    (status = 200, body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
+pub(super) async fn chmod(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<BaseQuery>,
+    Body1(body): Body1<ChmodBody>,
+) -> Result<Json<FileStat>, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    let mode = mode_of(&body.mode)?;
+    Ok(shown(app.supervisor.chmod_file(id, base, &body.path, mode).await.map_err(core)?))
+}
+
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), EntryQuery), responses(
+    (status = 204, description = "It is gone; a directory that is not empty only with `recursive`"), (status = 400, body = V1Error),
+    (status = 404, body = V1Error), (status = 409, description = "The directory is not empty", body = V1Error)))]
+pub(super) async fn delete(
+    State(app): State<App>,
+    Id(id): Id,
+    Query(query): Query<EntryQuery>,
+) -> Result<StatusCode, ApiError> {
+    let base = base_of(query.base.as_deref())?;
+    app.supervisor.delete_file(id, base, &query.path, query.recursive).await.map_err(core)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn base_of(text: Option<&str>) -> Result<FileBase, ApiError> {
+    let base = text.map_or_else(|| Ok(FileBase::default()), str::parse);
+    base.map_err(|unknown| Style::V1.invalid(format!("base {unknown}")))
+}
+
+fn mode_of(text: &str) -> Result<u32, ApiError> {
+    let digits = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
+    mode.ok_or_else(|| Style::V1.invalid("mode is octal, such as \"0755\""))
+}
+
+fn shown(stat: model::FileStat) -> Json<FileStat> {
+    Json(FileStat {
+        path: stat.path,
+        r#type: stat.kind.as_str(),
+        size: stat.size,
+        mode: format!("{:04o}", stat.mode),
+        mtime: convert::time(stat.modified_ms),
+        target: stat.target,
+    })
+}
+
+fn core(error: Error) -> ApiError {
+    Style::V1.of_core(&error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal() {
+        for (text, mode) in [("0755", 0o755), ("644", 0o644), ("0", 0), ("7777", 0o7777)] {
+            assert_eq!(mode_of(text).unwrap(), mode);
+        }
+        for text in ["", "0o755", "789", "+755", "rwx", "00755", "-1"] {
+            assert!(mode_of(text).is_err(), "{text}");
+        }
+    }
+}
