@@ -26,6 +26,9 @@ const IDLE_MIN_PERCENT: u64 = 20;
 const DIVISOR: u32 = 10;
 /// Who uses less than a hundredth of a processor is not counted among those who want one.
 const WANTED_MIN_US: u64 = 10_000;
+/// Who uses less than an eighth of a processor never gives way: where the others wait for a disk, or for what the daemon
+/// does for them, somebody who answers requests has used the most.
+const SPARED_MAX_US: u64 = SECOND_US / 8;
 const SECOND_US: u64 = 1_000_000;
 
 /// What is known of one running sandbox.
@@ -105,7 +108,7 @@ fn measure(entry: Arc<Entry>, before: &BTreeMap<LaunchId, Seen>) -> Option<Use> 
 
 /// Whether one that uses so much of such a share gives way; it goes on doing so until it uses half as much.
 fn gives_way(already: bool, rate: u64, share: u64) -> bool {
-    rate >= WANTED_MIN_US && rate > if already { share / 4 } else { share / 2 }
+    rate > SPARED_MAX_US && rate > if already { share / 4 } else { share / 2 }
 }
 
 /// The weight of one that gives way.
@@ -134,9 +137,9 @@ mod tests {
 
     #[test]
     fn who_uses_its_share_gives_way_until_it_uses_less() {
-        let share = 180_000;
-        assert!(gives_way(false, 190_000, share) && !gives_way(false, 80_000, share));
-        assert!(gives_way(true, 80_000, share) && !gives_way(true, 40_000, share));
-        assert!(!gives_way(false, 9_000, 1000), "next to nothing is never too much");
+        let share = 600_000;
+        assert!(gives_way(false, 400_000, share) && !gives_way(false, 200_000, share));
+        assert!(gives_way(true, 200_000, share) && !gives_way(true, 140_000, share));
+        assert!(!gives_way(false, 120_000, 1000), "little is never too much");
     }
 }

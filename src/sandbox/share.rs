@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::error::Error;
 use super::supervisor::blocking;
 use sys::memory;
+use sys::priority::Yielding;
 
 /// How many threads may work on the files of one sandbox: as many as a browser opens connections, and more.
 const SANDBOX_MAX: usize = 8;
@@ -152,25 +153,23 @@ impl Share {
             Ok((permits, Arc::clone(&self.all.large).acquire_owned().await.map_err(closed)?))
         });
         let permits = permits.await?;
-        blocking(move || {
+        let step = || {
             let done = step();
             memory::give_back();
-            drop(permits);
             done
-        })
-        .await
+        };
+        blocking(move || held(permits, step)).await
     }
 
     /// Runs a step for which nobody waits, such as the end of something, in its turn; a daemon that ends does not
     /// begin it.
     pub(super) async fn run_later(&self, step: impl FnOnce() + Send + 'static) {
         let permits = self.permits().await;
-        let _panicked: Result<(), Error> = blocking(move || {
+        let step = || {
             step();
-            drop(permits);
             Ok(())
-        })
-        .await;
+        };
+        let _panicked: Result<(), Error> = blocking(move || held(permits, step)).await;
     }
 
     /// Begins a task that the end of the daemon waits for.
@@ -226,9 +225,11 @@ impl<T: Send + 'static> Drop for Offloaded<T> {
     }
 }
 
+/// Runs a step whose cost a tenant decides: what the daemon does for everybody goes first.
 fn held<P, T>(permits: P, step: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let yielding = Yielding::begin();
     let done = step();
-    drop(permits);
+    drop((permits, yielding));
     done
 }
 

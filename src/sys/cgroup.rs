@@ -1,10 +1,11 @@
 //! Control groups, version 1, version 2 and the hybrid of both: man 7 cgroups, the kernel's
 //! `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.
 //!
-//! All of ours live beneath one directory per hierarchy, so that they can be found again by name
-//! alone. Limits are written directly. A process joins by being born there (v2) or by writing itself
+//! All of ours live beneath one directory per hierarchy, or beside it with its name before theirs, so that they can be
+//! found again by name alone. Limits are written directly. A process joins by being born there (v2) or by writing itself
 //! (v1); nobody else's pid is ever written, since that waits for an RCU grace period.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -189,8 +190,22 @@ impl Hierarchy {
 
     /// Names a cgroup without looking whether it is there.
     pub fn leaf(&self, leaf: &str) -> Cgroup {
-        let directories = self.parents.iter().map(|(c, parent)| (c.clone(), parent.join(leaf))).collect();
-        Cgroup { version: self.version, directories }
+        let place = |(controller, ours): &(String, PathBuf)| {
+            (controller.clone(), self.beside(controller, ours, leaf).unwrap_or_else(|| ours.join(leaf)))
+        };
+        Cgroup { version: self.version, directories: self.parents.iter().map(place).collect() }
+    }
+
+    /// Where a leaf lies that is not in our directory but beside it; `None` elsewhere.
+    ///
+    /// In one common directory the sandboxes are one competitor for the processors, with one weight: what some of them
+    /// use, the others wait for. So in version 1, where the controller `cpu` has a hierarchy of its own, each is a
+    /// competitor. A leaf that an earlier daemon has made in our directory stays there.
+    fn beside(&self, controller: &str, ours: &Path, leaf: &str) -> Option<PathBuf> {
+        if self.version == Version::V2 || controller != "cpu" || ours.join(leaf).exists() {
+            return None;
+        }
+        Some(ours.with_file_name(format!("{}{leaf}", prefix(ours)?)))
     }
 
     /// Lists the leaves that exist in any hierarchy.
@@ -198,20 +213,15 @@ impl Hierarchy {
     /// # Errors
     /// The kernel's.
     pub fn leaves(&self) -> Result<Vec<String>, CgroupError> {
-        let mut names = Vec::new();
-        for (_, parent) in &self.parents {
-            let entries = fs::read_dir(parent).map_err(|e| access("list", parent, e))?;
-            for entry in entries.flatten() {
-                let is_directory = entry.file_type().is_ok_and(|t| t.is_dir());
-                if let (true, Ok(name)) = (is_directory, entry.file_name().into_string())
-                    && name != DAEMON_LEAF
-                    && !names.contains(&name)
-                {
-                    names.push(name);
-                }
+        let mut names = BTreeSet::new();
+        for (_, ours) in &self.parents {
+            names.extend(directories_in(ours)?.into_iter().filter(|name| name != DAEMON_LEAF));
+            if let (Some(prefix), Some(top)) = (prefix(ours), ours.parent()) {
+                let beside = directories_in(top)?;
+                names.extend(beside.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned));
             }
         }
-        Ok(names)
+        Ok(names.into_iter().collect())
     }
 
     /// Removes our directories; only when no leaf is left.
@@ -397,6 +407,17 @@ impl Cgroup {
         let found = self.directories.iter().find(same).or_else(|| self.directories.first());
         found.map_or_else(|| Path::new("/nonexistent"), |(_, path)| path)
     }
+}
+
+/// What the names of leaves begin with that lie beside our directory.
+fn prefix(ours: &Path) -> Option<String> {
+    Some(format!("{}.", ours.file_name()?.to_str()?))
+}
+
+fn directories_in(path: &Path) -> Result<Vec<String>, CgroupError> {
+    let entries = fs::read_dir(path).map_err(|e| access("list", path, e))?;
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    Ok(directories.filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
 struct Mount {

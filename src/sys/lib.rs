@@ -25,6 +25,7 @@ pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod pidfd;
+pub mod priority;
 pub mod probe;
 pub mod process;
 pub mod processors;

@@ -40,6 +40,10 @@ impl HostSnapshot {
         for controller in ["memory", "pids", "cpu", "cpuacct", "freezer", "unified", ""] {
             let parent = Path::new("/sys/fs/cgroup").join(controller).join(INSTANCE);
             cgroups.extend(directories(&parent).into_iter().map(|name| format!("{controller}/{name}")));
+            // Those that compete for the processors lie beside it.
+            let beside = directories(parent.parent().unwrap()).into_iter();
+            let prefix = format!("{INSTANCE}.");
+            cgroups.extend(beside.filter(|n| n.starts_with(&prefix)).map(|n| format!("{controller}/{n}")));
         }
         Self {
             mounts: mounts.lines().map(str::to_owned).collect(),

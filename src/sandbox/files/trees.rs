@@ -14,6 +14,7 @@ use crate::supervisor::Supervisor;
 use model::{ArchiveFormat, FileBase, SandboxId};
 use storage::{FilePath, Unpacked, View, Waiting, Wanted};
 use sys::memory;
+use sys::priority::Yielding;
 
 /// Trees that are on their way at once, each with a thread.
 pub(crate) const TRANSFERS_MAX: usize = 16;
@@ -72,6 +73,7 @@ impl Supervisor {
         let wanted = Wanted::default();
         let waiting = wanted.waiting();
         self.shared.tasks.spawn_blocking(move || {
+            let _yielding = Yielding::begin();
             let mut sink = Sink { sender, runtime: Handle::current(), gathered: BytesMut::new() };
             let packed = files.while_wanted(&wanted).pack(&path, view, format, limits, &mut sink);
             let ended = packed.map_err(io::Error::other).and_then(|()| sink.flush());
@@ -103,6 +105,7 @@ impl Supervisor {
         let files = self.with_files(id, base, |files| files.try_clone().map_err(Error::File)).await?;
         let (pieces, receiver) = mpsc::channel(QUEUE);
         let thread = self.shared.tasks.spawn_blocking(move || {
+            let _yielding = Yielding::begin();
             let mut source = Source { receiver, at_hand: Bytes::new(), ended: false };
             let unpacked = files.unpack(&path, format, limits, &mut source);
             memory::give_back();

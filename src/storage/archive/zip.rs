@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read as _, Write};
 
 use flate2::bufread::DeflateDecoder;
-use flate2::write::DeflateEncoder;
+use flate2::{Compress, Compression, FlushCompress, Status};
 use rawzip::path::EntryPath;
 use rawzip::time::{UtcDateTime, ZipDateTimeKind};
 use rawzip::{CompressionMethod, FileReader, ZipArchive, ZipArchiveWriter};
@@ -24,6 +24,8 @@ const LOCAL_HEADER_BYTES: u64 = 30;
 const RECORD_BYTES: usize = 46;
 /// The longest target of a link.
 const TARGET_BYTES_MAX: u64 = 4096;
+/// How much deflated data is written at once.
+const DEFLATED_BYTES: usize = 32 * 1024;
 /// The type bits of a link in a mode.
 const LINK_BITS: u32 = 0o120_000;
 
@@ -36,6 +38,15 @@ pub(super) struct Packer<W> {
     offset: u64,
     entries: u64,
     directory: Option<Spool>,
+    deflater: Deflater,
+}
+
+/// Deflates one file after the other. What this takes is a third of a MiB, which would be made anew for each of many
+/// small files.
+#[derive(Debug)]
+struct Deflater {
+    compress: Compress,
+    out: Vec<u8>,
 }
 
 /// Where an archive of one entry goes: the entry to the client, its record beside it.
@@ -46,18 +57,18 @@ struct Target<'a, W> {
 
 impl<W: Write> Packer<W> {
     pub(super) fn new(out: W, directory: Spool) -> Self {
-        Self { out, offset: 0, entries: 0, directory: Some(directory) }
+        Self { out, offset: 0, entries: 0, directory: Some(directory), deflater: Deflater::new() }
     }
 
     /// Writes one entry, as an archive of its own that begins where the one before has ended.
     fn entry(
         &mut self,
-        write: impl FnOnce(&mut ZipArchiveWriter<Target<'_, W>>) -> io::Result<()>,
+        write: impl FnOnce(&mut ZipArchiveWriter<Target<'_, W>>, &mut Deflater) -> io::Result<()>,
     ) -> io::Result<()> {
         let record = RefCell::new(None);
         let target = Target { out: &mut self.out, record: &record };
         let mut archive = ZipArchiveWriter::builder().with_offset(self.offset).build(target);
-        write(&mut archive)?;
+        write(&mut archive, &mut self.deflater)?;
         self.offset = archive.stream_offset();
         record.replace(Some(Vec::new()));
         archive.finish().map_err(failed)?;
@@ -76,8 +87,65 @@ impl<W: Write> Write for Target<'_, W> {
         }
     }
 
+    /// Does nothing: whoever writes an entry flushes at its end, and the client wants larger pieces than that.
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        Ok(())
+    }
+}
+
+impl Deflater {
+    fn new() -> Self {
+        Self { compress: Compress::new(Compression::new(LEVEL), false), out: vec![0; DEFLATED_BYTES] }
+    }
+
+    /// Begins the next file.
+    fn begin(&mut self) -> &mut Self {
+        self.compress.reset();
+        self
+    }
+
+    /// Takes as much of the bytes as it wants, and writes what comes of it; returns how much was taken, and whether
+    /// that was the end.
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        flush: FlushCompress,
+        to: &mut impl Write,
+    ) -> io::Result<(usize, Status)> {
+        let (taken, made) = (self.compress.total_in(), self.compress.total_out());
+        let status = self.compress.compress(bytes, &mut self.out, flush).map_err(io::Error::other)?;
+        let count = |after: u64, before: u64| usize::try_from(after - before).unwrap_or(usize::MAX);
+        let made = count(self.compress.total_out(), made);
+        to.write_all(self.out.get(..made).unwrap_or_default())?;
+        Ok((count(self.compress.total_in(), taken), status))
+    }
+}
+
+/// One file that is being deflated.
+struct Deflating<'a, W> {
+    deflater: &'a mut Deflater,
+    to: W,
+}
+
+impl<W: Write> Deflating<'_, W> {
+    fn finish(mut self) -> io::Result<()> {
+        while self.deflater.step(&[], FlushCompress::Finish, &mut self.to)?.1 != Status::StreamEnd {}
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Deflating<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        // It may fill what it writes to before it takes anything.
+        while taken == 0 && !bytes.is_empty() {
+            taken = self.deflater.step(bytes, FlushCompress::None, &mut self.to)?.0;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -115,7 +183,7 @@ fn end_of_directory(entries: u64, length: u64, offset: u64) -> Vec<u8> {
 impl<W: Write> Pack for Packer<W> {
     fn directory(&mut self, meta: Meta<'_>) -> io::Result<()> {
         let path = [meta.path, b"/"].concat();
-        self.entry(|archive| {
+        self.entry(|archive, _| {
             let directory = archive.new_dir(EntryPath::verbatim(path));
             let directory = directory.last_modified(UtcDateTime::from_unix(meta.modified));
             directory.unix_permissions(meta.mode).create().map(drop).map_err(failed)
@@ -123,7 +191,7 @@ impl<W: Write> Pack for Packer<W> {
     }
 
     fn link(&mut self, meta: Meta<'_>, target: &[u8]) -> io::Result<()> {
-        self.entry(|archive| {
+        self.entry(|archive, _| {
             let file = archive.new_file(EntryPath::verbatim(meta.path));
             let file = file.last_modified(UtcDateTime::from_unix(meta.modified));
             let (mut entry, config) = file.unix_permissions(LINK_BITS | 0o777).start().map_err(failed)?;
@@ -135,17 +203,17 @@ impl<W: Write> Pack for Packer<W> {
     }
 
     fn file(&mut self, meta: Meta<'_>, content: &mut Content<'_>) -> io::Result<()> {
-        self.entry(|archive| {
+        self.entry(|archive, deflater| {
             let file = archive.new_file(EntryPath::verbatim(meta.path));
             let file = file.last_modified(UtcDateTime::from_unix(meta.modified)).unix_permissions(meta.mode);
             let file = file.compression_method(CompressionMethod::DEFLATE);
             let (mut entry, config) = file.start().map_err(failed)?;
-            let mut writer = config.wrap(DeflateEncoder::new(&mut entry, flate2::Compression::new(LEVEL)));
+            let mut writer = config.wrap(Deflating { deflater: deflater.begin(), to: &mut entry });
             while let Some(piece) = content.next()? {
                 writer.write_all(piece)?;
             }
-            let (encoder, written) = writer.finish().map_err(failed)?;
-            encoder.finish()?;
+            let (deflating, written) = writer.finish().map_err(failed)?;
+            deflating.finish()?;
             entry.finish(written).map(drop).map_err(failed)
         })
     }
