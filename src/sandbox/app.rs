@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::Error;
 use super::activity::now_ms;
 use super::connect::dial;
 use super::events::What;
@@ -19,6 +18,7 @@ use super::registry::Entry;
 use super::request::ExecRequest;
 use super::supervisor::{Shared, Supervisor};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
+use crate::error::Error;
 use engine::Conversation;
 use model::manifest::{Manifest, Web};
 use model::{GitSource, Status};
@@ -48,7 +48,7 @@ pub(super) async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live
         loop {
             let Err(error) = follow(&shared, &entry, &live, trouble.as_deref()).await;
             // The sandbox runs on without; when it is its init that has failed, the driver sees to it.
-            tracing::warn!(id = %entry.id, error = %super::provision::chain(&error), "an app is not watched for a while");
+            tracing::warn!(id = %entry.id, error = %crate::chain(&error), "an app is not watched for a while");
             tokio::time::sleep(WATCH_PAUSE).await;
         }
     };

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::expiry::pause;
 use super::registry::Entry;
-use super::supervisor::{Supervisor, blocking};
+use crate::supervisor::Supervisor;
+use crate::tasks::blocking;
 use sys::buffers;
 
 /// How often the kernel's memory is looked at. Filling a gigabyte takes one processor about a second.
@@ -38,7 +39,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
             Ok(())
         });
         if let Err(error) = looking.await {
-            tracing::error!(error = %super::chain(&error), "failed to look for unread netlink messages");
+            tracing::error!(error = %crate::chain(&error), "failed to look for unread netlink messages");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use oci_spec::runtime::Spec;
 
 use super::error::Error;
-use super::reconcile;
+use super::etc;
 use super::supervisor::Shared;
 use engine::bundle::{self, Guest, Plan};
 use engine::{Engine, Identity, launcher};
@@ -19,7 +19,7 @@ impl Shared {
     pub(super) fn bundle(&self, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
         let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, since two copies at once would write to one file.
-        reconcile::copy_certificates(self)
+        etc::copy_certificates(self)
             .map_err(|source| Error::RunDirectory { path: self.etc_dir.display().to_string(), source })?;
         // Looked at, since somebody may have cleared the run directory.
         if let Some(bundle) =

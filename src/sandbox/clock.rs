@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::activity::{monotonic_ms, now_ms};
 use super::error::Error;
-use super::provision::chain;
-use super::supervisor::{Shared, blocking};
+use crate::error::chain;
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
 use model::Record;
 use storage::write_file;
 use sys::process::boot_id;

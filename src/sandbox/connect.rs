@@ -1,23 +1,23 @@
 //! Connections from a preview to an app inside a sandbox.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
 use super::activity::{Busy, Counted};
-use super::driver::Command;
 use super::error::{ConnectError, Error};
 use super::events::Why;
 use super::live::Live;
 use super::registry::Entry;
-use super::supervisor::{Shared, Supervisor, ask};
 use super::view::PreviewStatus;
+use crate::command::Command;
+use crate::registry::ask;
+use crate::supervisor::{Shared, Supervisor};
 use model::{HostHeader, SandboxId, Visibility};
 use sys::netns::{self, Connecting, Domain};
 
@@ -76,7 +76,7 @@ impl Supervisor {
         // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
         let busy = (intent == Intent::Use).then(|| entry.activity.begin());
         let begun = Instant::now();
-        let door = entry.doors.of(port);
+        let queue = entry.queues.of(port);
         let (mut held, mut turn, mut caller) = (None, None, None);
         loop {
             let live = match entry.live() {
@@ -94,7 +94,7 @@ impl Supervisor {
             match caller.call(&self.shared).await {
                 Ok(stream) => {
                     if turn.is_some() {
-                        door.open.notify_waiters();
+                        queue.open.notify_waiters();
                     }
                     let counted = busy.as_ref().map(|_| entry.activity.count());
                     return Ok(Upstream { stream, counted, busy, host_header: record.spec.host_header });
@@ -115,8 +115,8 @@ impl Supervisor {
             } else {
                 // One of all that wait for the app asks it; if that one gives up, the next does.
                 tokio::select! {
-                    mine = door.asking.lock() => turn = Some(mine),
-                    () = door.open.notified() => {}
+                    mine = queue.asking.lock() => turn = Some(mine),
+                    () = queue.open.notified() => {}
                     () = tokio::time::sleep(LOOK_PAUSE) => {}
                 }
             }
@@ -135,26 +135,6 @@ impl Supervisor {
                 live.uptime() < config.ready_timeout
             }
         }
-    }
-}
-
-/// Where requests wait for an app that does not listen yet.
-#[derive(Debug, Default)]
-pub(super) struct Doors(Mutex<HashMap<u16, Arc<Door>>>);
-
-#[derive(Debug, Default)]
-struct Door {
-    /// Held by the one that asks the app.
-    asking: tokio::sync::Mutex<()>,
-    /// Tells all the others when it has answered.
-    open: Notify,
-}
-
-impl Doors {
-    /// The door of a port that is exposed: there are only so many.
-    fn of(&self, port: u16) -> Arc<Door> {
-        let mut doors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(doors.entry(port).or_default())
     }
 }
 
@@ -232,7 +212,7 @@ async fn wake(entry: &Arc<Entry>) -> Result<Arc<Live>, ConnectError> {
             Err(ConnectError::Refused { reason, mem_available_percent, retry_after_secs: RETRY_AFTER_SECS })
         }
         Err(error) => {
-            tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot wake a sandbox");
+            tracing::error!(id = %entry.id, error = %crate::chain(&error), "cannot wake a sandbox");
             Err(not_started(error.message()))
         }
     }

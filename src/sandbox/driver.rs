@@ -6,33 +6,36 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::activity::now_ms;
 use super::admission::Purpose;
 use super::app;
 use super::blank;
 use super::buffers;
+use super::command::{Command, Order, Reply, Update};
 use super::error::Error;
+use super::error::chain;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Event, Request, decide, observe};
 use super::limits;
 use super::live::Live;
 use super::oom;
 use super::pause::Thawed;
+use super::points::fail_point;
 use super::process;
-use super::provision::{self, Occasion, Provisioned, fail_point};
+use super::provision::{self, Occasion, Provisioned};
 use super::registry::Entry;
 use super::relief;
-use super::supervisor::{Shared, blocking};
+use super::undo::{remove_run_directory, tear_down};
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
 use engine::Engine;
 use metadata::{Durability, Retirement};
-use model::{External, GitSource, IdlePolicy, LimitsChange, Record, SleepPolicy, Status, Tier};
+use model::{External, GitSource, IdlePolicy, Record, Status, Tier};
 use storage::Prepared;
-use telemetry::{Trace, phase};
+use telemetry::phase;
 
-/// How many requests may wait for one sandbox's driver.
-pub(super) const MAILBOX: usize = 64;
 /// The pause before an `always_on` sandbox whose first process was lost is started again.
 const REVIVE_PAUSE: Duration = Duration::from_secs(1);
 /// How long it takes at most that an app which is put into a new, empty sandbox is looked for.
@@ -45,87 +48,6 @@ const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it t
 const REVIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A sandbox that ran for so long was healthy: the next pause is the first one again.
 const HEALTHY: Duration = Duration::from_secs(60);
-
-/// Where the answer goes; whoever asked may have gone.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What is asked of a driver.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Launches the new sandbox; on failure everything of it is gone again.
-    Create {
-        git: Option<GitSource>,
-        reply: Reply<()>,
-    },
-    /// The value says whether it had to be launched.
-    Start {
-        why: Why,
-        reply: Reply<bool>,
-    },
-    /// Freezes what runs.
-    Pause {
-        why: Why,
-        reply: Reply<()>,
-    },
-    /// Thaws what is frozen; a stopped sandbox is refused.
-    Resume {
-        reply: Reply<()>,
-    },
-    Stop {
-        why: Why,
-        reply: Reply<()>,
-    },
-    /// The value is the number of bytes freed.
-    Delete {
-        purge: bool,
-        reply: Reply<u64>,
-    },
-    Claim {
-        owner: External,
-        reply: Reply<()>,
-    },
-    KeepAlive {
-        until_ms: i64,
-        reply: Reply<()>,
-    },
-    Update {
-        update: Update,
-        reply: Reply<()>,
-    },
-}
-
-/// What is changed about a sandbox; what is absent stays as it is.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Update {
-    pub(super) idle_policy: Option<IdlePolicy>,
-    /// `Some(None)`: as the instance says.
-    pub(super) sleep: Option<Option<SleepPolicy>>,
-    pub(super) limits: LimitsChange,
-}
-
-/// A command, and where its phases are noted.
-#[derive(Debug)]
-pub(super) struct Order {
-    pub(super) command: Command,
-    pub(super) trace: Trace,
-    pub(super) asked: Instant,
-}
-
-impl Command {
-    /// The operation's name among the figures.
-    fn operation(&self) -> &'static str {
-        match self {
-            Self::Create { .. } => "create",
-            Self::Start { .. } => "wake",
-            Self::Stop { .. } => "stop",
-            Self::Delete { purge: true, .. } => "purge",
-            Self::Delete { purge: false, .. } => "delete",
-            Self::Pause { .. } => "pause",
-            Self::Resume { .. } => "resume",
-            Self::Claim { .. } | Self::KeepAlive { .. } | Self::Update { .. } => "amend",
-        }
-    }
-}
 
 /// Runs until the sandbox is deleted or the daemon ends.
 pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Box<Order>>) {
@@ -338,7 +260,7 @@ impl Driver {
                     record.error_message = Some(format!("the last start failed: {}", error.message()));
                 };
                 if let Err(unwritten) = self.note(change).await {
-                    tracing::error!(id = %self.entry.id, error = %provision::chain(&unwritten), "cannot record a failed start");
+                    tracing::error!(id = %self.entry.id, error = %chain(&unwritten), "cannot record a failed start");
                 }
                 Err(error)
             }
@@ -369,7 +291,7 @@ impl Driver {
         let (shared, entry) = (Arc::clone(&self.shared), Arc::clone(&self.entry));
         self.shared.tasks.spawn(async move {
             // What a first command needs, while whoever sends it reads the answer.
-            process::prepare(&shared, &entry, &live).await;
+            process::link::prepare(&shared, &entry, &live).await;
             if is_empty {
                 // There is no app yet, and that command goes first.
                 tokio::time::sleep(APP_PAUSE).await;
@@ -384,7 +306,7 @@ impl Driver {
         let (shared, id) = (Arc::clone(&self.shared), self.entry.id);
         self.shared.tasks.spawn(async move {
             if let Err(error) = blocking(move || shared.storage.is_recorded(id).map_err(Error::Storage)).await {
-                tracing::warn!(%id, error = %provision::chain(&error), "a workspace stays marked as new until the next start");
+                tracing::warn!(%id, error = %chain(&error), "a workspace stays marked as new until the next start");
             }
         });
     }
@@ -393,11 +315,9 @@ impl Driver {
     async fn abandon(&self, live: &Live, cause: Error) -> Error {
         // Whether or not it ended: what is left of it is told by the tear-down.
         let _ended: bool = live.end(Duration::ZERO).await;
-        match provision::tear_down(&self.shared, live).await {
+        match tear_down(&self.shared, live).await {
             Ok(()) => cause,
-            Err(error) => {
-                Error::Leftovers { cause: Box::new(cause), cleanup: vec![provision::chain(&error)] }
-            }
+            Err(error) => Error::Leftovers { cause: Box::new(cause), cleanup: vec![chain(&error)] },
         }
     }
 
@@ -453,13 +373,13 @@ impl Driver {
             app::ended(&mut published.app);
         });
         if !phase("end", live.end(grace)).await {
-            return phase("tear-down", provision::tear_down(&self.shared, &live)).await;
+            return phase("tear-down", tear_down(&self.shared, &live)).await;
         }
         let (shared, id) = (Arc::clone(&self.shared), self.entry.id);
         self.shared.tasks.spawn(async move {
-            if let Err(error) = provision::tear_down(&shared, &live).await {
+            if let Err(error) = tear_down(&shared, &live).await {
                 // The next start tries again: it finds by name what no record knows.
-                tracing::error!(%id, error = %provision::chain(&error), "cannot remove what a sandbox left on the host");
+                tracing::error!(%id, error = %chain(&error), "cannot remove what a sandbox left on the host");
             }
         });
         Ok(())
@@ -520,7 +440,7 @@ impl Driver {
             return Err(error);
         }
         self.shared.registry.remove(id);
-        process::release(&self.shared, &self.entry);
+        process::rings::release(&self.shared, &self.entry);
         self.shared.tell(id, What::Deleted { purged: purge });
         fail_point("delete-workspace")?;
         let freed = if purge { phase("workspace", self.shared.purge_workspace(id)).await? } else { 0 };
@@ -557,7 +477,7 @@ impl Driver {
         let cgroup = self.shared.cgroups.leaf(&launch.to_string());
         blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await?;
         let directory = self.shared.config.run_dir.join(launch.to_string());
-        blocking(move || provision::remove_run_directory(&directory)).await
+        blocking(move || remove_run_directory(&directory)).await
     }
 
     async fn claim(&self, owner: External) -> Result<(), Error> {
@@ -592,7 +512,7 @@ impl Driver {
             },
         );
         if let Err(error) = self.end(Duration::ZERO, Why::Lost, Some(why)).await {
-            tracing::error!(%id, error = %provision::chain(&error), "cannot clear up after a lost sandbox");
+            tracing::error!(%id, error = %chain(&error), "cannot clear up after a lost sandbox");
         }
         if self.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn {
             self.revive.after_loss(ran_for);
@@ -610,7 +530,7 @@ impl Driver {
     async fn revive(&mut self) {
         self.revive.at = None;
         if let Err(error) = self.start(Why::Lost).await {
-            tracing::error!(id = %self.entry.id, error = %provision::chain(&error), "failed to start an always-on sandbox again");
+            tracing::error!(id = %self.entry.id, error = %chain(&error), "failed to start an always-on sandbox again");
             self.revive.schedule();
         }
     }

@@ -322,3 +322,14 @@ pub enum ConnectError {
     #[error("the preview is private")]
     Private,
 }
+
+/// An error with its causes in one line.
+pub fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -187,7 +187,7 @@ impl Shared {
         };
         let reserved = self.written(|done| self.reserve_events(until, done)).await;
         if let Err(error) = reserved {
-            tracing::error!(error = %super::chain(&error), "the numbers of events cannot be reserved; they may repeat");
+            tracing::error!(error = %crate::chain(&error), "the numbers of events cannot be reserved; they may repeat");
         }
     }
 

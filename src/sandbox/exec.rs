@@ -5,11 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::error::Error;
-use super::files::Kept;
-use super::process::{Follower, Piece, ProcessRequest, Purpose};
 use super::request::ExecRequest;
 use super::share::Share;
 use super::supervisor::Supervisor;
+use crate::files::kept::Kept;
+use crate::process::Purpose;
+use crate::process::follow::Follower;
+use crate::process::follow::Piece;
+use crate::process::start::ProcessRequest;
 use engine::Stream;
 use model::SandboxId;
 use storage::Spool;

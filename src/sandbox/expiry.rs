@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
-use super::Error;
 use super::admission::Level;
 use super::agenda::Agenda;
 use super::clock::Clock;
-use super::driver::Command;
 use super::events::Why;
-use super::provision::chain;
 use super::registry::Entry;
 use super::relief;
-use super::supervisor::{Shared, Supervisor, ask, blocking};
+use crate::command::Command;
+use crate::error::Error;
+use crate::error::chain;
+use crate::registry::ask;
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
 use model::{IdlePolicy, Status, Tier};
 use network::RulesState;
 

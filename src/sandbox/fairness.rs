@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::expiry::pause;
 use super::registry::Entry;
-use super::supervisor::{Supervisor, blocking};
+use crate::supervisor::Supervisor;
+use crate::tasks::blocking;
 use model::LaunchId;
 use sys::processors::Processors;
 
@@ -65,7 +66,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
         match blocking(move || Ok(look(running, &before))).await {
             Ok(seen) => known = seen,
             Err(error) => {
-                tracing::error!(error = %super::chain(&error), "failed to look at the use of processors");
+                tracing::error!(error = %crate::chain(&error), "failed to look at the use of processors");
             }
         }
     }

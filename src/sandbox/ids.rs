@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::supervisor::Shared;
+use crate::view::Ids;
 use engine::{Engine, Staging, Support, Writable};
 use model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
 use storage::Owner;
@@ -30,17 +31,6 @@ const HOST: [Extent; 1] = [(0, 0, u32::MAX)];
 pub struct UserSpaces {
     pub base: IdBase,
     pub support: Support,
-}
-
-/// The ids that a sandbox has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids {
-    /// Root's, on the host.
-    pub first: u32,
-    /// Whether somebody may be root inside: not where what root makes in the workspace would be stored as it is.
-    pub has_root: bool,
-    /// Whether files of the root file system are shown with them.
-    pub maps_rootfs: bool,
 }
 
 /// What a launch is made with.

@@ -19,9 +19,11 @@ mod blank;
 mod buffers;
 mod bundles;
 mod clock;
+mod command;
 mod connect;
 mod driver;
 mod error;
+mod etc;
 mod events;
 mod exec;
 mod expiry;
@@ -36,7 +38,9 @@ mod logs;
 mod oom;
 mod owners;
 mod pause;
+mod points;
 mod pool;
+mod ports;
 mod presets;
 mod process;
 mod provision;
@@ -50,30 +54,32 @@ mod sleep;
 mod supervisor;
 mod sweep;
 mod tally;
+mod tasks;
 mod throttle;
+mod undo;
 mod view;
 
 pub use activity::{Busy, Counted};
 pub use admission::Config as AdmissionConfig;
 pub use blank::notes;
 pub use connect::{Intent, Upstream};
-pub use error::{ConnectError, Error, Kind, RefusedReason};
+pub use error::{ConnectError, Error, Kind, RefusedReason, chain};
 pub use events::{Event, Notice, Subscription, What, Why};
 pub use exec::{Exec, ExecEvent};
 pub use files::{Download, FileNews, FileWatch, Kept, Packed, Pieces, Unpacking, Upload};
-pub use ids::{Ids, UserSpaces};
+pub use ids::UserSpaces;
 pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogLine, LogNews, LogStart};
+pub use points::{POINTS, STEPS};
 pub use pool::Config as PoolConfig;
 pub use presets::Preset;
 pub use process::{
     Config as ProcessConfig, Follower, Piece, Process, ProcessEnd, ProcessId, ProcessRequest,
     ProcessSnapshot, Purpose, Stream, Target,
 };
-pub use provision::{POINTS, STEPS, chain};
 pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
 pub use storage::{Entry as FileEntry, EntryKind, Listing, Spool};
 pub use supervisor::{Config, Parts, Supervisor};
 pub use view::{
-    AppView, Counts, LiveView, MemoryUsage, PressureUsage, Preview, PreviewStatus, ProcessKind, ProcessView,
-    Snapshot, Stats, Usage,
+    AppView, Counts, Ids, LiveView, MemoryUsage, PressureUsage, Preview, PreviewStatus, ProcessKind,
+    ProcessView, Snapshot, Stats, Usage,
 };

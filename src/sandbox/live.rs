@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::ids::Ids;
-use super::process::{Attaching, LinkCell};
 use super::throttle::Throttle;
 use super::view::LiveView;
+use crate::process::link::{Attaching, LinkCell};
+use crate::view::Ids;
 use engine::Control;
 use sys::cgroup::Cgroup;
 use sys::pidfd::PidFd;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::Error;
-use super::files::{Kept, not_kept};
 use super::share::Share;
 use super::supervisor::{Shared, Supervisor};
+use crate::files::kept::Kept;
+use crate::files::not_kept;
 use model::{SandboxId, manifest};
 pub use storage::Line as LogLine;
 use storage::{Position, Spool};

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::events::What;
 use super::expiry::pause;
 use super::live::Live;
-use super::supervisor::{Shared, Supervisor, blocking};
 use super::view::Usage;
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
 use model::SandboxId;
 use sys::memory;
 
@@ -38,7 +39,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
             Ok(())
         });
         if let Err(error) = looking.await {
-            tracing::error!(error = %super::chain(&error), "cannot look for sandboxes without memory");
+            tracing::error!(error = %crate::chain(&error), "cannot look for sandboxes without memory");
         }
     }
 }

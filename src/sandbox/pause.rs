@@ -15,9 +15,10 @@ use super::error::Error;
 use super::events::{What, Why};
 use super::lifecycle::{Decision, Request, decide};
 use super::live::Live;
-use super::provision::{chain, fail_point};
 use super::reclaim;
-use super::supervisor::blocking;
+use crate::error::chain;
+use crate::points::fail_point;
+use crate::tasks::blocking;
 use engine::ControlError;
 use model::{Status, Tier};
 
@@ -146,7 +147,7 @@ impl Driver {
             return Ok(false);
         }
         live.is_greeted.store(true, Ordering::Release);
-        super::process::restore_after_restart(&self.shared, &self.entry, live).await;
+        crate::process::link::restore_after_restart(&self.shared, &self.entry, live).await;
         Ok(true)
     }
 

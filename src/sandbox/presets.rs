@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::request::CreateRequest;
-use super::supervisor::{Supervisor, blocking};
+use crate::supervisor::Supervisor;
+use crate::tasks::blocking;
 use storage::TemplateInfo;
 
 /// A template, and what runs and is exposed in a sandbox that is made of it.

@@ -17,7 +17,7 @@
 //! own (see [`super::blank`]). So a daemon that finds what another left knows what to take back. Undo runs
 //! in reverse, does not stop at an error, and tells them all.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -30,43 +30,22 @@ use super::blank::{Blank, Site, Unlaunched};
 use super::error::Error;
 use super::ids;
 use super::live::Live;
-use super::process::LinkCell;
-use super::supervisor::{Shared, blocking};
 use super::throttle::Throttle;
+use crate::error::chain;
+use crate::points::fail_point;
+use crate::process::link::LinkCell;
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
+use crate::undo::Undo;
+use crate::undo::discard;
+use crate::undo::take_back;
 use engine::bundle;
 use engine::{Engine, Identity};
 use metadata::Durability;
-use model::{Isolation, Limits, Record, RootFs, SandboxId, SandboxSpec, Status, TemplateName};
+use model::{Isolation, Limits, Record, RootFs, SandboxSpec, Status, TemplateName};
 use storage::{Prepared, Staged, StagedName};
-use sys::cgroup::Cgroup;
 use sys::watch::Watched;
 use telemetry::phase;
-
-/// The names of the fail points, in the order of the steps: at each, a test makes the step fail or
-/// ends the daemon.
-pub const STEPS: [&str; 9] = [
-    "provision-lease",
-    "provision-record",
-    "provision-workspace",
-    "provision-cgroup",
-    "provision-network",
-    "provision-bundle",
-    "provision-launch",
-    "provision-claim",
-    "provision-claimed",
-];
-
-/// The further fail points of a sandbox's life.
-pub const POINTS: [&str; 8] = [
-    "record-running",
-    "exec",
-    "freeze",
-    "freeze-record",
-    "thaw",
-    "stop",
-    "delete-record",
-    "delete-workspace",
-];
 
 /// Whether the sandbox is new: a new one's workspace and record go when it cannot be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,16 +69,6 @@ struct Made {
     undo: Vec<Undo>,
     /// Whether the record of a new sandbox may say that it runs.
     may_say_running: bool,
-}
-
-/// How one step is taken back.
-#[derive(Debug)]
-pub(super) enum Undo {
-    Lease(u32),
-    Record(SandboxId),
-    Workspace(SandboxId),
-    Cgroup(Cgroup),
-    RunDirectory(PathBuf),
 }
 
 /// Makes everything and launches the sandbox.
@@ -126,26 +95,6 @@ pub(super) async fn provision(
                 tracing::error!(id = %record.spec.id, error = %chain(&error), "cannot record that a create has failed");
             }
             Err(take_back(shared, made.undo, cause).await)
-        }
-    }
-}
-
-/// Removes what a sandbox that has ended leaves on the host; its processes are dead or dying.
-///
-/// # Errors
-/// What could not be removed; the rest is gone.
-pub(super) async fn tear_down(shared: &Arc<Shared>, live: &Live) -> Result<(), Error> {
-    let undo = vec![
-        Undo::Lease(live.address_index),
-        Undo::RunDirectory(live.run_directory.clone()),
-        Undo::Cgroup(live.cgroup.clone()),
-    ];
-    let failures = run(shared, undo).await;
-    let mut failures = failures.into_iter();
-    match failures.next() {
-        None => Ok(()),
-        Some(cause) => {
-            Err(Error::Leftovers { cause: Box::new(cause), cleanup: failures.map(|e| chain(&e)).collect() })
         }
     }
 }
@@ -404,13 +353,6 @@ async fn site(shared: &Arc<Shared>, limits: &Limits) -> Result<Site, Error> {
     }
 }
 
-/// Removes a site; what runs at it is killed with its cgroup.
-pub(super) async fn discard(shared: &Arc<Shared>, site: Site) {
-    for error in run(shared, site.undo()).await {
-        tracing::error!(launch = %site.launch, error = %chain(&error), "cannot remove a sandbox that is nobody's");
-    }
-}
-
 /// Records the sandbox, then makes its workspace.
 async fn recorded_workspace(
     shared: &Arc<Shared>,
@@ -503,70 +445,4 @@ fn live(record: &Record, blank: Blank) -> Result<Live, Error> {
         started: Instant::now(),
         ended: CancellationToken::new(),
     })
-}
-
-/// Takes steps back after a failure.
-pub(super) async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Error) -> Error {
-    let failures = run(shared, undo).await;
-    if failures.is_empty() {
-        return cause;
-    }
-    Error::Leftovers { cause: Box::new(cause), cleanup: failures.iter().map(chain).collect() }
-}
-
-/// Takes steps back, the last one first; goes on after a failure.
-async fn run(shared: &Arc<Shared>, undo: Vec<Undo>) -> Vec<Error> {
-    let mut failures = Vec::new();
-    for step in undo.into_iter().rev() {
-        if let Err(error) = step.run(shared).await {
-            failures.push(error);
-        }
-    }
-    failures
-}
-
-impl Undo {
-    async fn run(self, shared: &Arc<Shared>) -> Result<(), Error> {
-        match self {
-            Self::Lease(index) => {
-                shared.network.depart(index);
-                // Released by `expiry::watch_departed`, behind everything that anybody waits for.
-                shared.leases.depart(index);
-                Ok(())
-            }
-            Self::Record(id) => shared.delete_record(id, Durability::Process).await,
-            Self::Workspace(id) => {
-                let shared = Arc::clone(shared);
-                blocking(move || shared.storage.remove(id).map(drop).map_err(Error::Storage)).await
-            }
-            Self::Cgroup(cgroup) => blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await,
-            Self::RunDirectory(path) => blocking(move || remove_run_directory(&path)).await,
-        }
-    }
-}
-
-/// Removes a sandbox's run directory; one that is not there is no error.
-pub(super) fn remove_run_directory(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(|source| Error::RunDirectory { path: path.display().to_string(), source }),
-    }
-}
-
-/// Fails if a test has asked for it; without the feature `failpoints` it is nothing.
-#[cfg_attr(not(feature = "failpoints"), expect(unused_variables, reason = "the points are compiled out"))]
-pub(super) fn fail_point(name: &'static str) -> Result<(), Error> {
-    fail::fail_point!(name, |_| Err(Error::FailPoint(name)));
-    Ok(())
-}
-
-/// An error with its causes in one line.
-pub fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
-use super::supervisor::{Shared, blocking};
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
 use model::SandboxId;
 use sys::{cgroup::Cgroup, memory};
 

@@ -5,7 +5,6 @@
 //! being created is gone: nobody was told of it. What was being purged is purged.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -16,18 +15,22 @@ use tokio_util::sync::CancellationToken;
 use super::activity::now_ms;
 use super::app;
 use super::blank;
-use super::driver::Command;
 use super::error::Error;
 use super::events::{What, Why};
 use super::ids;
 use super::live::Live;
-use super::process::{self, LinkCell};
-use super::provision::{chain, remove_run_directory};
 use super::reclaim;
 use super::registry::Entry;
-use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::throttle::{self, Throttle};
-use engine::{Control, Engine, launcher};
+use crate::command::Command;
+use crate::error::chain;
+use crate::process;
+use crate::process::link::LinkCell;
+use crate::registry::ask;
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
+use crate::undo::remove_run_directory;
+use engine::{Control, Engine};
 use metadata::{Durability, Retired, Retirement};
 use model::{IdlePolicy, LaunchId, Record, SandboxId, Status};
 use sys::freezer::Freezer;
@@ -122,7 +125,7 @@ async fn take_over(
         entry.publish(|published| published.live = Some(Arc::clone(&live)));
         // A frozen one cannot answer: it is asked when it is thawed.
         if status != Status::Paused {
-            process::restore_after_restart(shared, &entry, &live).await;
+            process::link::restore_after_restart(shared, &entry, &live).await;
         }
         shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
     }
@@ -130,32 +133,6 @@ async fn take_over(
     let _unique: Result<(), _> = shared.registry.insert(Arc::clone(&entry), false);
     shared.drive(Arc::clone(&entry), mailbox);
     Ok(entry)
-}
-
-/// Writes the files that are the same in all sandboxes: the resolver, the names of the loopback device, and a copy of
-/// the operator's certificates. They are a layer of what each launch has of its own, see [`sys::mount::own_files`].
-pub(super) fn write_etc(shared: &Shared) -> Result<(), Error> {
-    let (directory, resolver) = (&shared.etc_dir, shared.network.resolver());
-    let write = || -> io::Result<()> {
-        std::fs::create_dir_all(directory)?;
-        copy_certificates(shared)?;
-        storage::write_file(&directory.join("resolv.conf"), format!("nameserver {resolver}\n").as_bytes())?;
-        storage::write_file(&directory.join("hosts"), b"127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
-    };
-    write().map_err(|source| Error::RunDirectory { path: directory.display().to_string(), source })
-}
-
-/// Copies the operator's certificates, if there are any, unless the copy is as old and as long as they are.
-pub(super) fn copy_certificates(shared: &Shared) -> io::Result<()> {
-    let Some(bundle) = &shared.config.ca_bundle else { return Ok(()) };
-    let copy = shared.etc_dir.join(launcher::CERTIFICATES);
-    let (theirs, ours) = (std::fs::metadata(bundle)?, std::fs::metadata(&copy));
-    let changed = theirs.modified()?;
-    if ours.is_ok_and(|ours| ours.len() == theirs.len() && ours.modified().is_ok_and(|at| at == changed)) {
-        return Ok(());
-    }
-    storage::write_file(&copy, &std::fs::read(bundle)?)?;
-    std::fs::File::open(&copy)?.set_modified(changed)
 }
 
 /// Takes over a sandbox that runs; `None` if it does not, whatever the record says.

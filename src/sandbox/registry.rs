@@ -5,20 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::activity::Activity;
-use super::connect::Doors;
-use super::driver::Order;
+use super::command::{Command, Order, Reply};
+use super::error::Error;
 use super::live::Live;
 use super::owners::Owners;
-use super::process::Processes;
+use super::ports::PortQueues;
 use super::request::Filter;
 use super::share::Share;
 use super::tally::{Standing, Tally};
 use super::view::AppView;
+use crate::process::table::Processes;
 use model::{External, Record, SandboxId, Status};
+use telemetry::Trace;
 
 /// What the driver publishes.
 #[derive(Debug, Clone)]
@@ -41,7 +44,7 @@ pub(super) struct Entry {
     pub(super) workspace: PathBuf,
     /// How many more requests may wait for it.
     pub(super) held: Semaphore,
-    pub(super) doors: Doors,
+    pub(super) queues: PortQueues,
     /// Its share of the threads that wait for disks.
     pub(super) share: Share,
     pub(super) count: Count,
@@ -270,9 +273,20 @@ impl Registry {
     }
 }
 
+/// Asks a sandbox's driver and waits for its answer.
+pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+    let (sender, receiver) = oneshot::channel();
+    // A driver that has gone has deleted its sandbox, or the daemon is ending.
+    // Boxed: a channel sets aside room for 32 messages from the beginning, and each sandbox has one.
+    let trace = Trace::current().unwrap_or_else(Trace::new);
+    let order = Box::new(Order { command: command(sender), trace, asked: Instant::now() });
+    entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
+    receiver.await.map_err(|_closed| Error::Ending)?
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::view::Counts;
@@ -308,7 +322,7 @@ mod tests {
             processes: Processes::default(),
             workspace: PathBuf::new(),
             held: Semaphore::new(1),
-            doors: Doors::default(),
+            queues: PortQueues::default(),
             share: crate::share::Threads::new(&tokio_util::task::TaskTracker::new()).share(),
             count: registry.count(),
         })

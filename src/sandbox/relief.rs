@@ -6,13 +6,15 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::driver::Command;
 use super::events::Why;
 use super::expiry::pause;
 use super::live::Live;
-use super::provision::chain;
 use super::registry::Entry;
-use super::supervisor::{Shared, ask, blocking};
+use crate::command::Command;
+use crate::error::chain;
+use crate::registry::ask;
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
 use model::{ByteSize, IdlePolicy};
 use sys::memory;
 

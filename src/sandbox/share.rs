@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::error::Error;
-use super::supervisor::blocking;
+use crate::tasks::blocking;
 use sys::memory;
 
 /// How many threads may work on the files of one sandbox: as many as a browser opens connections, and more.

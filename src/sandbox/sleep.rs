@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::driver::{Command, Update};
 use super::error::Error;
 use super::events::Why;
 use super::registry::{Entry, Published};
 use super::request::{SleepRequest, UpdateRequest};
-use super::supervisor::{Shared, Supervisor, ask, blocking};
 use super::view::{Snapshot, Stats, Usage};
+use crate::command::{Command, Update};
+use crate::registry::ask;
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
 use model::{IdlePolicy, Record, SandboxId, SleepPolicy, Status, Tier};
 
 /// Waits for an answer from within a sandbox. If it is frozen meanwhile by request it is thawed again:

@@ -13,23 +13,29 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, now_ms};
 use super::admission::{self, Admission, Purpose};
 use super::clock::Clock;
-use super::connect::Doors;
-use super::driver::{self, Command, MAILBOX, Order, Reply};
+use super::command::{Command, MAILBOX, Order};
+use super::driver;
 use super::error::Error;
+use super::etc::write_etc;
 use super::events::{EventLog, Why};
-use super::files::{TRANSFERS_MAX, WATCHES_MAX, Watchers};
 use super::ids::{self, UserSpaces};
 use super::leases::Leases;
 use super::limits::{ceiling, not_enforced, open_files};
 use super::logs::FOLLOWERS_MAX;
 use super::owners::Owners;
 use super::pool::Pool;
-use super::process::{self, Processes};
+use super::ports::PortQueues;
+use super::registry::ask;
 use super::registry::{Entry, Published, Registry};
 use super::request::{CreateRequest, Created, Filter, Started};
 use super::share::Threads;
+use super::tasks::blocking;
 use super::view::{AppView, Counts, Snapshot};
 use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
+use crate::files::trees::TRANSFERS_MAX;
+use crate::files::watch::{WATCHES_MAX, Watchers};
+use crate::process;
+use crate::process::table::Processes;
 use engine::bundle::Template;
 use engine::{Engine, Runtime};
 use metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
@@ -157,7 +163,7 @@ pub(super) struct Shared {
     /// One permit for each log that may be followed.
     pub(super) followers: Arc<Semaphore>,
     /// What the output of all processes takes.
-    pub(super) rings: Arc<process::Rings>,
+    pub(super) rings: Arc<process::rings::Rings>,
     pub(super) tasks: TaskTracker,
     /// Cancelled when every sandbox is to stop: nothing is started from then on.
     pub(super) closing: CancellationToken,
@@ -197,7 +203,7 @@ impl Supervisor {
     pub async fn start(config: Config, parts: Parts, contents: Contents) -> Result<Self, Error> {
         let etc_dir = config.run_dir.join("etc");
         let disk = Disk::of(&parts.storage.workspaces_dir());
-        let rings = Arc::new(process::Rings::within(&config.run_dir));
+        let rings = Arc::new(process::rings::Rings::within(&config.run_dir));
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared {
             destinations: parts.template.destinations(),
@@ -233,7 +239,7 @@ impl Supervisor {
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
         });
-        reconcile::write_etc(&shared)?;
+        write_etc(&shared)?;
         shared.check_rootfs()?;
         let supervisor = Self { shared };
         supervisor.shared.begin_events().await;
@@ -461,7 +467,7 @@ impl Supervisor {
         if self.shared.ending.is_cancelled() {
             return Err("the server is ending".to_owned());
         }
-        let told = |e: Error| super::provision::chain(&e);
+        let told = |e: Error| crate::chain(&e);
         self.shared.check_rootfs().map_err(told)?;
         self.shared.storage.check_writable().map_err(|e| told(Error::Storage(e)))
     }
@@ -482,7 +488,7 @@ impl Supervisor {
                 // Deleted meanwhile, or its create has failed: there is nothing to stop.
                 Ok(()) | Err(Error::NotFound(_) | Error::Ending) => {}
                 Err(error) => {
-                    tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+                    tracing::error!(id = %entry.id, error = %crate::chain(&error), "cannot stop a sandbox");
                 }
             }
         });
@@ -492,7 +498,7 @@ impl Supervisor {
         if self.shared.registry.all().iter().all(|entry| entry.present().is_none()) {
             let shared = Arc::clone(&self.shared);
             if let Err(error) = blocking(move || shared.network.remove().map_err(Error::Network)).await {
-                tracing::warn!(error = %super::provision::chain(&error), "failed to take the network away");
+                tracing::warn!(error = %crate::chain(&error), "failed to take the network away");
             }
         }
     }
@@ -596,7 +602,7 @@ impl Shared {
             processes: Processes::default(),
             workspace: self.storage.workspace_path(id),
             held: Semaphore::new(HELD_MAX),
-            doors: Doors::default(),
+            queues: PortQueues::default(),
             share: self.threads.share(),
             count: self.registry.count(),
         };
@@ -754,22 +760,4 @@ impl Shared {
 fn capacity(config: &Config, network: &Network) -> u32 {
     let ids = config.user_spaces.map_or(u32::MAX, |spaces| spaces.base.capacity());
     network.capacity().min(ids)
-}
-
-/// Asks a sandbox's driver and waits for its answer.
-pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
-    let (sender, receiver) = oneshot::channel();
-    // A driver that has gone has deleted its sandbox, or the daemon is ending.
-    // Boxed: a channel sets aside room for 32 messages from the beginning, and each sandbox has one.
-    let trace = Trace::current().unwrap_or_else(Trace::new);
-    let order = Box::new(Order { command: command(sender), trace, asked: Instant::now() });
-    entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
-    receiver.await.map_err(|_closed| Error::Ending)?
-}
-
-/// Runs a step that waits for the kernel on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    step: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(step).await.unwrap_or(Err(Error::Panicked))
 }

@@ -10,11 +10,14 @@ use std::sync::Arc;
 
 use super::expiry::pause;
 use super::pool;
-use super::provision::{chain, remove_run_directory};
-use super::reconcile::write_etc;
 use super::registry::Entry;
-use super::supervisor::{Shared, blocking};
-use super::{Error, live::Live};
+use crate::error::Error;
+use crate::error::chain;
+use crate::etc::write_etc;
+use crate::live::Live;
+use crate::supervisor::Shared;
+use crate::tasks::blocking;
+use crate::undo::remove_run_directory;
 use model::LaunchId;
 
 /// How often in a row something has to be seen that nobody knows: what is just being made is known soon.

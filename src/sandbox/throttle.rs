@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::expiry::pause;
 use super::registry::Entry;
-use super::supervisor::{Shared, Supervisor, blocking};
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
 use sys::cgroup::Cgroup;
 
 /// How often sandboxes are looked at.
@@ -109,7 +110,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
             Ok(())
         });
         if let Err(error) = looking.await {
-            tracing::error!(error = %super::provision::chain(&error), "cannot look at the sandboxes' memory");
+            tracing::error!(error = %crate::chain(&error), "cannot look at the sandboxes' memory");
         }
     }
 }

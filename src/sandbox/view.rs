@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ids::Ids;
 use model::{Record, SleepPolicy};
 use sys::figures::{Figures, IoFigures, Pressures};
 
@@ -213,4 +212,15 @@ pub struct Counts {
     pub paused: u64,
     pub stopped: u64,
     pub error: u64,
+}
+
+/// The ids that a sandbox has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// Root's, on the host.
+    pub first: u32,
+    /// Whether somebody may be root inside: not where what root makes in the workspace would be stored as it is.
+    pub has_root: bool,
+    /// Whether files of the root file system are shown with them.
+    pub maps_rootfs: bool,
 }

@@ -1,8 +1,8 @@
 //! The files of a sandbox, whether it runs or sleeps; using them does not wake it.
 
-mod kept;
-mod trees;
-mod watch;
+pub(crate) mod kept;
+pub(crate) mod trees;
+pub(crate) mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -18,10 +18,8 @@ use model::{FileBase, FileStat, SandboxId};
 use storage::{Content, FileError, FilePath, Listing, Rubbish, Spool, TreeLimits, Wanted};
 
 pub use kept::Kept;
-pub(super) use trees::TRANSFERS_MAX;
 pub use trees::{Packed, Unpacking};
 pub use watch::{FileNews, FileWatch};
-pub(super) use watch::{WATCHES_MAX, Watchers};
 
 /// How long a copy, a transfer of a tree or its removal may take.
 const TREE_TIME_MAX: Duration = Duration::from_secs(600);

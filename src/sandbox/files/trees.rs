@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
-use super::Error;
+use crate::error::Error;
 use crate::supervisor::Supervisor;
 use model::{ArchiveFormat, FileBase, SandboxId};
 use storage::{FilePath, Unpacked, View, Waiting, Wanted};

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Error;
+use crate::error::Error;
 use crate::share::Share;
-use crate::supervisor::{Shared, Supervisor, blocking};
+use crate::supervisor::{Shared, Supervisor};
+use crate::tasks::blocking;
 use engine::Engine;
 use model::{FileBase, SandboxId};
 use storage::{FileError, FilePath, Observed, Tally, Watcher, Writes};

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::output::Seen;
 use super::{Process, ProcessEnd};
-use crate::Error;
+use crate::error::Error;
 use engine::Stream;
 
 /// How much a follower holds at once: any number of clients may follow, each as slowly as it likes.

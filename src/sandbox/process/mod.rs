@@ -14,14 +14,14 @@
 //! The daemon may be killed at any moment: the rings are files, and `sandbox-init` keeps the pipes and
 //! the exit status until they have been written down. [`link`] finds all of it again.
 
-mod follow;
-mod link;
-mod output;
-mod pump;
-mod relay;
-mod rings;
-mod start;
-mod table;
+pub(crate) mod follow;
+pub(crate) mod link;
+pub(crate) mod output;
+pub(crate) mod pump;
+pub(crate) mod relay;
+pub(crate) mod rings;
+pub(crate) mod start;
+pub(crate) mod table;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -45,11 +45,8 @@ use sys::watch::Watched;
 
 pub use engine::Stream;
 pub use follow::{Follower, Piece};
-pub(super) use link::{Attaching, LinkCell, prepare, restore_after_restart};
 pub use protocol::Target;
-pub(super) use rings::{Rings, release};
 pub use start::ProcessRequest;
-pub(super) use table::Processes;
 
 /// Keys have 62 bits: they are marks, which are limits, of which the largest means none.
 const KEY_BITS: u32 = 62;

@@ -1,0 +1,99 @@
+//! How the steps of a launch are taken back: in reverse, and on after a failure.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use metadata::Durability;
+use model::SandboxId;
+use sys::cgroup::Cgroup;
+
+use super::blank::Site;
+use super::error::{Error, chain};
+use super::live::Live;
+use super::supervisor::Shared;
+use super::tasks::blocking;
+
+/// How one step is taken back.
+#[derive(Debug)]
+pub(super) enum Undo {
+    Lease(u32),
+    Record(SandboxId),
+    Workspace(SandboxId),
+    Cgroup(Cgroup),
+    RunDirectory(PathBuf),
+}
+
+/// Removes what a sandbox that has ended leaves on the host; its processes are dead or dying.
+///
+/// # Errors
+/// What could not be removed; the rest is gone.
+pub(super) async fn tear_down(shared: &Arc<Shared>, live: &Live) -> Result<(), Error> {
+    let undo = vec![
+        Undo::Lease(live.address_index),
+        Undo::RunDirectory(live.run_directory.clone()),
+        Undo::Cgroup(live.cgroup.clone()),
+    ];
+    let failures = run(shared, undo).await;
+    let mut failures = failures.into_iter();
+    match failures.next() {
+        None => Ok(()),
+        Some(cause) => {
+            Err(Error::Leftovers { cause: Box::new(cause), cleanup: failures.map(|e| chain(&e)).collect() })
+        }
+    }
+}
+
+/// Removes a site; what runs at it is killed with its cgroup.
+pub(super) async fn discard(shared: &Arc<Shared>, site: Site) {
+    for error in run(shared, site.undo()).await {
+        tracing::error!(launch = %site.launch, error = %chain(&error), "cannot remove a sandbox that is nobody's");
+    }
+}
+
+/// Takes steps back after a failure.
+pub(super) async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Error) -> Error {
+    let failures = run(shared, undo).await;
+    if failures.is_empty() {
+        return cause;
+    }
+    Error::Leftovers { cause: Box::new(cause), cleanup: failures.iter().map(chain).collect() }
+}
+
+/// Takes steps back, the last one first; goes on after a failure.
+async fn run(shared: &Arc<Shared>, undo: Vec<Undo>) -> Vec<Error> {
+    let mut failures = Vec::new();
+    for step in undo.into_iter().rev() {
+        if let Err(error) = step.run(shared).await {
+            failures.push(error);
+        }
+    }
+    failures
+}
+
+impl Undo {
+    async fn run(self, shared: &Arc<Shared>) -> Result<(), Error> {
+        match self {
+            Self::Lease(index) => {
+                shared.network.depart(index);
+                // Released by `expiry::watch_departed`, behind everything that anybody waits for.
+                shared.leases.depart(index);
+                Ok(())
+            }
+            Self::Record(id) => shared.delete_record(id, Durability::Process).await,
+            Self::Workspace(id) => {
+                let shared = Arc::clone(shared);
+                blocking(move || shared.storage.remove(id).map(drop).map_err(Error::Storage)).await
+            }
+            Self::Cgroup(cgroup) => blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await,
+            Self::RunDirectory(path) => blocking(move || remove_run_directory(&path)).await,
+        }
+    }
+}
+
+/// Removes a sandbox's run directory; one that is not there is no error.
+pub(super) fn remove_run_directory(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| Error::RunDirectory { path: path.display().to_string(), source }),
+    }
+}
