@@ -16,9 +16,13 @@ use super::exec::ExecEvent;
 use super::live::Live;
 use super::registry::Entry;
 use super::request::ExecRequest;
-use super::supervisor::{Shared, Supervisor};
 use super::view::{AppView, Preview, PreviewStatus, ProcessKind, ProcessView};
+use crate::announce::Began;
+use crate::announce::How;
 use crate::error::Error;
+use crate::exec::exec;
+use crate::process::hold;
+use crate::serving::Serving;
 use engine::Conversation;
 use model::manifest::{Manifest, Web};
 use model::{GitSource, Status};
@@ -38,15 +42,38 @@ const CLONE_DEADLINE: Duration = Duration::from_secs(600);
 /// How much of git's complaint is told.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
+/// How long it takes at most that an app which is put into a new, empty sandbox is looked for.
+const APP_PAUSE: Duration = Duration::from_millis(10);
+
+/// Looks after what runs in a sandbox from its beginning; starts a task and does not wait.
+pub(super) fn begin(serving: &Arc<Serving>, Began { entry, live, how }: Began) {
+    let watching = Arc::clone(serving);
+    serving.ground.tasks.spawn(async move {
+        let git = match how {
+            How::Adopted => None,
+            How::Launched { git, is_empty } => {
+                // What a first command needs, while whoever sends it reads the answer.
+                hold::prepare(&entry.processes, &live).await;
+                if is_empty {
+                    // There is no app yet, and that command goes first.
+                    tokio::time::sleep(APP_PAUSE).await;
+                }
+                git
+            }
+        };
+        watch(watching, entry, live, git).await;
+    });
+}
+
 /// Watches the app until the sandbox ends.
-pub(super) async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live>, git: Option<GitSource>) {
+async fn watch(serving: Arc<Serving>, entry: Arc<Entry>, live: Arc<Live>, git: Option<GitSource>) {
     let watching = async {
         let trouble = match git {
-            Some(git) => clone(&shared, &entry, &git).await,
+            Some(git) => clone(&serving, &entry, &git).await,
             None => None,
         };
         loop {
-            let Err(error) = follow(&shared, &entry, &live, trouble.as_deref()).await;
+            let Err(error) = follow(&serving, &entry, &live, trouble.as_deref()).await;
             // The sandbox runs on without; when it is its init that has failed, the driver sees to it.
             tracing::warn!(id = %entry.id, error = %crate::chain(&error), "an app is not watched for a while");
             tokio::time::sleep(WATCH_PAUSE).await;
@@ -54,30 +81,19 @@ pub(super) async fn watch(shared: Arc<Shared>, entry: Arc<Entry>, live: Arc<Live
     };
     tokio::select! {
         () = live.ended.cancelled() => {}
-        () = shared.ending.cancelled() => {}
+        () = serving.ground.tasks.ending.cancelled() => {}
         () = watching => {}
-    }
-}
-
-/// What is to be said of an app whose sandbox has ended.
-pub(super) fn ended(app: &mut AppView) {
-    if app.preview.status != PreviewStatus::None {
-        app.preview.status = PreviewStatus::Down;
-    }
-    for process in &mut app.processes {
-        process.running = false;
-        process.pid = None;
     }
 }
 
 /// Keeps the app as its manifest declares it. `trouble` is what else went wrong with the app.
 async fn follow(
-    shared: &Arc<Shared>,
+    serving: &Arc<Serving>,
     entry: &Arc<Entry>,
     live: &Arc<Live>,
     trouble: Option<&str>,
 ) -> Result<Infallible, Error> {
-    let mut read = read(shared, entry).await?;
+    let mut read = read(serving, entry).await?;
     let mut manifest = read.manifest.take();
     publish(entry, manifest.as_ref(), &read, trouble);
     let mut app = app_of(manifest.as_ref());
@@ -88,9 +104,9 @@ async fn follow(
         tokio::select! {
             changed = until_changed(entry, &mut conversation) => changed?,
             // Never completes: it probes again whenever the app starts anew.
-            () = probe(shared, entry, live, web) => {}
+            () = probe(serving, entry, live, web) => {}
         }
-        read = self::read(shared, entry).await?;
+        read = self::read(serving, entry).await?;
         // With one that is wrong everything stays as it was but for the message: a slip of the pen in an
         // editor takes no app down.
         if read.problem.is_none() {
@@ -119,9 +135,9 @@ impl Read {
     }
 }
 
-async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Read, Error> {
-    let (storage, id) = (Arc::clone(shared), entry.id);
-    let manifest = move || storage.storage.manifest(id).map_err(Error::Storage);
+async fn read(serving: &Arc<Serving>, entry: &Arc<Entry>) -> Result<Read, Error> {
+    let (host, id) = (Arc::clone(&serving.ground.host), entry.id);
+    let manifest = move || host.storage.manifest(id).map_err(Error::Storage);
     let file = entry.share.run(manifest).await?;
     let Some(file) = file else { return Ok(Read { manifest: None, problem: None, stamp: None }) };
     let stamp = Stamp {
@@ -136,7 +152,7 @@ async fn read(shared: &Arc<Shared>, entry: &Arc<Entry>) -> Result<Read, Error> {
     };
     if let Some(problem) = &problem {
         tracing::info!(%id, problem, "a manifest cannot be used");
-        shared.tell(id, What::Error { message: problem.clone() });
+        serving.ground.books.tell(id, What::Error { message: problem.clone() });
     }
     Ok(Read { manifest, problem, stamp: Some(stamp) })
 }
@@ -243,7 +259,7 @@ fn set_process(app: &mut AppView, state: ProcessState) {
 }
 
 /// Asks the web process for its health path whenever it is starting; never completes.
-async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: Option<Web>) {
+async fn probe(serving: &Arc<Serving>, entry: &Arc<Entry>, live: &Arc<Live>, web: Option<Web>) {
     let Some(web) = web else { return std::future::pending().await };
     let mut changes = entry.state.subscribe();
     let mut pause = PROBE_INTERVAL;
@@ -259,7 +275,7 @@ async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: 
         if changes.wait_for(starting).await.is_err() {
             return std::future::pending().await;
         }
-        let status = match tokio::time::timeout(PROBE_DEADLINE, ask_health(shared, live, &web)).await {
+        let status = match tokio::time::timeout(PROBE_DEADLINE, ask_health(serving, live, &web)).await {
             Ok(Ok(status)) => Some(status),
             Ok(Err(_)) | Err(_) => None,
         };
@@ -279,8 +295,8 @@ async fn probe(shared: &Arc<Shared>, entry: &Arc<Entry>, live: &Arc<Live>, web: 
 }
 
 /// Sends one request and reads the status of the answer.
-async fn ask_health(shared: &Arc<Shared>, live: &Arc<Live>, web: &Web) -> std::io::Result<u16> {
-    let mut stream = dial(shared, live, web.port).await?;
+async fn ask_health(serving: &Arc<Serving>, live: &Arc<Live>, web: &Web) -> std::io::Result<u16> {
+    let mut stream = dial(serving, live, web.port).await?;
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: localhost:{}\r\nUser-Agent: sandboxd-probe\r\nConnection: close\r\n\r\n",
         web.health_path, web.port
@@ -295,15 +311,14 @@ async fn ask_health(shared: &Arc<Shared>, live: &Arc<Live>, web: &Web) -> std::i
 
 /// Clones the repository into the app directory, as the sandbox's user, inside the sandbox; returns what
 /// went wrong.
-async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) -> Option<String> {
+async fn clone(serving: &Arc<Serving>, entry: &Arc<Entry>, git: &GitSource) -> Option<String> {
     let mut cmd: Vec<String> = ["git", "clone", "--quiet"].map(str::to_owned).into();
     if let Some(branch) = git.branch() {
         cmd.extend(["--branch".to_owned(), branch.to_owned()]);
     }
     cmd.extend(["--".to_owned(), git.repo_url().to_owned(), DIRECTORY.to_owned()]);
-    let supervisor = Supervisor { shared: Arc::clone(shared) };
     let request = ExecRequest { cmd, ..ExecRequest::default() };
-    let problem = match tokio::time::timeout(CLONE_DEADLINE, run(&supervisor, entry, request)).await {
+    let problem = match tokio::time::timeout(CLONE_DEADLINE, run(serving, entry, request)).await {
         Ok(Ok(None)) => None,
         Ok(Ok(Some(complaint))) => Some(complaint),
         Ok(Err(error)) => Some(error.message()),
@@ -313,8 +328,8 @@ async fn clone(shared: &Arc<Shared>, entry: &Arc<Entry>, git: &GitSource) -> Opt
 }
 
 /// Runs a command to its end; the value is what it complained of, when it failed.
-async fn run(supervisor: &Supervisor, entry: &Entry, request: ExecRequest) -> Result<Option<String>, Error> {
-    let mut exec = supervisor.exec(entry.id, request).await?;
+async fn run(serving: &Arc<Serving>, entry: &Entry, request: ExecRequest) -> Result<Option<String>, Error> {
+    let mut exec = exec(serving, entry.id, request).await?;
     let mut complaint = String::new();
     while let Some(event) = exec.next().await? {
         match event {

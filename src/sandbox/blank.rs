@@ -15,14 +15,19 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::error::chain;
-use super::ids::{self, Space};
 use super::limits::settings;
 use super::points::fail_point;
 use super::undo::{Undo, take_back};
+use crate::bundles;
 use crate::etc::write_etc;
+use crate::ground::Ground;
+use crate::host::Host;
+use crate::ids;
 use crate::process::link::Attaching;
-use crate::supervisor::Shared;
+use crate::records::Records;
+use crate::spaces::Space;
 use crate::tasks::blocking;
+use crate::undo::run;
 use engine::{Engine, Identity, Launch, Launched};
 use model::{Isolation, LaunchId, Limits, Record};
 use network::Attachment;
@@ -77,21 +82,22 @@ impl Site {
     ///
     /// # Errors
     /// The step that failed; nothing is left, or what is left is named by [`Error::Leftovers`].
-    pub(super) async fn make(shared: &Arc<Shared>, limits: &Limits, nested: bool) -> Result<Self, Error> {
+    pub(super) async fn make(ground: &Ground, limits: &Limits, nested: bool) -> Result<Self, Error> {
         fail_point("provision-lease")?;
-        let address_index = shared
+        let address_index = ground
+            .books
             .leases
             .take()
             .ok_or_else(|| Error::Exhausted("no address is left for another sandbox".into()))?;
         let mut undo = vec![Undo::Lease(address_index)];
         let launch = LaunchId::generate();
-        let settings = settings(shared, limits);
-        let run_directory = shared.config.run_dir.join(launch.to_string());
+        let settings = settings(&ground.host, limits);
+        let run_directory = ground.host.config.run_dir.join(launch.to_string());
         // The two do not know one another, and each waits for the kernel: they go at once.
         let (cgroup, network) = tokio::join!(
-            phase("cgroup", make_cgroup(shared, launch, settings)),
+            phase("cgroup", make_cgroup(ground, launch, settings)),
             // Apart, since its size would be that of everything that makes a site.
-            phase("network", Box::pin(connect(shared, address_index, nested)))
+            phase("network", Box::pin(connect(ground, address_index, nested)))
         );
         // Whatever was made is noted before the first failure is looked at.
         if let Ok(cgroup) = &cgroup {
@@ -100,12 +106,12 @@ impl Site {
         let made = async {
             let (cgroup, (space, network)) = (cgroup?, network?);
             undo.push(Undo::RunDirectory(run_directory.clone()));
-            make_run_directory(shared, &run_directory)?;
+            make_run_directory(&ground.host, &run_directory)?;
             Ok(Self { launch, address_index, network, space, cgroup, run_directory, settings, nested })
         };
         match made.await {
             Ok(site) => Ok(site),
-            Err(cause) => Err(take_back(shared, undo, cause).await),
+            Err(cause) => Err(take_back(ground, undo, cause).await),
         }
     }
 
@@ -128,8 +134,8 @@ impl Site {
     }
 
     /// Gives it other limits than it was made with.
-    fn limit(&mut self, shared: &Shared, limits: &Limits) -> Result<(), Error> {
-        let settings = settings(shared, limits);
+    fn limit(&mut self, host: &Host, limits: &Limits) -> Result<(), Error> {
+        let settings = settings(host, limits);
         if settings != self.settings {
             self.cgroup.limit(&self.settings, &settings).map_err(Error::Cgroup)?;
             self.settings = settings;
@@ -144,12 +150,8 @@ impl Blank {
     ///
     /// # Errors
     /// The step that failed, and the site, at which something may be.
-    pub(super) async fn launch(
-        shared: &Arc<Shared>,
-        site: Site,
-        nofile: u64,
-    ) -> Result<Self, Box<Unlaunched>> {
-        Self::launch_as(shared, site, nofile, Engine::of(Isolation::Container), None, None).await
+    pub(super) async fn launch(ground: &Ground, site: Site, nofile: u64) -> Result<Self, Box<Unlaunched>> {
+        Self::launch_as(ground, site, nofile, Engine::of(Isolation::Container), None, None).await
     }
 
     /// The same for any engine; one that does not begin nameless is somebody's at once, and so is one whose root
@@ -158,7 +160,7 @@ impl Blank {
     /// # Errors
     /// As [`Blank::launch`].
     pub(super) async fn launch_as(
-        shared: &Arc<Shared>,
+        ground: &Ground,
         mut site: Site,
         nofile: u64,
         engine: Engine,
@@ -170,7 +172,7 @@ impl Blank {
             site.space = None;
         }
         // Apart, since its size would be that of everything that starts a sandbox.
-        match Box::pin(launch(shared, &site, nofile, engine, identity, layers)).await {
+        match Box::pin(launch(ground, &site, nofile, engine, identity, layers)).await {
             Ok(launched) => Ok(Self { site, launched, attaching: None, nofile, engine }),
             Err(cause) => Err(Box::new(Unlaunched { site, cause })),
         }
@@ -195,38 +197,38 @@ impl Blank {
     /// The step that failed.
     pub(super) async fn claim(
         &mut self,
-        shared: &Arc<Shared>,
+        ground: &Ground,
         limits: &Limits,
         identity: Identity,
         workspace: Option<OwnedFd>,
         running: &Record,
     ) -> Result<(), Error> {
         fail_point("provision-claim")?;
-        self.site.limit(shared, limits)?;
+        self.site.limit(&ground.host, limits)?;
         // While the record is synced, for which the caller waits beside this.
-        write_note(shared, &self.site.run_directory, running);
+        write_note(&ground.books.records, &self.site.run_directory, running);
         if self.engine.begins_nameless() {
             let ids = self.site.space.as_ref().and_then(|space| space.workspace.as_ref());
-            let furnished = shared.runtime.furnish(&self.launched.process, ids, &identity, workspace);
+            let furnished = ground.host.runtime.furnish(&self.launched.process, ids, &identity, workspace);
             phase("furnish", furnished).await.map_err(Error::Launch)?;
         }
         phase("identity", self.launched.control.claim(identity.env)).await.map_err(Error::Control)?;
         // What the first command needs, while the rest of the create goes on.
         let control = self.launched.control.clone();
-        self.attaching = Some(shared.tasks.spawn(async move { control.attach().await }));
+        self.attaching = Some(ground.tasks.spawn(async move { control.attach().await }));
         Ok(())
     }
 }
 
 async fn launch(
-    shared: &Arc<Shared>,
+    ground: &Ground,
     site: &Site,
     nofile: u64,
     engine: Engine,
     identity: Option<&Identity>,
     layers: Option<PathBuf>,
 ) -> Result<Launched, Error> {
-    let looking = Arc::clone(shared);
+    let looking = Arc::clone(&ground.host);
     let (directory, identity) = (site.run_directory.clone(), identity.cloned());
     let workspace = identity.as_ref().map(|identity| identity.workspace.clone());
     let is_writable = layers.is_some();
@@ -238,8 +240,8 @@ async fn launch(
             make_run_directory(&looking, &directory)?;
         }
         match identity {
-            Some(identity) => looking.gvisor_bundle(&directory, nofile, &identity),
-            None => looking.bundle(nofile, is_writable),
+            Some(identity) => bundles::of_gvisor(&looking, &directory, nofile, &identity),
+            None => bundles::of_kind(&looking, nofile, is_writable),
         }
     });
     let bundle = phase("rootfs", bundle).await?;
@@ -250,13 +252,16 @@ async fn launch(
         directory: site.run_directory.clone(),
         bundle,
         netns: Arc::clone(&site.network.netns),
-        stage: engine.is_staged().then(|| ids::staging(shared, site.space.as_ref(), layers)).transpose()?,
+        stage: engine
+            .is_staged()
+            .then(|| ids::staging(&ground.host, site.space.as_ref(), layers))
+            .transpose()?,
         cgroup: site.cgroup.entry().map_err(Error::Cgroup)?,
         nested: site.nested,
         engine,
         workspace,
     };
-    let launched = phase("launch", shared.runtime.launch(launch)).await.map_err(Error::Launch)?;
+    let launched = phase("launch", ground.host.runtime.launch(launch)).await.map_err(Error::Launch)?;
     if let Some(trace) = Trace::current() {
         trace.note_as("container-create", begun, launched.create);
         trace.note_as("container-start", begun, launched.start);
@@ -264,32 +269,29 @@ async fn launch(
     Ok(launched)
 }
 
-async fn make_cgroup(shared: &Arc<Shared>, launch: LaunchId, settings: Settings) -> Result<Cgroup, Error> {
-    let shared = Arc::clone(shared);
+async fn make_cgroup(ground: &Ground, launch: LaunchId, settings: Settings) -> Result<Cgroup, Error> {
+    let host = Arc::clone(&ground.host);
     blocking(move || {
         fail_point("provision-cgroup")?;
-        shared.cgroups.create(&launch.to_string(), &settings).map_err(Error::Cgroup)
+        host.cgroups.create(&launch.to_string(), &settings).map_err(Error::Cgroup)
     })
     .await
 }
 
 /// Makes the namespaces, and the network in them.
-async fn connect(
-    shared: &Arc<Shared>,
-    index: u32,
-    nested: bool,
-) -> Result<(Option<Space>, Attachment), Error> {
-    let (space, netns) = match shared.config.user_spaces {
+async fn connect(ground: &Ground, index: u32, nested: bool) -> Result<(Option<Space>, Attachment), Error> {
+    let (space, netns) = match ground.host.config.user_spaces {
         Some(spaces) => {
-            let (space, netns) = phase("namespaces", spaces.make(shared, index, nested)).await?;
+            let (space, netns) =
+                phase("namespaces", spaces.make(&ground.host.runtime, index, nested)).await?;
             (Some(space), Some(netns))
         }
         None => (None, None),
     };
-    let shared = Arc::clone(shared);
+    let host = Arc::clone(&ground.host);
     let attached = blocking(move || {
         fail_point("provision-network")?;
-        shared.network.attach(index, netns).map_err(Error::Network)
+        host.network.attach(index, netns).map_err(Error::Network)
     });
     Ok((space, attached.await?))
 }
@@ -300,7 +302,7 @@ pub(super) fn is_unclaimed(run_dir: &Path, launch: LaunchId) -> bool {
 }
 
 /// Keeps the record of a sandbox beside what runs. Without it a database that was lost is harder to replace, no more.
-pub(super) fn write_note(shared: &Shared, run_directory: &Path, record: &Record) {
+pub(super) fn write_note(records: &Records, run_directory: &Path, record: &Record) {
     let write = |text: String| {
         let new = run_directory.join(format!("{NOTE}.new"));
         let file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&new);
@@ -308,7 +310,7 @@ pub(super) fn write_note(shared: &Shared, run_directory: &Path, record: &Record)
             .and_then(|()| std::fs::rename(&new, run_directory.join(NOTE)))
             .map_err(|source| failed(&new, source))
     };
-    if let Err(error) = shared.metadata.note(record).map_err(Error::Metadata).and_then(write) {
+    if let Err(error) = records.note(record).and_then(write) {
         tracing::warn!(id = %record.spec.id, error = %chain(&error), "failed to keep the record beside a sandbox that runs");
     }
 }
@@ -327,13 +329,13 @@ pub fn notes(run_dir: &Path) -> Vec<String> {
     claimed.filter_map(read).collect()
 }
 
-fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {
+fn make_run_directory(host: &Host, path: &Path) -> Result<(), Error> {
     let failed = |source| failed(path, source);
     let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
     match make() {
         // Somebody has removed everything: what all sandboxes share goes first.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            write_etc(shared)?;
+            write_etc(host)?;
             make().map_err(failed)?;
         }
         made => made.map_err(failed)?,
@@ -343,4 +345,11 @@ fn make_run_directory(shared: &Shared, path: &Path) -> Result<(), Error> {
 
 fn failed(path: &Path, source: io::Error) -> Error {
     Error::RunDirectory { path: path.display().to_string(), source }
+}
+
+/// Removes a site; what runs at it is killed with its cgroup.
+pub(super) async fn discard(ground: &Ground, site: Site) {
+    for error in run(ground, site.undo()).await {
+        tracing::error!(launch = %site.launch, error = %chain(&error), "cannot remove a sandbox that is nobody's");
+    }
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::expiry::pause;
 use super::registry::Entry;
-use crate::supervisor::Supervisor;
+use crate::life::Life;
 use crate::tasks::blocking;
 use sys::buffers;
 
@@ -20,20 +19,16 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const GROWTH: u64 = 64 << 20;
 /// The most that one sandbox may leave unread: dozens of times what any use of netlink needs.
 const UNREAD_MAX: u64 = 16 << 20;
-/// What the owner of one that is ended is told.
-pub(super) const REASON: &str =
-    "it was ended: it left more than 16 MiB of netlink messages unread, which no limit of memory counts";
-
 /// Looks until the daemon ends.
-pub(super) async fn watch(supervisor: Supervisor) {
-    let shared = &supervisor.shared;
+pub(super) async fn watch(life: Arc<Life>) {
+    let life = &life;
     let mut seen = 0;
-    while pause(shared, INTERVAL).await {
+    while life.ground.tasks.pause(INTERVAL).await {
         let Some(held) = buffers::unreclaimable() else { return };
         if !has_grown(&mut seen, held) {
             continue;
         }
-        let present = shared.registry.present();
+        let present = life.ground.books.registry.present();
         let looking = blocking(move || {
             present.iter().for_each(look);
             Ok(())

@@ -10,74 +10,71 @@ use oci_spec::runtime::Spec;
 
 use super::error::Error;
 use super::etc;
-use super::supervisor::Shared;
+use crate::host::Host;
 use engine::bundle::{self, Guest, Plan};
 use engine::{Engine, Identity, launcher};
 
-impl Shared {
-    /// The bundle of all sandboxes with such a limit, written when it is first needed.
-    pub(super) fn bundle(&self, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
-        let mut bundles = self.bundles.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, since two copies at once would write to one file.
-        etc::copy_certificates(self)
-            .map_err(|source| Error::RunDirectory { path: self.etc_dir.display().to_string(), source })?;
-        // Looked at, since somebody may have cleared the run directory.
-        if let Some(bundle) =
-            bundles.get(&(nofile, is_writable)).filter(|bundle| bundle.join("config.json").exists())
-        {
-            return Ok(bundle.clone());
-        }
-        let name = format!("{nofile}{}", if is_writable { "-writable" } else { "" });
-        let bundle = self.config.run_dir.join("bundles").join(name);
-        let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
-        std::fs::create_dir_all(&bundle).map_err(failed)?;
-        bundle::write(&bundle, &self.spec(nofile, is_writable)).map_err(Error::Bundle)?;
-        bundles.insert((nofile, is_writable), bundle.clone());
-        Ok(bundle)
+/// The bundle of all sandboxes with such a limit, written when it is first needed.
+pub(super) fn of_kind(host: &Host, nofile: u64, is_writable: bool) -> Result<PathBuf, Error> {
+    let mut bundles = host.bundles.lock().unwrap_or_else(PoisonError::into_inner);
+    // Under the lock, since two copies at once would write to one file.
+    etc::copy_certificates(host)
+        .map_err(|source| Error::RunDirectory { path: host.etc_dir.display().to_string(), source })?;
+    // Looked at, since somebody may have cleared the run directory.
+    if let Some(bundle) =
+        bundles.get(&(nofile, is_writable)).filter(|bundle| bundle.join("config.json").exists())
+    {
+        return Ok(bundle.clone());
     }
+    let name = format!("{nofile}{}", if is_writable { "-writable" } else { "" });
+    let bundle = host.config.run_dir.join("bundles").join(name);
+    let failed = |source| Error::RunDirectory { path: bundle.display().to_string(), source };
+    std::fs::create_dir_all(&bundle).map_err(failed)?;
+    bundle::write(&bundle, &spec(host, nofile, is_writable)).map_err(Error::Bundle)?;
+    bundles.insert((nofile, is_writable), bundle.clone());
+    Ok(bundle)
+}
 
-    /// Writes the bundle of one sandbox of the gVisor tier, which has to say whose it is.
-    pub(super) fn gvisor_bundle(
-        &self,
-        directory: &Path,
-        nofile: u64,
-        identity: &Identity,
-    ) -> Result<PathBuf, Error> {
-        let workspace = Engine::workspace(directory);
-        let failed = |source| Error::RunDirectory { path: workspace.display().to_string(), source };
-        std::fs::create_dir(&workspace).map_err(failed)?;
-        let guest =
-            Guest { host_name: &identity.host_name, workspace: &workspace, init: self.runtime.init() };
-        let spec = bundle::gvisor(self.plain_spec(nofile), &guest);
-        bundle::write(directory, &spec).map_err(Error::Bundle)?;
-        Ok(directory.to_owned())
-    }
+/// Writes the bundle of one sandbox of the gVisor tier, which has to say whose it is.
+pub(super) fn of_gvisor(
+    host: &Host,
+    directory: &Path,
+    nofile: u64,
+    identity: &Identity,
+) -> Result<PathBuf, Error> {
+    let workspace = Engine::workspace(directory);
+    let failed = |source| Error::RunDirectory { path: workspace.display().to_string(), source };
+    std::fs::create_dir(&workspace).map_err(failed)?;
+    let guest = Guest { host_name: &identity.host_name, workspace: &workspace, init: host.runtime.init() };
+    let spec = bundle::gvisor(plain_spec(host, nofile), &guest);
+    bundle::write(directory, &spec).map_err(Error::Bundle)?;
+    Ok(directory.to_owned())
+}
 
-    /// The spec of a container: it is made of what is on the stage.
-    fn spec(&self, nofile: u64, is_writable: bool) -> Spec {
-        let certificates = self.config.ca_bundle.as_ref().map(|_| launcher::own(launcher::CERTIFICATES));
-        let userns = self.config.user_spaces.map(|_| launcher::userns_path());
-        self.template.spec(&Plan {
-            rootfs: &launcher::staged("rootfs"),
-            netns: &launcher::netns_path(),
-            userns: userns.as_deref(),
-            etc: &launcher::own(""),
-            ca_bundle: certificates.as_deref(),
-            is_writable,
-            nofile,
-        })
-    }
+/// The spec of a container: it is made of what is on the stage.
+fn spec(host: &Host, nofile: u64, is_writable: bool) -> Spec {
+    let certificates = host.config.ca_bundle.as_ref().map(|_| launcher::own(launcher::CERTIFICATES));
+    let userns = host.config.user_spaces.map(|_| launcher::userns_path());
+    host.template.spec(&Plan {
+        rootfs: &launcher::staged("rootfs"),
+        netns: &launcher::netns_path(),
+        userns: userns.as_deref(),
+        etc: &launcher::own(""),
+        ca_bundle: certificates.as_deref(),
+        is_writable,
+        nofile,
+    })
+}
 
-    /// The spec of what is made of the host's files as they are.
-    fn plain_spec(&self, nofile: u64) -> Spec {
-        self.template.spec(&Plan {
-            rootfs: &self.config.rootfs,
-            netns: &launcher::netns_path(),
-            userns: None,
-            etc: &self.etc_dir,
-            ca_bundle: self.config.ca_bundle.as_deref(),
-            is_writable: false,
-            nofile,
-        })
-    }
+/// The spec of what is made of the host's files as they are.
+fn plain_spec(host: &Host, nofile: u64) -> Spec {
+    host.template.spec(&Plan {
+        rootfs: &host.config.rootfs,
+        netns: &launcher::netns_path(),
+        userns: None,
+        etc: &host.etc_dir,
+        ca_bundle: host.config.ca_bundle.as_deref(),
+        is_writable: false,
+        nofile,
+    })
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::activity::{monotonic_ms, now_ms};
 use super::error::Error;
+use crate::books::Books;
 use crate::error::chain;
-use crate::supervisor::Shared;
 use crate::tasks::blocking;
 use model::Record;
 use storage::write_file;
@@ -51,15 +51,15 @@ impl Clock {
     }
 
     /// If the clock was set, has the last uses written anew, and keeps how it is now.
-    pub(super) async fn note(&mut self, shared: &Shared) {
+    pub(super) async fn note(&mut self, books: &Books) {
         let jump = self.jump_ms();
         if jump == 0 && self.path.exists() {
             return;
         }
         if jump != 0 {
             tracing::warn!(seconds = jump / 1000, "the host's clock was set");
-            let present = shared.registry.present();
-            shared.touch(present.iter().map(|entry| (entry.id, entry.activity.last_ms())).collect());
+            let present = books.registry.present();
+            books.records.touch(present.iter().map(|entry| (entry.id, entry.activity.last_ms())).collect());
         }
         let ahead_ms = ahead_ms();
         let (path, text) = (self.path.clone(), format!("{} {ahead_ms}\n", self.boot));

@@ -17,7 +17,7 @@ use super::registry::Entry;
 use super::view::PreviewStatus;
 use crate::command::Command;
 use crate::registry::ask;
-use crate::supervisor::{Shared, Supervisor};
+use crate::serving::Serving;
 use model::{HostHeader, SandboxId, Visibility};
 use sys::netns::{self, Connecting, Domain};
 
@@ -55,89 +55,6 @@ pub enum Intent {
     Probe,
 }
 
-impl Supervisor {
-    /// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
-    ///
-    /// # Errors
-    /// See [`ConnectError`].
-    ///
-    /// # Cancel safety
-    /// Cancel safe: a wake that has begun goes on.
-    pub async fn connect(&self, id: SandboxId, port: u16, intent: Intent) -> Result<Upstream, ConnectError> {
-        let entry = self.find(id).map_err(|_e| ConnectError::UnknownSandbox)?;
-        let record = entry.record();
-        if record.spec.visibility == Visibility::Private {
-            return Err(ConnectError::Private);
-        }
-        let web_port = entry.state.borrow().app.preview.port;
-        if !record.spec.ports.contains(&port) && web_port != Some(port) {
-            return Err(ConnectError::PortNotExposed(port));
-        }
-        // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
-        let busy = (intent == Intent::Use).then(|| entry.activity.begin());
-        let begun = Instant::now();
-        let queue = entry.queues.of(port);
-        let (mut held, mut turn, mut caller) = (None, None, None);
-        loop {
-            let live = match entry.live() {
-                Some(live) => live,
-                None if intent == Intent::Probe => return Err(ConnectError::Asleep),
-                None => {
-                    hold(&entry, &mut held)?;
-                    wake(&entry).await?
-                }
-            };
-            let caller = caller.get_or_insert_with(|| Caller::new(Arc::clone(&live), port));
-            if !Arc::ptr_eq(&caller.live, &live) {
-                *caller = Caller::new(Arc::clone(&live), port);
-            }
-            match caller.call(&self.shared).await {
-                Ok(stream) => {
-                    if turn.is_some() {
-                        queue.open.notify_waiters();
-                    }
-                    let counted = busy.as_ref().map(|_| entry.activity.count());
-                    return Ok(Upstream { stream, counted, busy, host_header: record.spec.host_header });
-                }
-                Err(error) if is_exhausted(&error) => return Err(ConnectError::Overloaded),
-                Err(error) => {
-                    tracing::trace!(%id, port, %error, "the app does not answer yet");
-                    let waited = begun.elapsed();
-                    if !self.is_worth_waiting(&entry, &live, waited) {
-                        return Err(given_up(port, waited));
-                    }
-                    hold(&entry, &mut held)?;
-                }
-            }
-            if turn.is_some() {
-                let pause = (begun.elapsed() / RETRY_PART).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
-                tokio::time::sleep(pause).await;
-            } else {
-                // One of all that wait for the app asks it; if that one gives up, the next does.
-                tokio::select! {
-                    mine = queue.asking.lock() => turn = Some(mine),
-                    () = queue.open.notified() => {}
-                    () = tokio::time::sleep(LOOK_PAUSE) => {}
-                }
-            }
-        }
-    }
-
-    /// Says whether a request is held on when nothing listens.
-    fn is_worth_waiting(&self, entry: &Entry, live: &Live, waited: Duration) -> bool {
-        let config = &self.shared.config;
-        match entry.state.borrow().app.preview.status {
-            // Something is known to be on its way.
-            PreviewStatus::Starting => waited < config.wake_timeout,
-            PreviewStatus::Error => false,
-            // Nothing is known of an app; one that was started by hand may come up soon after the sandbox did.
-            PreviewStatus::None | PreviewStatus::Down | PreviewStatus::Ready => {
-                live.uptime() < config.ready_timeout
-            }
-        }
-    }
-}
-
 /// Calls a port on the loopback device of a sandbox, where every app can be reached, whether it
 /// listens on all addresses or on `localhost` only, of either version. Its sockets outlast a refusal, so that one
 /// more call costs a few microseconds.
@@ -154,11 +71,11 @@ impl Caller {
         Self { live, port, v4: None, v6: None }
     }
 
-    async fn call(&mut self, shared: &Arc<Shared>) -> io::Result<TcpStream> {
+    async fn call(&mut self, serving: &Arc<Serving>) -> io::Result<TcpStream> {
         let (netns, port) = (&self.live.netns, self.port);
-        match call_one(shared, netns, &mut self.v4, Domain::V4, (Ipv4Addr::LOCALHOST, port).into()).await {
+        match call_one(serving, netns, &mut self.v4, Domain::V4, (Ipv4Addr::LOCALHOST, port).into()).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                call_one(shared, netns, &mut self.v6, Domain::V6, (Ipv6Addr::LOCALHOST, port).into()).await
+                call_one(serving, netns, &mut self.v6, Domain::V6, (Ipv6Addr::LOCALHOST, port).into()).await
             }
             other => other,
         }
@@ -169,12 +86,12 @@ impl Caller {
 ///
 /// # Errors
 /// Nothing listens, or it does not accept.
-pub(super) async fn dial(shared: &Arc<Shared>, live: &Arc<Live>, port: u16) -> io::Result<TcpStream> {
-    Caller::new(Arc::clone(live), port).call(shared).await
+pub(super) async fn dial(serving: &Arc<Serving>, live: &Arc<Live>, port: u16) -> io::Result<TcpStream> {
+    Caller::new(Arc::clone(live), port).call(serving).await
 }
 
 async fn call_one(
-    shared: &Arc<Shared>,
+    serving: &Arc<Serving>,
     netns: &Arc<OwnedFd>,
     place: &mut Option<OwnedFd>,
     domain: Domain,
@@ -182,7 +99,7 @@ async fn call_one(
 ) -> io::Result<TcpStream> {
     let socket = match place.take() {
         Some(socket) => socket,
-        None => shared.socket(Arc::clone(netns), domain).await?,
+        None => serving.ground.host.socket(Arc::clone(netns), domain).await?,
     };
     let connecting = match netns::connect(&socket, &address) {
         Ok(connecting) => connecting,
@@ -238,5 +155,85 @@ fn given_up(port: u16, waited: Duration) -> ConnectError {
         ConnectError::NothingListens(port)
     } else {
         ConnectError::TimedOut { port, waited }
+    }
+}
+
+/// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
+pub(crate) async fn connect(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    port: u16,
+    intent: Intent,
+) -> Result<Upstream, ConnectError> {
+    let entry = serving.ground.books.find(id).map_err(|_e| ConnectError::UnknownSandbox)?;
+    let record = entry.record();
+    if record.spec.visibility == Visibility::Private {
+        return Err(ConnectError::Private);
+    }
+    let web_port = entry.state.borrow().app.preview.port;
+    if !record.spec.ports.contains(&port) && web_port != Some(port) {
+        return Err(ConnectError::PortNotExposed(port));
+    }
+    // In use from the first byte: a sandbox is not put to sleep under a request that is held for it.
+    let busy = (intent == Intent::Use).then(|| entry.activity.begin());
+    let begun = Instant::now();
+    let queue = entry.queues.of(port);
+    let (mut held, mut turn, mut caller) = (None, None, None);
+    loop {
+        let live = match entry.live() {
+            Some(live) => live,
+            None if intent == Intent::Probe => return Err(ConnectError::Asleep),
+            None => {
+                hold(&entry, &mut held)?;
+                wake(&entry).await?
+            }
+        };
+        let caller = caller.get_or_insert_with(|| Caller::new(Arc::clone(&live), port));
+        if !Arc::ptr_eq(&caller.live, &live) {
+            *caller = Caller::new(Arc::clone(&live), port);
+        }
+        match caller.call(serving).await {
+            Ok(stream) => {
+                if turn.is_some() {
+                    queue.open.notify_waiters();
+                }
+                let counted = busy.as_ref().map(|_| entry.activity.count());
+                return Ok(Upstream { stream, counted, busy, host_header: record.spec.host_header });
+            }
+            Err(error) if is_exhausted(&error) => return Err(ConnectError::Overloaded),
+            Err(error) => {
+                tracing::trace!(%id, port, %error, "the app does not answer yet");
+                let waited = begun.elapsed();
+                if !is_worth_waiting(serving, &entry, &live, waited) {
+                    return Err(given_up(port, waited));
+                }
+                hold(&entry, &mut held)?;
+            }
+        }
+        if turn.is_some() {
+            let pause = (begun.elapsed() / RETRY_PART).clamp(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
+            tokio::time::sleep(pause).await;
+        } else {
+            // One of all that wait for the app asks it; if that one gives up, the next does.
+            tokio::select! {
+                mine = queue.asking.lock() => turn = Some(mine),
+                () = queue.open.notified() => {}
+                () = tokio::time::sleep(LOOK_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// Says whether a request is held on when nothing listens.
+pub(crate) fn is_worth_waiting(serving: &Arc<Serving>, entry: &Entry, live: &Live, waited: Duration) -> bool {
+    let config = &serving.config;
+    match entry.state.borrow().app.preview.status {
+        // Something is known to be on its way.
+        PreviewStatus::Starting => waited < config.wake_timeout,
+        PreviewStatus::Error => false,
+        // Nothing is known of an app; one that was started by hand may come up soon after the sandbox did.
+        PreviewStatus::None | PreviewStatus::Down | PreviewStatus::Ready => {
+            live.uptime() < config.ready_timeout
+        }
     }
 }

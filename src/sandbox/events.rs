@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
-use super::supervisor::{Shared, Supervisor};
+use super::error::chain;
+use super::records::Records;
 use super::view::MemoryUsage;
-use metadata::Durability;
 use model::SandboxId;
+use telemetry::Metrics;
 
 /// How many events are kept.
 const HISTORY_MAX: usize = 4096;
@@ -82,7 +83,7 @@ pub enum Notice {
 /// Reads events from a point on.
 #[derive(Debug)]
 pub struct Subscription {
-    shared: Arc<Shared>,
+    log: Arc<EventLog>,
     latest: watch::Receiver<u64>,
     ending: CancellationToken,
     sandbox: Option<SandboxId>,
@@ -90,7 +91,7 @@ pub struct Subscription {
 }
 
 #[derive(Debug)]
-pub(super) struct EventLog {
+struct EventLog {
     state: Mutex<State>,
     latest: watch::Sender<u64>,
 }
@@ -132,7 +133,7 @@ impl What {
 
 impl EventLog {
     /// Goes on after the numbers that may have been given out already.
-    pub(super) fn new(given_out: u64) -> Self {
+    fn new(given_out: u64) -> Self {
         let state = State { next: given_out + 1, reserved: given_out, history: VecDeque::new() };
         Self { state: Mutex::new(state), latest: watch::Sender::new(given_out) }
     }
@@ -165,49 +166,55 @@ impl EventLog {
     }
 }
 
-impl Shared {
+/// Tells what happens, and lets others follow it; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Events {
+    log: Arc<EventLog>,
+    records: Records,
+    metrics: Metrics,
+}
+
+impl Events {
+    /// Goes on after the numbers that may have been given out already.
+    pub(super) fn new(given_out: u64, records: Records, metrics: Metrics) -> Self {
+        Self { log: Arc::new(EventLog::new(given_out)), records, metrics }
+    }
+
     /// Tells that something has happened.
     pub(super) fn tell(&self, id: SandboxId, what: What) {
         self.metrics.count_event(what.name());
-        if let Some(until) = self.events.push(id, what) {
-            self.reserve_events(until, |result| {
+        if let Some(until) = self.log.push(id, what) {
+            self.records.post_events(until, |result| {
                 if let Err(error) = result {
-                    tracing::error!(%error, "the numbers of events cannot be reserved; they may repeat");
+                    tracing::error!(%error, "failed to reserve the numbers of events; they may repeat");
                 }
             });
         }
     }
 
     /// Reserves the first block; that the daemon cannot write must not keep it from starting.
-    pub(super) async fn begin_events(&self) {
+    pub(super) async fn begin(&self) {
         let until = {
-            let mut state = self.events.state();
+            let mut state = self.log.state();
             state.reserved = state.next + BLOCK;
             state.reserved
         };
-        let reserved = self.written(|done| self.reserve_events(until, done)).await;
-        if let Err(error) = reserved {
-            tracing::error!(error = %crate::chain(&error), "the numbers of events cannot be reserved; they may repeat");
+        if let Err(error) = self.records.reserve_events(until).await {
+            tracing::error!(error = %chain(&error), "failed to reserve the numbers of events; they may repeat");
         }
     }
 
-    fn reserve_events(
+    /// Follows events after a number, or from now on, until `ending`.
+    pub(super) fn follow(
         &self,
-        until: u64,
-        done: impl FnOnce(Result<(), metadata::MetadataError>) + Send + 'static,
-    ) {
-        self.metadata.reserve_events(until, Durability::Power, Box::new(done));
-    }
-}
-
-impl Supervisor {
-    /// Follows events after a number, or from now on.
-    pub fn events(&self, after: Option<u64>, sandbox: Option<SandboxId>) -> Subscription {
-        let latest = self.shared.events.latest.subscribe();
+        after: Option<u64>,
+        sandbox: Option<SandboxId>,
+        ending: CancellationToken,
+    ) -> Subscription {
+        let latest = self.log.latest.subscribe();
         let now = *latest.borrow();
         let next = after.unwrap_or(now).min(now) + 1;
-        let ending = self.shared.ending.clone();
-        Subscription { shared: Arc::clone(&self.shared), latest, ending, sandbox, next }
+        Subscription { log: Arc::clone(&self.log), latest, ending, sandbox, next }
     }
 }
 
@@ -218,7 +225,7 @@ impl Subscription {
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Notice> {
         loop {
-            let (first, event) = self.shared.events.from(self.next);
+            let (first, event) = self.log.from(self.next);
             if first > self.next {
                 let missed = Notice::Missed { from: self.next, to: first - 1 };
                 self.next = first;

@@ -1,18 +1,21 @@
 //! Commands for whose end a client waits.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::error::Error;
 use super::request::ExecRequest;
-use super::share::Share;
-use super::supervisor::Supervisor;
 use crate::files::kept::Kept;
-use crate::process::Purpose;
 use crate::process::follow::Follower;
 use crate::process::follow::Piece;
+use crate::process::nouns::Purpose;
+use crate::process::start;
 use crate::process::start::ProcessRequest;
+use crate::process::start::start_process;
+use crate::registry::Entry;
+use crate::serving::Serving;
 use engine::Stream;
 use model::SandboxId;
 use storage::Spool;
@@ -21,9 +24,8 @@ use storage::Spool;
 #[derive(Debug)]
 pub struct Exec {
     state: State,
-    supervisor: Supervisor,
-    sandbox: SandboxId,
-    share: Share,
+    serving: Arc<Serving>,
+    entry: Arc<Entry>,
 }
 
 /// What a command does.
@@ -46,33 +48,10 @@ enum State {
     Done,
 }
 
-impl Supervisor {
-    /// Runs a command, waking the sandbox if it sleeps.
-    ///
-    /// A command that cannot be started ends with status 127 or 126 and a message on its stderr, as in a shell.
-    ///
-    /// # Errors
-    /// Not found, not to be woken, or the sandbox ended meanwhile.
-    pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
-        let ExecRequest { cmd, env, cwd, root } = request;
-        let request = ProcessRequest { env, cwd, root, ..ProcessRequest::of(cmd, Purpose::Exec) };
-        let begun = Instant::now();
-        let started = self.start_process(id, request).await;
-        self.shared.note_phase("exec", "spawn", begun);
-        let share = self.find(id)?.share.clone();
-        let state = match started {
-            Ok(follower) => State::Running(Box::new(follower)),
-            Err(error @ Error::Unstartable { .. }) => unstartable(&error),
-            Err(error) => return Err(error),
-        };
-        Ok(Exec { state, supervisor: self.clone(), sandbox: id, share })
-    }
-}
-
 impl Exec {
     /// Begins to keep what is to be told of it.
     pub fn keep(&self) -> Spool {
-        self.supervisor.shared.storage.spool()
+        self.serving.ground.host.storage.spool()
     }
 
     /// Runs a step that may wait for the disk.
@@ -83,12 +62,12 @@ impl Exec {
         &self,
         step: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.share.run(step).await
+        self.entry.share.run(step).await
     }
 
     /// Makes the answer of what was kept.
     pub fn kept(&self, spools: impl IntoIterator<Item = Spool>) -> Kept {
-        Kept::new(spools, &self.share)
+        Kept::new(spools, &self.entry.share)
     }
 
     /// Waits for the next piece of output, or for the end, after which there is nothing. The command
@@ -118,7 +97,7 @@ impl Exec {
                     Ok(Some(ExecEvent::Stderr(bytes.into())))
                 }
                 Some(Piece::Ended(end)) => {
-                    self.supervisor.finish_process(self.sandbox, follower.process());
+                    start::finish(&self.entry, follower.process());
                     self.state = State::Done;
                     Ok(Some(ExecEvent::Exited(end.exit_code)))
                 }
@@ -135,4 +114,20 @@ impl Exec {
 
 fn unstartable(error: &Error) -> State {
     State::Failed { message: Some(error.message() + "\n"), code: error.exit_code() }
+}
+
+/// Runs a command, waking the sandbox if it sleeps.
+pub(crate) async fn exec(serving: &Arc<Serving>, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
+    let ExecRequest { cmd, env, cwd, root } = request;
+    let request = ProcessRequest { env, cwd, root, ..ProcessRequest::of(cmd, Purpose::Exec) };
+    let begun = Instant::now();
+    let started = start_process(serving, id, request).await;
+    serving.ground.books.note_phase("exec", "spawn", begun);
+    let entry = serving.ground.books.find(id)?;
+    let state = match started {
+        Ok(follower) => State::Running(Box::new(follower)),
+        Err(error @ Error::Unstartable { .. }) => unstartable(&error),
+        Err(error) => return Err(error),
+    };
+    Ok(Exec { state, serving: Arc::clone(serving), entry })
 }

@@ -14,8 +14,8 @@ use super::relief;
 use crate::command::Command;
 use crate::error::Error;
 use crate::error::chain;
+use crate::life::Life;
 use crate::registry::ask;
-use crate::supervisor::{Shared, Supervisor};
 use crate::tasks::blocking;
 use model::{IdlePolicy, Status, Tier};
 use network::RulesState;
@@ -34,12 +34,11 @@ const DEPARTED_INTERVAL: Duration = Duration::from_millis(500);
 const NETWORK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Puts idle sandboxes to sleep, and records when each was used last.
-pub(super) async fn watch_idle(supervisor: Supervisor, mut clock: Clock) {
-    let shared = &supervisor.shared;
-    if shared.config.idle_interval.is_zero() {
+pub(super) async fn watch_idle(life: Arc<Life>, mut clock: Clock, interval: Duration) {
+    let life = &life;
+    if interval.is_zero() {
         return;
     }
-    let interval = shared.config.idle_interval;
     let mut agenda = Agenda::default();
     let mut noted = Instant::now();
     loop {
@@ -47,16 +46,16 @@ pub(super) async fn watch_idle(supervisor: Supervisor, mut clock: Clock) {
         tokio::select! {
             () = tokio::time::sleep_until(next.into()) => {}
             // What has just changed is not due yet; those that change next are looked at with it.
-            () = shared.registry.tally().news() => if !pause(shared, NEWS_PAUSE).await { return },
-            () = shared.ending.cancelled() => return,
+            () = life.ground.books.registry.tally().news() => if !life.ground.tasks.pause(NEWS_PAUSE).await { return },
+            () = life.ground.tasks.ending.cancelled() => return,
         }
         let now = Instant::now();
         if now.duration_since(noted) >= interval {
             noted = now;
-            note_uses(shared);
-            clock.note(shared).await;
+            note_uses(life);
+            clock.note(&life.ground.books).await;
         }
-        let due = look(shared, &mut agenda, now);
+        let due = look(life, &mut agenda, now, interval);
         // Together, since one that takes its whole grace time must not hold up the others.
         futures_util::stream::iter(due)
             .for_each_concurrent(AT_ONCE, |(tier, entry)| async move { put_to_sleep(&entry, tier).await })
@@ -65,16 +64,15 @@ pub(super) async fn watch_idle(supervisor: Supervisor, mut clock: Clock) {
 }
 
 /// Looks at those that have changed and those whose time has come; returns what is to sleep.
-fn look(shared: &Shared, agenda: &mut Agenda, now: Instant) -> Vec<(Tier, Arc<Entry>)> {
-    let interval = shared.config.idle_interval;
-    let mut ids = shared.registry.tally().take_changed();
+fn look(life: &Life, agenda: &mut Agenda, now: Instant, interval: Duration) -> Vec<(Tier, Arc<Entry>)> {
+    let mut ids = life.ground.books.registry.tally().take_changed();
     ids.extend(agenda.take_due(now));
     let mut due = Vec::new();
-    for entry in ids.into_iter().filter_map(|id| shared.registry.find(id)) {
+    for entry in ids.into_iter().filter_map(|id| life.ground.books.registry.find(id)) {
         if entry.present().is_none() {
             continue;
         }
-        let (tier, changes_in) = shared.tier(&entry);
+        let (tier, changes_in) = life.sleep.tier(&entry);
         let is_due = is_due(tier, entry.status());
         // A use can only put it off, and what else brings it nearer is told. But for two things: a connection
         // that was silent ends, and what was to be done now may fail.
@@ -90,11 +88,11 @@ fn look(shared: &Shared, agenda: &mut Agenda, now: Instant) -> Vec<(Tier, Arc<En
 }
 
 /// Records when sandboxes were used last, of those that were.
-fn note_uses(shared: &Shared) {
-    let present = shared.registry.present();
+fn note_uses(life: &Life) {
+    let present = life.ground.books.registry.present();
     let times: Vec<_> = present.iter().filter_map(|e| Some((e.id, e.activity.take_use()?))).collect();
     if !times.is_empty() {
-        shared.touch(times);
+        life.ground.books.records.touch(times);
     }
 }
 
@@ -110,32 +108,36 @@ fn is_due(tier: Tier, status: Status) -> bool {
 
 /// Gives memory back while the host is short of it: freezes and moves out what was used longest ago, and stops what
 /// frees most.
-pub(super) async fn watch_pressure(supervisor: Supervisor) {
-    let shared = &supervisor.shared;
-    if shared.config.pressure_interval.is_zero() {
+pub(super) async fn watch_pressure(life: Arc<Life>, interval: Duration) {
+    let life = &life;
+    if interval.is_zero() {
         return;
     }
-    while pause(shared, shared.config.pressure_interval).await {
-        match shared.admission.level() {
+    while life.ground.tasks.pause(interval).await {
+        match life.launching.admission.level() {
             Level::Ample => {}
-            Level::Tight => freeze_idle(shared).await,
+            Level::Tight => freeze_idle(life).await,
             // The kernel's figure is an average and lags: one, and then it is looked at again.
             Level::Pressed => {
-                relief::stop_one(shared).await;
+                relief::stop_one(life).await;
             }
             // One at a time, and the figures looked at again: the host must not lose more than it has to.
-            Level::Emergency => while shared.admission.is_emergency() && relief::stop_one(shared).await {},
+            Level::Emergency => {
+                while life.launching.admission.is_emergency() && relief::stop_one(life).await {}
+            }
         }
     }
 }
 
 /// Freezes what nobody uses, before its time; what is frozen takes no more memory, and gives some where it
 /// can be moved out.
-async fn freeze_idle(shared: &Arc<Shared>) {
-    if !shared.can_freeze {
+async fn freeze_idle(life: &Arc<Life>) {
+    if !life.ground.host.can_freeze {
         return;
     }
-    let mut idle: Vec<_> = shared
+    let mut idle: Vec<_> = life
+        .ground
+        .books
         .registry
         .present()
         .into_iter()
@@ -156,10 +158,10 @@ async fn freeze_idle(shared: &Arc<Shared>) {
 }
 
 /// Puts the firewall back if somebody has changed it.
-pub(super) async fn watch_network(shared: Arc<Shared>) {
-    while pause(&shared, NETWORK_INTERVAL).await {
-        let network = Arc::clone(&shared);
-        match blocking(move || network.network.check_rules().map_err(Error::Network)).await {
+pub(super) async fn watch_network(life: Arc<Life>) {
+    while life.ground.tasks.pause(NETWORK_INTERVAL).await {
+        let host = Arc::clone(&life.ground.host);
+        match blocking(move || host.network.check_rules().map_err(Error::Network)).await {
             Ok(RulesState::Intact) => {}
             Ok(state) => {
                 tracing::warn!(?state, "the firewall's rules were changed by somebody and are put back");
@@ -171,21 +173,20 @@ pub(super) async fn watch_network(shared: Arc<Shared>) {
 
 /// Has the kernel forget the connections of sandboxes that have ended, before anybody else gets their addresses: of all
 /// that end within a while at once, since each look goes through the whole table.
-pub(super) async fn watch_departed(shared: Arc<Shared>) {
+pub(super) async fn watch_departed(life: Arc<Life>) {
     loop {
         tokio::select! {
-            () = shared.leases.departure() => {}
-            () = shared.ending.cancelled() => return,
+            () = life.ground.books.leases.departure() => {}
+            () = life.ground.tasks.ending.cancelled() => return,
         }
-        if !pause(&shared, DEPARTED_INTERVAL).await {
+        if !life.ground.tasks.pause(DEPARTED_INTERVAL).await {
             return;
         }
-        let (departed, network) = (shared.leases.departed(), Arc::clone(&shared));
-        if let Err(error) = blocking(move || network.network.forget_departed().map_err(Error::Network)).await
-        {
+        let (departed, host) = (life.ground.books.leases.departed(), Arc::clone(&life.ground.host));
+        if let Err(error) = blocking(move || host.network.forget_departed().map_err(Error::Network)).await {
             tracing::warn!(error = %chain(&error), "failed to clear the connections of ended sandboxes");
         }
-        shared.leases.release(&departed);
+        life.ground.books.leases.release(&departed);
     }
 }
 
@@ -198,13 +199,5 @@ async fn put_to_sleep(entry: &Arc<Entry>, tier: Tier) {
     };
     if let Err(error) = asked {
         tracing::error!(id = %entry.id, error = %chain(&error), "cannot put a sandbox to sleep");
-    }
-}
-
-/// Waits; false when the daemon ends meanwhile.
-pub(super) async fn pause(shared: &Shared, interval: Duration) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(interval) => true,
-        () = shared.ending.cancelled() => false,
     }
 }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::expiry::pause;
 use super::registry::Entry;
-use crate::supervisor::Supervisor;
+use crate::life::Life;
+use crate::live::reduced;
 use crate::tasks::blocking;
 use model::LaunchId;
 use sys::processors::Processors;
@@ -23,8 +23,6 @@ use sys::processors::Processors;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// With less of them idle, in percent, processors are short.
 const IDLE_MIN_PERCENT: u64 = 20;
-/// What a weight is divided by for one that gives way.
-const DIVISOR: u32 = 10;
 /// Who uses less than a hundredth of a processor is not counted among those who want one.
 const WANTED_MIN_US: u64 = 10_000;
 const SECOND_US: u64 = 1_000_000;
@@ -50,18 +48,19 @@ struct Use {
 }
 
 /// Looks until the daemon ends.
-pub(super) async fn watch(supervisor: Supervisor) {
-    let shared = &supervisor.shared;
-    if !shared.cgroups.controls().cpu_weight {
+pub(super) async fn watch(life: Arc<Life>) {
+    let life = &life;
+    if !life.ground.host.cgroups.controls().cpu_weight {
         return;
     }
     let (mut processors, mut known) = (Processors::default(), BTreeMap::new());
-    while pause(shared, INTERVAL).await {
+    while life.ground.tasks.pause(INTERVAL).await {
         let Some(idle) = processors.idle_percent() else { continue };
         if idle >= IDLE_MIN_PERCENT {
             continue;
         }
-        let running: Vec<_> = shared.registry.present().into_iter().filter(|e| e.live().is_some()).collect();
+        let running: Vec<_> =
+            life.ground.books.registry.present().into_iter().filter(|e| e.live().is_some()).collect();
         let before = std::mem::take(&mut known);
         match blocking(move || Ok(look(running, &before))).await {
             Ok(seen) => known = seen,
@@ -107,11 +106,6 @@ fn measure(entry: Arc<Entry>, before: &BTreeMap<LaunchId, Seen>) -> Option<Use> 
 /// Whether one that uses so much of such a share gives way; it goes on doing so until it uses half as much.
 fn gives_way(already: bool, rate: u64, share: u64) -> bool {
     rate >= WANTED_MIN_US && rate > if already { share / 4 } else { share / 2 }
-}
-
-/// The weight of one that gives way.
-pub(super) fn reduced(weight: u32) -> u32 {
-    (weight / DIVISOR).max(1)
 }
 
 fn write(one: &mut Use) {

@@ -4,20 +4,18 @@
 //! live have one in common. The record holds the lease; what a sandbox that is found running really has, the
 //! kernel tells.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::Error;
-use super::supervisor::Shared;
+use crate::host::Host;
+use crate::spaces::NO_OVERLAY;
+use crate::spaces::Space;
 use crate::view::Ids;
-use engine::{Engine, Staging, Support, Writable};
-use model::{IdBase, IdRange, Isolation, RootFs, SandboxSpec};
+use engine::{Engine, Staging};
+use model::{Isolation, RootFs, SandboxSpec};
 use storage::Owner;
 use sys::userns::{self, Extent};
-
-/// Why there is no writable root file system.
-const NO_OVERLAY: &str = "\"rootfs\" can only be \"read_only\": this host cannot map the ids of files, so nobody could write it; see user_namespaces and `sandboxd check`";
 
 /// Why programs of a sandbox may not make namespaces.
 const NESTED_FORBIDDEN: &str = "\"nested_namespaces\" is forbidden by this server (SANDBOXD_NESTED_NAMESPACES); with the isolation \"gvisor\" it is not needed";
@@ -26,25 +24,9 @@ const NO_NESTED: &str = "\"nested_namespaces\" needs sandboxes with user namespa
 /// The map of a process that is in no user namespace but the host's.
 const HOST: [Extent; 1] = [(0, 0, u32::MAX)];
 
-/// How sandboxes get ids of their own.
-#[derive(Debug, Clone, Copy)]
-pub struct UserSpaces {
-    pub base: IdBase,
-    pub support: Support,
-}
-
-/// What a launch is made with.
-#[derive(Debug)]
-pub(super) struct Space {
-    pub(super) ids: Ids,
-    namespace: Arc<OwnedFd>,
-    /// By which the workspace is mapped.
-    pub(super) workspace: Option<OwnedFd>,
-}
-
 /// Whose the files of a sandbox's user are on the disk.
-pub(super) fn owner(shared: &Shared, isolation: Isolation) -> Owner {
-    let mapped = shared.config.user_spaces.filter(|spaces| spaces.support.maps_workspaces);
+pub(super) fn owner(host: &Host, isolation: Isolation) -> Owner {
+    let mapped = host.config.user_spaces.filter(|spaces| spaces.support.maps_workspaces);
     match mapped.filter(|_| Engine::of(isolation).has_users()) {
         Some(spaces) => Owner::mapped(spaces.base),
         None => Owner::HOST,
@@ -52,8 +34,8 @@ pub(super) fn owner(shared: &Shared, isolation: Isolation) -> Owner {
 }
 
 /// Says whether a sandbox may have such a root file system.
-pub(super) fn check_rootfs(shared: &Shared, rootfs: RootFs, isolation: Isolation) -> Result<(), Error> {
-    let maps = shared.config.user_spaces.is_some_and(|spaces| {
+pub(super) fn check_rootfs(host: &Host, rootfs: RootFs, isolation: Isolation) -> Result<(), Error> {
+    let maps = host.config.user_spaces.is_some_and(|spaces| {
         let support = spaces.support;
         support.maps_rootfs && support.maps_workspaces && support.covers_rootfs
     });
@@ -68,93 +50,47 @@ pub(super) fn check_rootfs(shared: &Shared, rootfs: RootFs, isolation: Isolation
 }
 
 /// Says whether programs of a sandbox may make namespaces. With gVisor they always can: those are its kernel's own.
-pub(super) fn check_nested(shared: &Shared, spec: &SandboxSpec) -> Result<(), Error> {
+pub(super) fn check_nested(host: &Host, spec: &SandboxSpec) -> Result<(), Error> {
     if !spec.nested_namespaces || spec.isolation != Isolation::Container {
         return Ok(());
     }
-    if !shared.config.nested_namespaces {
+    if !host.config.nested_namespaces {
         return Err(Error::Conflict(NESTED_FORBIDDEN.to_owned()));
     }
-    shared.config.user_spaces.map(drop).ok_or_else(|| Error::Conflict(NO_NESTED.to_owned()))
-}
-
-impl UserSpaces {
-    fn range(self, lease: u32) -> Result<IdRange, Error> {
-        let none = || Error::Exhausted("no ids are left for another sandbox".into());
-        self.base.range(lease).ok_or_else(none)
-    }
-
-    fn processes(self, range: IdRange) -> Vec<Extent> {
-        if self.support.maps_workspaces { range.processes() } else { range.processes_unmapped() }
-    }
-
-    /// Makes the namespaces of a lease; the second is the network's.
-    pub(super) async fn make(
-        self,
-        shared: &Shared,
-        lease: u32,
-        nested: bool,
-    ) -> Result<(Space, OwnedFd), Error> {
-        let range = self.range(lease)?;
-        let has_root = self.support.maps_workspaces;
-        let workspace = if has_root { range.workspace() } else { Vec::new() };
-        let made = shared.runtime.namespaces(self.processes(range), workspace, nested).await;
-        let made = made.map_err(Error::Launch)?;
-        let space = Space {
-            ids: Ids { first: range.first(), has_root, maps_rootfs: self.support.maps_rootfs },
-            namespace: Arc::new(made.user),
-            workspace: made.workspace,
-        };
-        Ok((space, made.network))
-    }
+    host.config.user_spaces.map(drop).ok_or_else(|| Error::Conflict(NO_NESTED.to_owned()))
 }
 
 /// What a container is made of.
 ///
 /// # Errors
 /// Layers were asked for where there can be none.
-pub(super) fn staging(
-    shared: &Shared,
-    space: Option<&Space>,
-    layers: Option<PathBuf>,
-) -> Result<Staging, Error> {
+pub(super) fn staging(host: &Host, space: Option<&Space>, layers: Option<PathBuf>) -> Result<Staging, Error> {
     let no_overlay = || Error::Invalid(NO_OVERLAY.to_owned());
-    let overlay = |layers| space.ok_or_else(no_overlay)?.overlay(shared, layers);
+    let overlay = |layers| space.ok_or_else(no_overlay)?.overlay(&host.destinations, layers);
     Ok(Staging {
         overlay: layers.map(overlay).transpose()?,
         namespace: space.map(|space| Arc::clone(&space.namespace)),
-        rootfs: shared.config.rootfs.clone(),
+        rootfs: host.config.rootfs.clone(),
         maps_rootfs: space.is_some_and(|space| space.ids.maps_rootfs),
-        empty: shared.config.covers_rootfs.then(|| shared.storage.empty_dir()),
-        etc: shared.etc_dir.clone(),
+        empty: host.config.covers_rootfs.then(|| host.storage.empty_dir()),
+        etc: host.etc_dir.clone(),
     })
-}
-
-impl Space {
-    fn overlay(&self, shared: &Shared, layers: PathBuf) -> Result<Writable, Error> {
-        let mapped = self.workspace.as_ref().ok_or_else(|| Error::Invalid(NO_OVERLAY.to_owned()))?;
-        let namespace = mapped.try_clone();
-        let namespace =
-            namespace.map_err(|source| Error::RunDirectory { path: layers.display().to_string(), source })?;
-        let destinations = shared.destinations.clone();
-        Ok(Writable { layers, namespace, root: self.ids.first, destinations })
-    }
 }
 
 /// The ids of a sandbox that is found running; `None`: the host's, as of one that another version has launched.
 ///
 /// # Errors
 /// It is gone, or has others than belong to its lease, which may be somebody else's by now.
-pub(super) fn found(shared: &Shared, pid: i32, lease: u32) -> Result<Option<Ids>, Error> {
+pub(super) fn found(host: &Host, pid: i32, lease: u32) -> Result<Option<Ids>, Error> {
     let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/uid_map"), source };
     let map = userns::ids_of(pid).map_err(failed)?;
     let Some(&(_, first, _)) = map.first().filter(|_| map != HOST) else { return Ok(None) };
-    if let Some(spaces) = shared.config.user_spaces
+    if let Some(spaces) = host.config.user_spaces
         && spaces.range(lease)?.first() != first
     {
         let text = format!("its ids begin at {first}, which are not those of its lease");
         return Err(failed(std::io::Error::other(text)));
     }
-    let maps_rootfs = shared.config.user_spaces.is_some_and(|spaces| spaces.support.maps_rootfs);
+    let maps_rootfs = host.config.user_spaces.is_some_and(|spaces| spaces.support.maps_rootfs);
     Ok(Some(Ids { first, has_root: map.len() == 1, maps_rootfs }))
 }

@@ -123,3 +123,15 @@ impl Live {
         }
     }
 }
+
+/// What a weight is divided by for one that gives way.
+const DIVISOR: u32 = 10;
+
+/// The weight of one that gives way.
+pub(super) fn reduced(weight: u32) -> u32 {
+    (weight / DIVISOR).max(1)
+}
+
+/// What the owner of one that is ended is told.
+pub(super) const HOARDER: &str =
+    "it was ended: it left more than 16 MiB of netlink messages unread, which no limit of memory counts";

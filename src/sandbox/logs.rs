@@ -9,17 +9,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::Error;
 use super::share::Share;
-use super::supervisor::{Shared, Supervisor};
+use crate::files::entries::not_kept;
 use crate::files::kept::Kept;
-use crate::files::not_kept;
+use crate::serving::Serving;
 use model::{SandboxId, manifest};
 pub use storage::Line as LogLine;
 use storage::{Position, Spool};
 
 /// The most lines that are read at once.
 pub const LINES_MAX: usize = 10_000;
-/// How many may follow logs at the same time.
-pub(super) const FOLLOWERS_MAX: usize = 256;
 /// The first pause before a log is looked at again; it doubles while nothing comes. A watch would take
 /// one of the few inotify instances that root has.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +26,7 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Follows a log until it is dropped, the sandbox is deleted or the daemon ends.
 #[derive(Debug)]
 pub struct LogFollower {
-    shared: Arc<Shared>,
+    serving: Arc<Serving>,
     share: Share,
     id: SandboxId,
     inner: Option<storage::Follower>,
@@ -51,76 +49,6 @@ pub struct LogNews {
     pub lines: Vec<LogLine>,
     /// More was printed than is kept: after these lines something is missing.
     pub gap: bool,
-}
-
-impl Supervisor {
-    /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
-    /// them, which is kept until it is sent.
-    ///
-    /// # Errors
-    /// Not found: the sandbox, or a process of that name.
-    pub async fn log_tail(
-        &self,
-        id: SandboxId,
-        process: &str,
-        count: usize,
-        write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
-    ) -> Result<Kept, Error> {
-        let (logs, name) = (self.logs(id, process).await?, process.to_owned());
-        let (shared, share) = (Arc::clone(&self.shared), self.find(id)?.share.clone());
-        let declared = self.declares(id, process)?;
-        let tail = move || {
-            let lines = match logs.tail(&name, count.min(LINES_MAX)) {
-                None if !declared => return Err(Error::UnknownProcess(name)),
-                found => found.unwrap_or_default(),
-            };
-            let mut spool = shared.storage.spool();
-            write(&lines, &mut spool).map(|()| spool).map_err(not_kept)
-        };
-        Ok(Kept::new([share.run_large(tail).await?], &share))
-    }
-
-    /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
-    ///
-    /// # Errors
-    /// Those of [`Supervisor::log_tail`]; too many follow logs already.
-    pub async fn follow_log(
-        &self,
-        id: SandboxId,
-        process: &str,
-        start: LogStart,
-    ) -> Result<(Vec<LogLine>, LogFollower), Error> {
-        let permit = Arc::clone(&self.shared.followers).try_acquire_owned();
-        let permit = permit.map_err(|_full| Error::Busy("too many logs are followed; try again later"))?;
-        let (logs, name) = (self.logs(id, process).await?, process.to_owned());
-        let begin = move || {
-            Ok(match start {
-                LogStart::Tail(count) => logs.follow(&name, count.min(LINES_MAX)),
-                LogStart::After(position) => (Vec::new(), logs.resume(&name, position)),
-            })
-        };
-        let share = self.find(id)?.share.clone();
-        let (lines, follower) = share.run_large(begin).await?;
-        if follower.position().is_none() && !self.declares(id, process)? {
-            return Err(Error::UnknownProcess(process.to_owned()));
-        }
-        let shared = Arc::clone(&self.shared);
-        let inner = Some(follower);
-        Ok((lines, LogFollower { shared, share, id, inner, pause: LOOK_PAUSE, _permit: permit }))
-    }
-
-    async fn logs(&self, id: SandboxId, process: &str) -> Result<storage::Logs, Error> {
-        let share = self.find(id)?.share.clone();
-        if !manifest::is_process_name(process) {
-            return Err(Error::UnknownProcess(process.chars().take(64).collect()));
-        }
-        let shared = Arc::clone(&self.shared);
-        share.run(move || shared.storage.logs(id).map_err(Error::Storage)).await
-    }
-
-    fn declares(&self, id: SandboxId, process: &str) -> Result<bool, Error> {
-        Ok(self.find(id)?.state.borrow().app.processes.iter().any(|p| p.name == process))
-    }
 }
 
 impl LogFollower {
@@ -150,11 +78,77 @@ impl LogFollower {
                 continue;
             }
             tokio::select! {
-                () = self.shared.ending.cancelled() => return None,
+                () = self.serving.ground.tasks.ending.cancelled() => return None,
                 () = tokio::time::sleep(self.pause) => {}
             }
             self.pause = (self.pause * 2).min(LOOK_PAUSE_MAX);
-            self.shared.registry.find(self.id)?;
+            self.serving.ground.books.registry.find(self.id)?;
         }
     }
+}
+
+/// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
+/// them, which is kept until it is sent.
+pub(crate) async fn log_tail(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    process: &str,
+    count: usize,
+    write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
+) -> Result<Kept, Error> {
+    let (logs, name) = (logs(serving, id, process).await?, process.to_owned());
+    let (host, share) = (Arc::clone(&serving.ground.host), serving.ground.books.find(id)?.share.clone());
+    let declared = declares(serving, id, process)?;
+    let tail = move || {
+        let lines = match logs.tail(&name, count.min(LINES_MAX)) {
+            None if !declared => return Err(Error::UnknownProcess(name)),
+            found => found.unwrap_or_default(),
+        };
+        let mut spool = host.storage.spool();
+        write(&lines, &mut spool).map(|()| spool).map_err(not_kept)
+    };
+    Ok(Kept::new([share.run_large(tail).await?], &share))
+}
+
+/// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
+pub(crate) async fn follow_log(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    process: &str,
+    start: LogStart,
+) -> Result<(Vec<LogLine>, LogFollower), Error> {
+    let permit = Arc::clone(&serving.followers).try_acquire_owned();
+    let permit = permit.map_err(|_full| Error::Busy("too many logs are followed; try again later"))?;
+    let (logs, name) = (logs(serving, id, process).await?, process.to_owned());
+    let begin = move || {
+        Ok(match start {
+            LogStart::Tail(count) => logs.follow(&name, count.min(LINES_MAX)),
+            LogStart::After(position) => (Vec::new(), logs.resume(&name, position)),
+        })
+    };
+    let share = serving.ground.books.find(id)?.share.clone();
+    let (lines, follower) = share.run_large(begin).await?;
+    if follower.position().is_none() && !declares(serving, id, process)? {
+        return Err(Error::UnknownProcess(process.to_owned()));
+    }
+    let serving = Arc::clone(serving);
+    let inner = Some(follower);
+    Ok((lines, LogFollower { serving, share, id, inner, pause: LOOK_PAUSE, _permit: permit }))
+}
+
+pub(crate) async fn logs(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    process: &str,
+) -> Result<storage::Logs, Error> {
+    let share = serving.ground.books.find(id)?.share.clone();
+    if !manifest::is_process_name(process) {
+        return Err(Error::UnknownProcess(process.chars().take(64).collect()));
+    }
+    let host = Arc::clone(&serving.ground.host);
+    share.run(move || host.storage.logs(id).map_err(Error::Storage)).await
+}
+
+pub(crate) fn declares(serving: &Arc<Serving>, id: SandboxId, process: &str) -> Result<bool, Error> {
+    Ok(serving.ground.books.find(id)?.state.borrow().app.processes.iter().any(|p| p.name == process))
 }

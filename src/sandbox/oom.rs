@@ -4,14 +4,15 @@
 //! counter of all such kills (`oom_kill` in /proc/vmstat) is read first: as long as it stands still, no
 //! sandbox has to be looked at.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::events::What;
-use super::expiry::pause;
 use super::live::Live;
 use super::view::Usage;
-use crate::supervisor::{Shared, Supervisor};
+use crate::books::Books;
+use crate::life::Life;
 use crate::tasks::blocking;
 use model::SandboxId;
 use sys::memory;
@@ -20,20 +21,20 @@ use sys::memory;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks until the daemon ends.
-pub(super) async fn watch(supervisor: Supervisor) {
-    let shared = &supervisor.shared;
+pub(super) async fn watch(life: Arc<Life>) {
+    let life = &life;
     let mut seen = None;
-    while pause(shared, INTERVAL).await {
+    while life.ground.tasks.pause(INTERVAL).await {
         let kills = memory::oom_kills();
         if kills == seen && kills.is_some() {
             continue;
         }
         seen = kills;
-        let shared = supervisor.shared.clone();
+        let books = Arc::clone(&life.ground.books);
         let looking = blocking(move || {
-            for entry in shared.registry.present() {
+            for entry in books.registry.present() {
                 if let Some(live) = entry.present() {
-                    look(&shared, entry.id, &live);
+                    look(&books, entry.id, &live);
                 }
             }
             Ok(())
@@ -45,7 +46,7 @@ pub(super) async fn watch(supervisor: Supervisor) {
 }
 
 /// Tells of kills that have not been told yet.
-pub(super) fn look(shared: &Shared, id: SandboxId, live: &Live) {
+pub(super) fn look(books: &Books, id: SandboxId, live: &Live) {
     // One that ends at this moment has no figures any more.
     let Some(kills) = live.cgroup.oom_kills() else { return };
     let known = live.oom_kills.fetch_max(kills, Ordering::AcqRel);
@@ -53,6 +54,6 @@ pub(super) fn look(shared: &Shared, id: SandboxId, live: &Live) {
         let killed = kills - known;
         let memory = Box::new(Usage::from(live.cgroup.figures()).memory);
         tracing::warn!(%id, killed, memory_max = memory.max, "processes of a sandbox were killed for want of memory");
-        shared.tell(id, What::Oom { killed, memory });
+        books.tell(id, What::Oom { killed, memory });
     }
 }

@@ -13,20 +13,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use telemetry::Metrics;
 
 use tokio::sync::Notify;
 
 use super::blank::{Blank, Site};
-use super::error::Error;
-use super::ids;
-use crate::error::chain;
-use crate::supervisor::Shared;
-use crate::tasks::blocking;
-use crate::undo::{discard, take_back};
-use engine::SOCKET_NAME;
-use model::{ByteSize, Isolation, LaunchId, Limits};
+use model::{ByteSize, LaunchId};
 use storage::Staged;
 
 /// What one blank takes, by which the memory it may have is turned into a number: its process, the kernel's
@@ -36,13 +30,8 @@ const BLANK_COST: ByteSize = ByteSize::mib(2);
 const QUIET: Duration = Duration::from_millis(15);
 /// Under a load that never pauses one is made so often: launched ahead or when asked, it costs the same.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How often the keeper looks by itself.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Without demand for so long, fewer are kept.
 const DEMAND_INTERVAL: Duration = Duration::from_secs(30);
-/// The pause after something could not be made, which is rarely mended at once.
-const FAILURE_PAUSE: Duration = Duration::from_secs(5);
-
 /// How much is made ahead.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -57,23 +46,23 @@ pub struct Config {
 /// What is ready.
 #[derive(Debug)]
 pub(super) struct Pool {
-    config: Config,
-    blanks_max: usize,
+    pub(super) config: Config,
+    pub(super) blanks_max: usize,
     state: Mutex<State>,
     /// Something was taken.
-    taken: Notify,
+    pub(super) taken: Notify,
     starting: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct State {
-    blanks: VecDeque<Blank>,
-    sites: VecDeque<Site>,
-    workspaces: Vec<Staged>,
+pub(super) struct State {
+    pub(super) blanks: VecDeque<Blank>,
+    pub(super) sites: VecDeque<Site>,
+    pub(super) workspaces: Vec<Staged>,
     /// How many blanks there should be.
-    wanted: usize,
-    last_taken: Instant,
-    last_shrunk: Instant,
+    pub(super) wanted: usize,
+    pub(super) last_taken: Instant,
+    pub(super) last_shrunk: Instant,
 }
 
 /// A start that is under way, until it is dropped.
@@ -82,7 +71,7 @@ pub(super) struct Starting<'a>(&'a Pool);
 
 /// What the keeper has to do next.
 #[derive(Debug, PartialEq, Eq)]
-enum Lack {
+pub(super) enum Lack {
     Site,
     Blank,
     Workspace,
@@ -90,10 +79,10 @@ enum Lack {
 
 /// What is to be taken away.
 #[derive(Debug, Default)]
-struct Surplus {
-    blanks: Vec<Blank>,
-    sites: Vec<Site>,
-    workspaces: Vec<Staged>,
+pub(super) struct Surplus {
+    pub(super) blanks: Vec<Blank>,
+    pub(super) sites: Vec<Site>,
+    pub(super) workspaces: Vec<Staged>,
 }
 
 impl Pool {
@@ -124,11 +113,10 @@ impl Pool {
     }
 
     /// Takes a blank that can have these limits.
-    pub(super) fn take(&self, shared: &Shared, limits: &Limits) -> Option<Blank> {
+    pub(super) fn take(&self, nofile: u64, metrics: &Metrics) -> Option<Blank> {
         if self.blanks_max == 0 {
             return None;
         }
-        let nofile = shared.nofile(limits);
         let mut state = self.state();
         let found = state.blanks.iter().position(|blank| blank.fits(nofile));
         let blank = found.and_then(|index| state.blanks.remove(index));
@@ -136,7 +124,7 @@ impl Pool {
         state.last_taken = Instant::now();
         drop(state);
         self.taken.notify_one();
-        shared.metrics.count_pool(if blank.is_some() { "hit" } else { "miss" });
+        metrics.count_pool(if blank.is_some() { "hit" } else { "miss" });
         blank
     }
 
@@ -164,7 +152,7 @@ impl Pool {
         blanks.chain(state.sites.iter().map(|site| site.launch)).collect()
     }
 
-    fn lack(&self) -> Option<Lack> {
+    pub(super) fn lack(&self) -> Option<Lack> {
         let state = self.state();
         if state.blanks.len() < state.wanted {
             Some(Lack::Blank)
@@ -178,7 +166,7 @@ impl Pool {
     }
 
     /// Takes out what is more than is wanted now.
-    fn surplus(&self, keeps_none: bool) -> Surplus {
+    pub(super) fn surplus(&self, keeps_none: bool) -> Surplus {
         let mut state = self.state();
         if keeps_none {
             return Surplus {
@@ -196,7 +184,7 @@ impl Pool {
     }
 
     /// Waits until nothing is being started, but not for ever.
-    async fn quiet(&self) {
+    pub(super) async fn quiet(&self) {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             let since = self.state().last_taken.elapsed();
@@ -207,7 +195,7 @@ impl Pool {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -215,125 +203,6 @@ impl Pool {
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
         self.0.starting.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Keeps the pool filled until the daemon ends; then takes everything away.
-pub(super) async fn keep(shared: Arc<Shared>) {
-    let pool = &shared.pool;
-    if pool.blanks_max == 0 && pool.config.sites == 0 {
-        return;
-    }
-    while !shared.ending.is_cancelled() {
-        // Waits first until nothing is being started: looking costs something too.
-        let pause = fill(&shared).await;
-        remove(&shared, pool.surplus(shared.admission.is_emergency())).await;
-        tokio::select! {
-            () = shared.ending.cancelled() => break,
-            () = pool.taken.notified(), if pause == LOOK_INTERVAL => {}
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-    remove(&shared, pool.surplus(true)).await;
-    report(&shared);
-}
-
-/// Makes what is missing; returns how long to wait afterwards.
-async fn fill(shared: &Arc<Shared>) -> Duration {
-    let pool = &shared.pool;
-    loop {
-        report(shared);
-        let Some(lack) = pool.lack() else { return LOOK_INTERVAL };
-        pool.quiet().await;
-        if !shared.admission.has_headroom() {
-            return LOOK_INTERVAL;
-        }
-        if shared.ending.is_cancelled() || shared.closing.is_cancelled() {
-            return LOOK_INTERVAL;
-        }
-        // Never cancelled: what is half made would be lost until the next start.
-        match make(shared, lack).await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "nothing can be made ahead");
-                return FAILURE_PAUSE;
-            }
-        }
-    }
-}
-
-/// Throws away what has lost its run directory: nothing could be told to it.
-pub(super) async fn drop_lost(shared: &Arc<Shared>) {
-    let lost = {
-        let mut state = shared.pool.state();
-        let has_socket = |blank: &Blank| blank.site.run_directory.join(SOCKET_NAME).exists();
-        let (blanks, lost_blanks): (Vec<_>, Vec<_>) = state.blanks.drain(..).partition(has_socket);
-        let has_directory = |site: &Site| site.run_directory.exists();
-        let (sites, lost_sites): (Vec<_>, Vec<_>) = state.sites.drain(..).partition(has_directory);
-        (state.blanks, state.sites) = (blanks.into(), sites.into());
-        Surplus { blanks: lost_blanks, sites: lost_sites, workspaces: Vec::new() }
-    };
-    let count = lost.blanks.len() + lost.sites.len();
-    if count > 0 {
-        tracing::warn!(count, "what was made ahead has lost its run directory and is thrown away");
-        remove(shared, lost).await;
-        shared.pool.taken.notify_one();
-    }
-}
-
-async fn make(shared: &Arc<Shared>, lack: Lack) -> Result<(), Error> {
-    let limits = &shared.config.limits;
-    match lack {
-        Lack::Workspace => {
-            let storage = Arc::clone(shared);
-            let name = LaunchId::generate().to_string();
-            let owner = ids::owner(shared, Isolation::Container);
-            let stage = move || storage.storage.stage_ahead(&name, owner).map_err(Error::Storage);
-            let staged = blocking(stage).await?;
-            shared.pool.state().workspaces.push(staged);
-        }
-        Lack::Site => {
-            let site = Site::make(shared, limits, false).await?;
-            shared.pool.state().sites.push_back(site);
-        }
-        Lack::Blank => {
-            let site = match shared.pool.take_site() {
-                Some(site) => site,
-                None => Site::make(shared, limits, false).await?,
-            };
-            let blank = match Blank::launch(shared, site, shared.nofile(limits)).await {
-                Ok(blank) => blank,
-                Err(failed) => return Err(take_back(shared, failed.site.undo(), failed.cause).await),
-            };
-            match blank.wait_ready().await {
-                Ok(()) => shared.pool.state().blanks.push_back(blank),
-                Err(cause) => return Err(take_back(shared, blank.site.undo(), cause).await),
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn remove(shared: &Arc<Shared>, surplus: Surplus) {
-    let sites = surplus.blanks.into_iter().map(|blank| blank.site).chain(surplus.sites);
-    futures_util::future::join_all(sites.map(|site| discard(shared, site))).await;
-    for staged in surplus.workspaces {
-        let storage = Arc::clone(shared);
-        if let Err(error) =
-            blocking(move || storage.storage.unstage(staged.name).map_err(Error::Storage)).await
-        {
-            tracing::error!(error = %chain(&error), "cannot remove a workspace that is nobody's");
-        }
-    }
-}
-
-fn report(shared: &Shared) {
-    let (blanks, sites, workspaces) = {
-        let state = shared.pool.state();
-        (state.blanks.len(), state.sites.len(), state.workspaces.len())
-    };
-    for (kind, number) in [("blank", blanks), ("site", sites), ("workspace", workspaces)] {
-        shared.metrics.set_pool(kind, number);
     }
 }
 

@@ -31,13 +31,15 @@ use super::error::Error;
 use super::ids;
 use super::live::Live;
 use super::throttle::Throttle;
+use crate::blank::discard;
 use crate::error::chain;
+use crate::ground::Ground;
+use crate::host::Host;
+use crate::launching::Launching;
 use crate::points::fail_point;
 use crate::process::link::LinkCell;
-use crate::supervisor::Shared;
 use crate::tasks::blocking;
 use crate::undo::Undo;
-use crate::undo::discard;
 use crate::undo::take_back;
 use engine::bundle;
 use engine::{Engine, Identity};
@@ -76,46 +78,48 @@ struct Made {
 /// # Errors
 /// The step that failed; what was made before it is gone again, or named by [`Error::Leftovers`].
 pub(super) async fn provision(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     record: &Record,
     occasion: Occasion,
 ) -> Result<Provisioned, Error> {
-    if shared.closing.is_cancelled() {
+    if launching.ground.tasks.closing.is_cancelled() {
         return Err(Error::Ending);
     }
-    let _starting = shared.pool.starting();
+    let _starting = launching.pool.starting();
     let mut made = Made::default();
     // Apart, since its size would be that of every sandbox's driver, whatever that is doing.
-    match Box::pin(steps(shared, record, occasion, &mut made)).await {
+    match Box::pin(steps(launching, record, occasion, &mut made)).await {
         Ok(done) => Ok(done),
         Err(cause) => {
             if made.may_say_running
-                && let Err(error) = withdraw(shared, record).await
+                && let Err(error) = withdraw(&launching.ground, record).await
             {
                 tracing::error!(id = %record.spec.id, error = %chain(&error), "cannot record that a create has failed");
             }
-            Err(take_back(shared, made.undo, cause).await)
+            Err(take_back(&launching.ground, made.undo, cause).await)
         }
     }
 }
 
 async fn steps(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     record: &Record,
     occasion: Occasion,
     made: &mut Made,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
     let engine = Engine::of(record.spec.isolation);
-    ids::check_nested(shared, &record.spec)?;
+    ids::check_nested(&launching.ground.host, &record.spec)?;
     let nested = nests(&record.spec);
     if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay || nested {
-        return named_steps(shared, record, occasion, made, engine).await;
+        return named_steps(launching, record, occasion, made, engine).await;
     }
-    let Some(mut blank) = shared.pool.take(shared, limits) else {
-        return launched_now(shared, record, occasion, made, None).await;
+    let Some(mut blank) =
+        launching.pool.take(launching.ground.host.nofile(limits), &launching.ground.books.metrics)
+    else {
+        return launched_now(launching, record, occasion, made, None).await;
     };
-    let claim = match claim_ready(shared, &mut blank, record, occasion, made).await {
+    let claim = match claim_ready(launching, &mut blank, record, occasion, made).await {
         Ok(claim) => claim,
         Err(error) => {
             made.undo.append(&mut blank.site.undo());
@@ -125,15 +129,15 @@ async fn steps(
     if let Err(error) = claim.claimed {
         // It may have died while it waited: that must not cost anybody a create.
         tracing::warn!(id = %record.spec.id, error = %chain(&error), "a sandbox of the pool cannot be used");
-        shared.metrics.count_pool("failed");
+        launching.ground.books.metrics.count_pool("failed");
         if made.may_say_running
-            && let Err(error) = withdraw(shared, record).await
+            && let Err(error) = withdraw(&launching.ground, record).await
         {
             made.undo.append(&mut blank.site.undo());
             return Err(error);
         }
-        discard(shared, blank.site).await;
-        return launched_now(shared, record, occasion, made, Some(claim.workspace)).await;
+        discard(&launching.ground, blank.site).await;
+        return launched_now(launching, record, occasion, made, Some(claim.workspace)).await;
     }
     made.undo.append(&mut blank.site.undo());
     finish(blank, claim.record, claim.workspace)
@@ -151,45 +155,45 @@ struct Claim {
 /// Makes a blank of the pool somebody's. Where its workspace was made ahead too, this is put in place by the writer of the
 /// record, before that is synced, so that one wait is for both.
 async fn claim_ready(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     blank: &mut Blank,
     record: &Record,
     occasion: Occasion,
     made: &mut Made,
 ) -> Result<Claim, Error> {
     let running = running(record, blank);
-    let (limits, identity) = (&record.spec.limits, identity(shared, record));
-    let Some(Staged { name, directory, .. }) = staged(shared, record, occasion)? else {
-        let workspace = recorded_workspace(shared, record, occasion, made).await?;
-        let recorded = recorded_running(shared, &running, occasion, made);
+    let (limits, identity) = (&record.spec.limits, identity(&launching.ground.host, record));
+    let Some(Staged { name, directory, .. }) = staged(launching, record, occasion)? else {
+        let workspace = recorded_workspace(launching, record, occasion, made).await?;
+        let recorded = recorded_running(launching, &running, occasion, made);
         let (recorded, claimed) =
-            tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
+            tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, None, &running));
         recorded?;
         return Ok(Claim { record: running, workspace, claimed });
     };
-    let recorded = placed_and_recorded(shared, name, running.clone(), made);
+    let recorded = placed_and_recorded(launching, name, running.clone(), made);
     let (recorded, claimed) =
-        tokio::join!(recorded, blank.claim(shared, limits, identity, Some(directory), &running));
+        tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, Some(directory), &running));
     recorded?;
     Ok(Claim { record: running, workspace: Prepared::Made, claimed })
 }
 
 /// A workspace that was made ahead, if this sandbox needs nothing else, and a start would know what to do with one that is
 /// in place without a record.
-fn staged(shared: &Shared, record: &Record, occasion: Occasion) -> Result<Option<Staged>, Error> {
+fn staged(launching: &Launching, record: &Record, occasion: Occasion) -> Result<Option<Staged>, Error> {
     let is_plain = record.spec.template.as_ref().is_none_or(TemplateName::is_blank);
-    let is_new = occasion == Occasion::Create && !shared.storage.has_workspace(record.spec.id);
+    let is_new = occasion == Occasion::Create && !launching.ground.host.storage.has_workspace(record.spec.id);
     if !is_plain || !is_new {
         return Ok(None);
     }
     // Here, since nothing could take back what was taken out of the pool.
     fail_point("provision-record")?;
     fail_point("record-running")?;
-    Ok(shared.pool.take_marked_workspace())
+    Ok(launching.pool.take_marked_workspace())
 }
 
 async fn placed_and_recorded(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     staged: StagedName,
     running: Record,
     made: &mut Made,
@@ -198,17 +202,17 @@ async fn placed_and_recorded(
     made.undo.push(Undo::Record(id));
     made.may_say_running = true;
     let (sender, placed) = oneshot::channel();
-    let storage = Arc::clone(shared);
+    let host = Arc::clone(&launching.ground.host);
     let step = Box::new(move || {
-        let place = || storage.storage.place(staged, id).map_err(Error::Storage);
+        let place = || host.storage.place(staged, id).map_err(Error::Storage);
         let result = fail_point("provision-workspace").and_then(|()| place());
         let is_placed = result.is_ok();
         // Whoever waits for it waits for the record too.
         let _read: Result<(), _> = sender.send(result);
         is_placed
     });
-    let write = |done| shared.metadata.put_after(step, running, Durability::Power, done);
-    let recorded = phase("record-running", shared.written(write)).await;
+    let written = launching.ground.books.records.put_after(step, running, Durability::Power);
+    let recorded = phase("record-running", written).await;
     match placed.await {
         Ok(Ok(())) => made.undo.push(Undo::Workspace(id)),
         Ok(Err(error)) => return Err(error),
@@ -221,24 +225,25 @@ async fn placed_and_recorded(
 /// Launches a blank and makes it somebody's. Beside the launch everything is made durable that takes long: that it runs,
 /// with the launch by which it will be known, but without the process, which a power loss takes with it anyhow.
 async fn launched_now(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     record: &Record,
     occasion: Occasion,
     made: &mut Made,
     workspace: Option<Prepared>,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
-    let site = site(shared, limits).await?;
+    let site = site(launching, limits).await?;
     let announced = announced(record, &site);
     let prepared = async {
         let workspace = match workspace {
             Some(workspace) => workspace,
-            None => recorded_workspace(shared, record, occasion, made).await?,
+            None => recorded_workspace(launching, record, occasion, made).await?,
         };
-        recorded_running(shared, &announced, occasion, made).await?;
+        recorded_running(launching, &announced, occasion, made).await?;
         Ok::<_, Error>(workspace)
     };
-    let (launched, prepared) = tokio::join!(Blank::launch(shared, site, shared.nofile(limits)), prepared);
+    let (launched, prepared) =
+        tokio::join!(Blank::launch(&launching.ground, site, launching.ground.host.nofile(limits)), prepared);
     // Whatever was made is noted before the first failure is looked at.
     let mut blank = noted(launched, made)?;
     let workspace = prepared?;
@@ -246,12 +251,17 @@ async fn launched_now(
     let recorded = async {
         match occasion {
             Occasion::Create => {
-                phase("record-launched", shared.put(running.clone(), Durability::Process)).await
+                phase(
+                    "record-launched",
+                    launching.ground.books.records.put(running.clone(), Durability::Process),
+                )
+                .await
             }
             Occasion::Wake => Ok(()),
         }
     };
-    let claimed = blank.claim(shared, limits, identity(shared, record), None, &running);
+    let claimed =
+        blank.claim(&launching.ground, limits, identity(&launching.ground.host, record), None, &running);
     let (recorded, claimed) = tokio::join!(recorded, claimed);
     recorded.and(claimed)?;
     finish(blank, running, workspace)
@@ -269,7 +279,7 @@ fn noted(launched: Result<Blank, Box<Unlaunched>>, made: &mut Made) -> Result<Bl
 
 /// Writes that a new sandbox runs. The record of one that is woken says what is so until it runs.
 async fn recorded_running(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     running: &Record,
     occasion: Occasion,
     made: &mut Made,
@@ -277,7 +287,7 @@ async fn recorded_running(
     match occasion {
         Occasion::Create => {
             made.may_say_running = true;
-            record_running(shared, running.clone()).await
+            record_running(&launching.ground, running.clone()).await
         }
         Occasion::Wake => Ok(()),
     }
@@ -285,40 +295,49 @@ async fn recorded_running(
 
 /// Before anything of a create that failed is taken away: what is found without the file of a claim is not known to be
 /// unfinished.
-async fn withdraw(shared: &Arc<Shared>, record: &Record) -> Result<(), Error> {
-    shared.put(record.clone(), Durability::Process).await
+async fn withdraw(ground: &Ground, record: &Record) -> Result<(), Error> {
+    ground.books.records.put(record.clone(), Durability::Process).await
 }
 
 /// Writes that a sandbox runs.
-pub(super) async fn record_running(shared: &Arc<Shared>, record: Record) -> Result<(), Error> {
+pub(super) async fn record_running(ground: &Ground, record: Record) -> Result<(), Error> {
     fail_point("record-running")?;
-    phase("record-running", shared.put(record, Durability::Power)).await
+    phase("record-running", ground.books.records.put(record, Durability::Power)).await
 }
 
 /// The same for what has to be somebody's when it is launched, by its engine, its root file system or its system calls: the workspace comes first, and nothing is
 /// ready before it is asked for but the site.
 async fn named_steps(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     record: &Record,
     occasion: Occasion,
     made: &mut Made,
     engine: Engine,
 ) -> Result<Provisioned, Error> {
     let limits = &record.spec.limits;
-    let workspace = recorded_workspace(shared, record, occasion, made).await?;
-    let identity = identity(shared, record);
+    let workspace = recorded_workspace(launching, record, occasion, made).await?;
+    let identity = identity(&launching.ground.host, record);
     let named = (!engine.begins_nameless()).then_some(&identity);
-    let layers = layers(shared, record).await?;
+    let layers = layers(launching, record).await?;
     let site = match nests(&record.spec) {
         // What is ready was made without a bound.
-        true => Site::make(shared, limits, true).await?,
-        false => site(shared, limits).await?,
+        true => Site::make(&launching.ground, limits, true).await?,
+        false => site(launching, limits).await?,
     };
-    let launched = Blank::launch_as(shared, site, shared.nofile(limits), engine, named, layers).await;
+    let launched = Blank::launch_as(
+        &launching.ground,
+        site,
+        launching.ground.host.nofile(limits),
+        engine,
+        named,
+        layers,
+    )
+    .await;
     let mut blank = noted(launched, made)?;
     let running = running(record, &blank);
-    let recorded = recorded_running(shared, &running, occasion, made);
-    let (recorded, claimed) = tokio::join!(recorded, blank.claim(shared, limits, identity, None, &running));
+    let recorded = recorded_running(launching, &running, occasion, made);
+    let (recorded, claimed) =
+        tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, None, &running));
     recorded.and(claimed)?;
     finish(blank, running, workspace)
 }
@@ -329,13 +348,15 @@ fn nests(spec: &SandboxSpec) -> bool {
 }
 
 /// The layers of a root file system that can be written, which lie and go with the workspace.
-async fn layers(shared: &Arc<Shared>, record: &Record) -> Result<Option<PathBuf>, Error> {
-    ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
-    let Some(spaces) = shared.config.user_spaces.filter(|_| record.spec.rootfs == RootFs::Overlay) else {
+async fn layers(launching: &Arc<Launching>, record: &Record) -> Result<Option<PathBuf>, Error> {
+    ids::check_rootfs(&launching.ground.host, record.spec.rootfs, record.spec.isolation)?;
+    let Some(spaces) =
+        launching.ground.host.config.user_spaces.filter(|_| record.spec.rootfs == RootFs::Overlay)
+    else {
         return Ok(None);
     };
-    let (storage, id) = (Arc::clone(shared), record.spec.id);
-    let made = blocking(move || storage.storage.prepare_overlay(id, spaces.base).map_err(Error::Storage));
+    let (host, id) = (Arc::clone(&launching.ground.host), record.spec.id);
+    let made = blocking(move || host.storage.prepare_overlay(id, spaces.base).map_err(Error::Storage));
     made.await.map(Some)
 }
 
@@ -346,16 +367,16 @@ fn finish(blank: Blank, record: Record, workspace: Prepared) -> Result<Provision
     Ok(Provisioned { live: live(&record, blank)?, record, workspace })
 }
 
-async fn site(shared: &Arc<Shared>, limits: &Limits) -> Result<Site, Error> {
-    match shared.pool.take_site() {
+async fn site(launching: &Arc<Launching>, limits: &Limits) -> Result<Site, Error> {
+    match launching.pool.take_site() {
         Some(site) => Ok(site),
-        None => Site::make(shared, limits, false).await,
+        None => Site::make(&launching.ground, limits, false).await,
     }
 }
 
 /// Records the sandbox, then makes its workspace.
 async fn recorded_workspace(
-    shared: &Arc<Shared>,
+    launching: &Arc<Launching>,
     record: &Record,
     occasion: Occasion,
     made: &mut Made,
@@ -367,16 +388,21 @@ async fn recorded_workspace(
         // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
         // takes the host's side with it, and a new workspace bears a mark until its record is on the disk. One
         // that is woken is recorded already.
-        phase("record", shared.put(record.clone(), Durability::Process)).await?;
+        phase("record", launching.ground.books.records.put(record.clone(), Durability::Process)).await?;
     }
-    let (storage, spec) = (Arc::clone(shared), record.spec.clone());
-    let owner = ids::owner(shared, spec.isolation);
+    let (ready_made, spec) = (Arc::clone(launching), record.spec.clone());
+    let owner = ids::owner(&launching.ground.host, spec.isolation);
     // Those that were made ahead are for containers.
-    let fits = owner == ids::owner(shared, Isolation::Container);
+    let fits = owner == ids::owner(&launching.ground.host, Isolation::Container);
     let prepared = blocking(move || {
         fail_point("provision-workspace")?;
-        let ready = || if fits { storage.pool.take_workspace() } else { None };
-        storage.storage.prepare(spec.id, spec.template.as_ref(), owner, ready).map_err(Error::Storage)
+        let ready = || if fits { ready_made.pool.take_workspace() } else { None };
+        ready_made
+            .ground
+            .host
+            .storage
+            .prepare(spec.id, spec.template.as_ref(), owner, ready)
+            .map_err(Error::Storage)
     });
     let prepared = phase("workspace", prepared).await?;
     if (prepared, occasion) == (Prepared::Made, Occasion::Create) {
@@ -385,12 +411,12 @@ async fn recorded_workspace(
     Ok(prepared)
 }
 
-fn identity(shared: &Shared, record: &Record) -> Identity {
+fn identity(host: &Host, record: &Record) -> Identity {
     let spec = &record.spec;
     Identity {
         host_name: spec.id.host_name(),
-        workspace: shared.storage.workspace_path(spec.id),
-        env: bundle::environment(&spec.env, shared.config.ca_bundle.is_some()),
+        workspace: host.storage.workspace_path(spec.id),
+        env: bundle::environment(&spec.env, host.config.ca_bundle.is_some()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
-use crate::supervisor::Shared;
+use crate::life::Life;
 use crate::tasks::blocking;
 use model::SandboxId;
 use sys::{cgroup::Cgroup, memory};
@@ -22,17 +22,17 @@ const EFFORT: Duration = Duration::from_secs(10);
 const REST_BYTES: u64 = 1 << 20;
 
 /// Moves a frozen sandbox's memory out until little is left or `awake` is cancelled.
-pub(super) fn begin(shared: &Arc<Shared>, id: SandboxId, live: &Arc<Live>, awake: CancellationToken) {
+pub(super) fn begin(life: &Arc<Life>, id: SandboxId, live: &Arc<Live>, awake: CancellationToken) {
     if !live.cgroup.has_reclaim() {
         return;
     }
-    let (tasks, live) = (shared.tasks.clone(), Arc::clone(live));
-    let shared = Arc::clone(shared);
+    let (tasks, live) = (life.ground.tasks.clone(), Arc::clone(live));
+    let life = Arc::clone(life);
     tasks.spawn(async move {
         let permit = tokio::select! {
             () = awake.cancelled() => return,
-            () = shared.ending.cancelled() => return,
-            permit = shared.reclaiming.acquire() => permit,
+            () = life.ground.tasks.ending.cancelled() => return,
+            permit = life.reclaiming.acquire() => permit,
         };
         let cgroup = live.cgroup.clone();
         let moved = blocking(move || Ok(move_out(&cgroup, &awake))).await.unwrap_or_default();

@@ -13,21 +13,25 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::now_ms;
-use super::app;
 use super::blank;
 use super::error::Error;
 use super::events::{What, Why};
+use super::held;
 use super::ids;
 use super::live::Live;
 use super::reclaim;
 use super::registry::Entry;
-use super::throttle::{self, Throttle};
+use super::throttle::Throttle;
+use crate::announce::Began;
+use crate::announce::How;
 use crate::command::Command;
+use crate::driver;
 use crate::error::chain;
-use crate::process;
+use crate::life::Life;
+use crate::process::hold;
 use crate::process::link::LinkCell;
+use crate::purge::finish_purge;
 use crate::registry::ask;
-use crate::supervisor::{Shared, Supervisor};
 use crate::tasks::blocking;
 use crate::undo::remove_run_directory;
 use engine::{Control, Engine};
@@ -43,19 +47,18 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Adopts and removes.
 pub(super) async fn run(
-    supervisor: &Supervisor,
+    life: &Arc<Life>,
     mut records: Vec<Record>,
     retired: Vec<Retired>,
 ) -> Result<(), Error> {
-    let shared = &supervisor.shared;
-    let is_unclaimed = |launch| blank::is_unclaimed(&shared.config.run_dir, launch);
+    let is_unclaimed = |launch| blank::is_unclaimed(&life.ground.host.config.run_dir, launch);
     // A create is recorded as running while it is claimed: one that was not finished was being created.
     for record in
         records.iter_mut().filter(|r| r.status == Status::Running && r.launch.is_some_and(is_unclaimed))
     {
         record.status = Status::Creating;
     }
-    let adoptions = records.iter().map(|record| adopt(shared, record));
+    let adoptions = records.iter().map(|record| adopt(life, record));
     let lives = futures_util::future::join_all(adoptions).await;
     let running: BTreeSet<String> = records
         .iter()
@@ -64,7 +67,7 @@ pub(super) async fn run(
         .filter_map(|(r, _)| Some(r.launch?.to_string()))
         .collect();
     let known = records.iter().map(|record| record.spec.id).chain(retired.iter().map(|r| r.id)).collect();
-    clear(shared, running, known).await?;
+    clear(life, running, known).await?;
 
     let mut taken = Vec::new();
     for (record, live) in records.into_iter().zip(lives) {
@@ -72,9 +75,9 @@ pub(super) async fn run(
         if record.status == Status::Creating {
             // Nobody was told of it, so nobody misses it; but a workspace that was there before is its owner's.
             let is_kept = retired.iter().any(|r| r.id == id && matches!(r.retirement, Retirement::Kept(_)));
-            forget_unborn(shared, id, is_kept).await;
+            forget_unborn(life, id, is_kept).await;
         } else {
-            taken.push(take_over(shared, record, live));
+            taken.push(take_over(life, record, live));
         }
     }
     // At once, so that what they write is written in groups, and what they ask is answered side by side.
@@ -86,11 +89,11 @@ pub(super) async fn run(
         .filter(|e| e.present().is_none() && e.record().spec.idle_policy == IdlePolicy::AlwaysOn)
         .collect();
     tracing::info!(adopted, stopped, "the record and the host agree");
-    settle_workspaces(shared, retired).await;
+    settle_workspaces(life, retired).await;
     // Last, so that what the steps before have taken out of the way is among it.
-    sweep_leftovers(shared).await?;
+    sweep_leftovers(life).await?;
     for entry in always_on {
-        shared.tasks.spawn(async move {
+        life.ground.tasks.spawn(async move {
             if let Err(error) = ask(&entry, |reply| Command::Start { why: Why::Server, reply }).await {
                 tracing::error!(id = %entry.id, error = %chain(&error), "cannot start an always-on sandbox");
             }
@@ -101,7 +104,7 @@ pub(super) async fn run(
 
 /// Gives a sandbox its driver, as it was found.
 async fn take_over(
-    shared: &Arc<Shared>,
+    life: &Arc<Life>,
     mut record: Record,
     live: Option<(Live, Status)>,
 ) -> Result<Arc<Entry>, Error> {
@@ -109,29 +112,29 @@ async fn take_over(
     if let Some((_, status)) = &live {
         record.status = *status;
     }
-    let record = settle(shared, record, live.is_some()).await?;
+    let record = settle(life, record, live.is_some()).await?;
     if let Some((live, _)) = &live {
         // The daemon before may have been one that kept none.
-        blank::write_note(shared, &live.run_directory, &record);
+        blank::write_note(&life.ground.books.records, &live.run_directory, &record);
     }
-    let (entry, mailbox) = shared.entry(record);
+    let (entry, mailbox) = life.ground.books.entry(record, life.ground.host.storage.workspace_path(id));
     if let Some((live, status)) = live {
         let live = Arc::new(live);
         if status == Status::Paused {
             entry.activity.fall_asleep();
-            reclaim::begin(shared, id, &live, live.slumber());
+            reclaim::begin(life, id, &live, live.slumber());
         }
-        throttle::restore(shared, &entry, &live.cgroup);
+        held::restore(&life.ground.host, &entry, &live.cgroup);
         entry.publish(|published| published.live = Some(Arc::clone(&live)));
         // A frozen one cannot answer: it is asked when it is thawed.
         if status != Status::Paused {
-            process::link::restore_after_restart(shared, &entry, &live).await;
+            hold::restore_after_restart(&entry.processes, &live).await;
         }
-        shared.tasks.spawn(app::watch(Arc::clone(shared), Arc::clone(&entry), live, None));
+        life.announce.began(Began { entry: Arc::clone(&entry), live, how: How::Adopted });
     }
     // Ids are unique in the database, so there is nothing that it could collide with.
-    let _unique: Result<(), _> = shared.registry.insert(Arc::clone(&entry), false);
-    shared.drive(Arc::clone(&entry), mailbox);
+    let _unique: Result<(), _> = life.ground.books.registry.insert(Arc::clone(&entry), false);
+    driver::drive(life, Arc::clone(&entry), mailbox);
     Ok(entry)
 }
 
@@ -139,7 +142,7 @@ async fn take_over(
 ///
 /// One that is frozen is adopted as it is: the host's freezer tells, whatever the record says. Its
 /// `sandbox-init` cannot answer now, and is asked when it is thawed.
-async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> {
+async fn adopt(life: &Arc<Life>, record: &Record) -> Option<(Live, Status)> {
     let id = record.spec.id;
     let (pid, ticks, index) = (record.init_pid?, record.init_start_ticks?, record.address_index?);
     let launch = record.launch?.to_string();
@@ -149,10 +152,10 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
     let attempt = async {
         let process = PidFd::open_exactly(pid, ticks)
             .map_err(|source| Error::RunDirectory { path: "pidfd".into(), source })?;
-        let run_directory = shared.config.run_dir.join(&launch);
+        let run_directory = life.ground.host.config.run_dir.join(&launch);
         let control =
             Control::open(&run_directory, Engine::of(record.spec.isolation).way()).map_err(Error::Control)?;
-        let cgroup = shared.cgroups.leaf(&launch);
+        let cgroup = life.ground.host.cgroups.leaf(&launch);
         let is_frozen = cgroup.freezer().map_err(Error::Cgroup)? == Freezer::Frozen;
         if !is_frozen {
             // The daemon before may have died while it was freezing it.
@@ -163,17 +166,19 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
             }
         }
         let has_users = Engine::of(record.spec.isolation).has_users();
-        let ids = if has_users { ids::found(shared, pid, index)? } else { None };
+        let ids = if has_users { ids::found(&life.ground.host, pid, index)? } else { None };
         let failed = |source| Error::RunDirectory { path: format!("/proc/{pid}/ns/net"), source };
         let netns = netns::open_of(pid).map_err(failed)?;
         let init = Watched::new(process).map_err(failed)?;
         Ok((control, run_directory, netns, ids, init, cgroup, is_frozen))
     };
     match attempt.await {
-        Ok((control, run_directory, netns, ids, init, cgroup, is_frozen)) if shared.leases.adopt(index) => {
+        Ok((control, run_directory, netns, ids, init, cgroup, is_frozen))
+            if life.ground.books.leases.adopt(index) =>
+        {
             let netns = Arc::new(netns);
-            let (adopting, inside) = (Arc::clone(shared), Arc::clone(&netns));
-            let adopt = move || adopting.network.adopt(index, inside.as_fd()).map_err(Error::Network);
+            let (host, inside) = (Arc::clone(&life.ground.host), Arc::clone(&netns));
+            let adopt = move || host.network.adopt(index, inside.as_fd()).map_err(Error::Network);
             if let Err(error) = blocking(adopt).await {
                 tracing::warn!(%id, error = %chain(&error), "failed to take over the network of a sandbox");
             }
@@ -184,7 +189,7 @@ async fn adopt(shared: &Arc<Shared>, record: &Record) -> Option<(Live, Status)> 
                 init_pid: pid,
                 init,
                 netns,
-                address: shared.network.address(index),
+                address: life.ground.host.network.address(index),
                 address_index: index,
                 ids,
                 cgroup,
@@ -221,23 +226,19 @@ fn began(at_ms: i64) -> Instant {
 }
 
 /// Removes every cgroup and run directory that no running sandbox has, and new workspaces that no record knows.
-async fn clear(
-    shared: &Arc<Shared>,
-    running: BTreeSet<String>,
-    known: BTreeSet<SandboxId>,
-) -> Result<(), Error> {
-    let shared = Arc::clone(shared);
+async fn clear(life: &Arc<Life>, running: BTreeSet<String>, known: BTreeSet<SandboxId>) -> Result<(), Error> {
+    let host = Arc::clone(&life.ground.host);
     blocking(move || {
-        for leaf in shared.cgroups.leaves().map_err(Error::Cgroup)? {
+        for leaf in host.cgroups.leaves().map_err(Error::Cgroup)? {
             // Only what could be ours. It may be of a sandbox that has ended, or of a launch that was nobody's yet.
             if leaf.parse::<LaunchId>().is_ok() && !running.contains(&leaf) {
                 tracing::info!(cgroup = leaf, "a left-over cgroup is removed");
-                if let Err(error) = shared.cgroups.leaf(&leaf).destroy() {
+                if let Err(error) = host.cgroups.leaf(&leaf).destroy() {
                     tracing::error!(cgroup = leaf, error = %chain(&Error::Cgroup(error)), "cannot remove a left-over cgroup");
                 }
             }
         }
-        let run_dir = &shared.config.run_dir;
+        let run_dir = &host.config.run_dir;
         let failed = |source| Error::RunDirectory { path: run_dir.display().to_string(), source };
         for entry in std::fs::read_dir(run_dir).map_err(failed)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -248,10 +249,10 @@ async fn clear(
                 tracing::error!(launch = name, error = %chain(&error), "failed to remove a left-over run directory");
             }
         }
-        if let Err(error) = shared.network.forget_departed() {
+        if let Err(error) = host.network.forget_departed() {
             tracing::warn!(error = %chain(&Error::Network(error)), "failed to clear the connections of ended sandboxes");
         }
-        let unborn = shared.storage.sweep_unborn(|id| known.contains(&id)).map_err(Error::Storage)?;
+        let unborn = host.storage.sweep_unborn(|id| known.contains(&id)).map_err(Error::Storage)?;
         if unborn > 0 {
             tracing::info!(unborn, "workspaces of creates that nobody was told of are removed");
         }
@@ -262,37 +263,37 @@ async fn clear(
 
 /// Removes what a crash left half made and half removed. Tenants have named it, and some may still change it: so the start
 /// does not wait for it, nor for its success.
-async fn sweep_leftovers(shared: &Arc<Shared>) -> Result<(), Error> {
-    let listing = Arc::clone(shared);
-    let leftovers = blocking(move || listing.storage.leftovers().map_err(Error::Storage)).await?;
+async fn sweep_leftovers(life: &Arc<Life>) -> Result<(), Error> {
+    let host = Arc::clone(&life.ground.host);
+    let leftovers = blocking(move || host.storage.leftovers().map_err(Error::Storage)).await?;
     if leftovers.is_empty() {
         return Ok(());
     }
-    let sweeping = Arc::clone(shared);
-    shared.tasks.spawn_blocking(move || {
-        let freed_bytes = sweeping.storage.sweep(&leftovers, &|| !sweeping.ending.is_cancelled());
+    let sweeping = life.ground.clone();
+    life.ground.tasks.spawn_blocking(move || {
+        let freed_bytes = sweeping.host.storage.sweep(&leftovers, &|| !sweeping.tasks.ending.is_cancelled());
         tracing::info!(freed_bytes, "left-over files are removed");
     });
     Ok(())
 }
 
-async fn forget_unborn(shared: &Arc<Shared>, id: SandboxId, is_kept: bool) {
+async fn forget_unborn(life: &Arc<Life>, id: SandboxId, is_kept: bool) {
     tracing::info!(%id, "a sandbox that was being created is taken back");
-    let storage = Arc::clone(shared);
+    let host = Arc::clone(&life.ground.host);
     let removed = if is_kept {
         None
     } else {
         // Out of the way only: what is in it is removed with all other leftovers.
-        blocking(move || storage.storage.displace(id).map_err(Error::Storage)).await.err()
+        blocking(move || host.storage.displace(id).map_err(Error::Storage)).await.err()
     };
-    let deleted = shared.delete_record(id, Durability::Process).await.err();
+    let deleted = life.ground.books.records.delete(id, Durability::Process).await.err();
     for error in [removed, deleted].into_iter().flatten() {
         tracing::error!(%id, error = %chain(&error), "cannot take back a sandbox that was being created");
     }
 }
 
 /// Brings a record in line with what is so.
-async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<Record, Error> {
+async fn settle(life: &Arc<Life>, mut record: Record, runs: bool) -> Result<Record, Error> {
     let (was_error, was_running) =
         (record.status == Status::Error, matches!(record.status, Status::Running | Status::Paused));
     if runs || (record.status == Status::Stopped && record.address_index.is_none()) {
@@ -308,27 +309,27 @@ async fn settle(shared: &Arc<Shared>, mut record: Record, runs: bool) -> Result<
         // What was in its way has been cleared above.
         record.error_message = None;
     }
-    shared.put(record.clone(), Durability::Process).await?;
+    life.ground.books.records.put(record.clone(), Durability::Process).await?;
     if was_running {
-        shared.tell(record.spec.id, What::Stopped(Why::Server, None));
+        life.ground.books.tell(record.spec.id, What::Stopped(Why::Server, None));
     }
     Ok(record)
 }
 
 /// Goes on with purges that were under way, and remembers whose the kept workspaces are.
-async fn settle_workspaces(shared: &Arc<Shared>, retired: Vec<Retired>) {
+async fn settle_workspaces(life: &Arc<Life>, retired: Vec<Retired>) {
     for Retired { id, retirement } in retired {
-        let lives = shared.registry.find(id).is_some();
+        let lives = life.ground.books.registry.find(id).is_some();
         let result = match retirement {
             Retirement::Kept(owner) if !lives => {
-                shared.note_kept(id, owner);
+                life.ground.books.kept.insert(id, owner);
                 Ok(())
             }
-            Retirement::Purging if !lives => go_on_purging(shared, id).await,
+            Retirement::Purging if !lives => go_on_purging(life, id).await,
             Retirement::Kept(_) | Retirement::Purging => {
                 // The sandbox was created again over it.
-                shared.note_kept(id, model::External::default());
-                shared.forget_kept(id).await
+                life.ground.books.kept.insert(id, model::External::default());
+                life.ground.books.forget_kept(id).await
             }
         };
         if let Err(error) = result {
@@ -339,13 +340,13 @@ async fn settle_workspaces(shared: &Arc<Shared>, retired: Vec<Retired>) {
 
 /// Takes the workspace of a purge that was under way out of the way, before anybody can create a sandbox over it. The rest
 /// goes on beside what is served then.
-async fn go_on_purging(shared: &Arc<Shared>, id: SandboxId) -> Result<(), Error> {
-    let storage = Arc::clone(shared);
-    blocking(move || storage.storage.displace(id).map_err(Error::Storage)).await?;
-    let shared = Arc::clone(shared);
-    let tasks = shared.tasks.clone();
+async fn go_on_purging(life: &Arc<Life>, id: SandboxId) -> Result<(), Error> {
+    let host = Arc::clone(&life.ground.host);
+    blocking(move || host.storage.displace(id).map_err(Error::Storage)).await?;
+    let ground = life.ground.clone();
+    let tasks = ground.tasks.clone();
     tasks.spawn(async move {
-        if let Err(error) = shared.finish_purge(id).await {
+        if let Err(error) = finish_purge(&ground, id).await {
             tracing::error!(%id, error = %chain(&error), "failed to finish a purge; the next start or purge goes on");
         }
     });

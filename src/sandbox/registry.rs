@@ -40,7 +40,7 @@ pub(super) struct Entry {
     /// Changed by the driver and by what it started.
     pub(super) state: watch::Sender<Published>,
     pub(super) activity: Activity,
-    pub(super) processes: Processes,
+    pub(super) processes: Arc<Processes>,
     pub(super) workspace: PathBuf,
     /// How many more requests may wait for it.
     pub(super) held: Semaphore,
@@ -289,8 +289,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::process::table::ProcessHost;
     use crate::view::Counts;
     use model::{ByteSize, Environment, HostHeader, IdlePolicy, Isolation, Limits, SandboxSpec, Visibility};
+
+    fn processes(id: SandboxId, activity: &Activity) -> Processes {
+        let config = crate::process::nouns::Config {
+            running_max: 1,
+            output_bytes: 1,
+            stall: Duration::ZERO,
+            input: Duration::ZERO,
+            hang_up: Duration::ZERO,
+        };
+        let rings = Arc::new(crate::process::rings::Rings::within(std::path::Path::new("/")));
+        let host = ProcessHost { tasks: crate::tasks::Tasks::default(), config, rings };
+        Processes::new(id, activity.clone(), Arc::new(host))
+    }
 
     fn entry(registry: &Registry, number: u64) -> Arc<Entry> {
         let now = crate::activity::now_ms();
@@ -314,12 +328,13 @@ mod tests {
         let record = Record { status: Status::Stopped, ..Record::new(spec, now) };
         let published =
             Published { record: Arc::new(record), live: None, app: AppView::default(), generation: 0 };
+        let (id, activity) = (published.record.spec.id, Activity::new(now));
         Arc::new(Entry {
-            id: published.record.spec.id,
+            id,
             mailbox: mpsc::channel(1).0,
             state: watch::Sender::new(published),
-            activity: Activity::new(now),
-            processes: Processes::default(),
+            processes: Arc::new(processes(id, &activity)),
+            activity,
             workspace: PathBuf::new(),
             held: Semaphore::new(1),
             queues: PortQueues::default(),

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::events::Why;
-use super::expiry::pause;
 use super::live::Live;
 use super::registry::Entry;
+use crate::admission::Admission;
 use crate::command::Command;
 use crate::error::chain;
+use crate::life::Life;
 use crate::registry::ask;
-use crate::supervisor::Shared;
 use crate::tasks::blocking;
 use model::{ByteSize, IdlePolicy};
 use sys::memory;
@@ -64,22 +64,22 @@ impl Candidate {
 }
 
 /// Stops one sandbox and waits until that shows; false when there is none or it cannot be stopped.
-pub(super) async fn stop_one(shared: &Arc<Shared>) -> bool {
-    let Some((entry, candidate)) = choose(shared).await else { return false };
+pub(super) async fn stop_one(life: &Arc<Life>) -> bool {
+    let Some((entry, candidate)) = choose(life).await else { return false };
     let before = available();
     tracing::warn!(id = %entry.id, frees = candidate.frees, "a sandbox is stopped for want of memory");
     if let Err(error) = ask(&entry, |reply| Command::Stop { why: Why::Memory, reply }).await {
         tracing::error!(id = %entry.id, error = %chain(&error), "failed to stop a sandbox for want of memory");
         return false;
     }
-    settle(shared, before, candidate.frees).await;
+    settle(life, before, candidate.frees).await;
     true
 }
 
 /// Why this one was stopped, for whoever reads the event.
-pub(super) fn reason(shared: &Shared, entry: &Entry, live: &Live) -> String {
+pub(super) fn reason(admission: &Admission, entry: &Entry, live: &Live) -> String {
     let Candidate { is_busy, frees, .. } = Candidate::of(entry, live);
-    let percent = shared.admission.host_percent();
+    let percent = admission.host_percent();
     let frees = frees >> 20;
     let standing = if is_busy { "in use" } else { "not in use" };
     format!(
@@ -87,12 +87,12 @@ pub(super) fn reason(shared: &Shared, entry: &Entry, live: &Live) -> String {
     )
 }
 
-async fn choose(shared: &Arc<Shared>) -> Option<(Arc<Entry>, Candidate)> {
-    let missing = shared.admission.missing_bytes();
-    let shared = Arc::clone(shared);
+async fn choose(life: &Arc<Life>) -> Option<(Arc<Entry>, Candidate)> {
+    let missing = life.launching.admission.missing_bytes();
+    let books = Arc::clone(&life.ground.books);
     // Apart: it is a file of the kernel's for each.
     let chosen = blocking(move || {
-        let present = shared.registry.present().into_iter();
+        let present = books.registry.present().into_iter();
         let candidates = present.filter_map(|entry| {
             let candidate = Candidate::of(&entry, &*entry.present()?);
             Some((entry, candidate))
@@ -103,10 +103,10 @@ async fn choose(shared: &Arc<Shared>) -> Option<(Arc<Entry>, Candidate)> {
 }
 
 /// Waits until about half of what was to be freed is available, but not for long.
-async fn settle(shared: &Shared, before: Option<u64>, frees: u64) {
+async fn settle(life: &Life, before: Option<u64>, frees: u64) {
     let begun = Instant::now();
     let wanted = before.map(|before| before.saturating_add(frees / 2));
-    while begun.elapsed() < SETTLE && available() < wanted && pause(shared, SETTLE_LOOK).await {}
+    while begun.elapsed() < SETTLE && available() < wanted && life.ground.tasks.pause(SETTLE_LOOK).await {}
 }
 
 fn available() -> Option<u64> {

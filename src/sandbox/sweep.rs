@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::expiry::pause;
-use super::pool;
+use super::keeper;
 use super::registry::Entry;
 use crate::error::Error;
 use crate::error::chain;
 use crate::etc::write_etc;
+use crate::life::Life;
 use crate::live::Live;
-use crate::supervisor::Shared;
 use crate::tasks::blocking;
 use crate::undo::remove_run_directory;
 use model::LaunchId;
@@ -24,15 +24,14 @@ use model::LaunchId;
 const LOOKS: u32 = 4;
 
 /// Compares until the daemon ends.
-pub(super) async fn watch(shared: Arc<Shared>) {
-    let interval = shared.config.sweep_interval;
+pub(super) async fn watch(life: Arc<Life>, interval: Duration) {
     if interval.is_zero() {
         return;
     }
     let mut unknown = BTreeMap::new();
-    while pause(&shared, interval).await {
-        pool::drop_lost(&shared).await;
-        let (host, seen) = (Arc::clone(&shared), std::mem::take(&mut unknown));
+    while life.ground.tasks.pause(interval).await {
+        keeper::drop_lost(&life.launching).await;
+        let (host, seen) = (Arc::clone(&life), std::mem::take(&mut unknown));
         match blocking(move || look(&host, seen)).await {
             Ok(still) => unknown = still,
             Err(error) => {
@@ -43,65 +42,65 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 }
 
 /// One look; takes and returns how often each unknown thing has been seen.
-fn look(shared: &Shared, mut seen: BTreeMap<LaunchId, u32>) -> Result<BTreeMap<LaunchId, u32>, Error> {
+fn look(life: &Life, mut seen: BTreeMap<LaunchId, u32>) -> Result<BTreeMap<LaunchId, u32>, Error> {
     // The files that all share, before whoever lacks them.
-    if !shared.etc_dir.join("resolv.conf").exists() {
-        tracing::warn!("the shared files of the run directory are gone and are written again");
-        write_etc(shared)?;
+    if !life.ground.host.etc_dir.join("resolv.conf").exists() {
+        tracing::warn!("the life files of the run directory are gone and are written again");
+        write_etc(&life.ground.host)?;
     }
-    shared.storage.restore_reserve();
-    let there = launches(shared)?;
+    life.ground.host.storage.restore_reserve();
+    let there = launches(life)?;
     // Read after the host was: what is made meanwhile is known by then, or is not on the list.
-    let known = known(shared);
+    let known = known(life);
     let mut still = BTreeMap::new();
     for launch in there.difference(&known) {
         let looks = seen.remove(launch).unwrap_or(0) + 1;
         if looks < LOOKS {
             still.insert(*launch, looks);
         } else {
-            remove(shared, *launch);
+            remove(life, *launch);
         }
     }
-    for entry in shared.registry.present() {
+    for entry in life.ground.books.registry.present() {
         if let Some(live) = entry.present() {
-            check_reach(shared, &entry, &live);
+            check_reach(life, &entry, &live);
         }
     }
     Ok(still)
 }
 
 /// Everything on the host that carries the name of a launch.
-fn launches(shared: &Shared) -> Result<BTreeSet<LaunchId>, Error> {
-    let mut names = shared.cgroups.leaves().map_err(Error::Cgroup)?;
-    let run_dir = &shared.config.run_dir;
+fn launches(life: &Life) -> Result<BTreeSet<LaunchId>, Error> {
+    let mut names = life.ground.host.cgroups.leaves().map_err(Error::Cgroup)?;
+    let run_dir = &life.ground.host.config.run_dir;
     let failed = |source| Error::RunDirectory { path: run_dir.display().to_string(), source };
     let entries = std::fs::read_dir(run_dir).map_err(failed)?.flatten();
     names.extend(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()));
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-fn known(shared: &Shared) -> BTreeSet<LaunchId> {
-    let of_sandboxes = shared.registry.all().into_iter().filter_map(|entry| entry.record().launch);
-    of_sandboxes.chain(shared.pool.launches()).collect()
+fn known(life: &Life) -> BTreeSet<LaunchId> {
+    let of_sandboxes = life.ground.books.registry.all().into_iter().filter_map(|entry| entry.record().launch);
+    of_sandboxes.chain(life.launching.pool.launches()).collect()
 }
 
-fn remove(shared: &Shared, launch: LaunchId) {
+fn remove(life: &Life, launch: LaunchId) {
     tracing::warn!(%launch, "something that no sandbox has is removed");
-    shared.metrics.count_leftover();
-    let cgroup = shared.cgroups.leaf(&launch.to_string()).destroy().map_err(Error::Cgroup);
-    let directory = remove_run_directory(&shared.config.run_dir.join(launch.to_string()));
+    life.ground.books.metrics.count_leftover();
+    let cgroup = life.ground.host.cgroups.leaf(&launch.to_string()).destroy().map_err(Error::Cgroup);
+    let directory = remove_run_directory(&life.ground.host.config.run_dir.join(launch.to_string()));
     for error in [cgroup.err(), directory.err()].into_iter().flatten() {
         tracing::error!(%launch, error = %chain(&error), "cannot remove what no sandbox has");
     }
 }
 
 /// Ends a sandbox whose control socket is gone. Its driver notices and clears up.
-fn check_reach(shared: &Shared, entry: &Entry, live: &Live) {
+fn check_reach(life: &Life, entry: &Entry, live: &Live) {
     if has_socket(&live.run_directory) || entry.present().is_none() {
         return;
     }
     tracing::error!(id = %entry.id, "a sandbox cannot be reached any more, since its run directory was removed; it is ended");
-    shared.metrics.count_leftover();
+    life.ground.books.metrics.count_leftover();
     if let Err(error) =
         live.init.get().kill().and_then(|()| live.cgroup.thaw().map_err(std::io::Error::other))
     {

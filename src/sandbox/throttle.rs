@@ -6,19 +6,11 @@
 //! that is held is reported as such, and after a while the brake is taken off: then it either fits beneath
 //! `memory.max` or is killed there, and its owner knows which. It is put on again when memory has been freed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::expiry::pause;
-use super::registry::Entry;
-use crate::supervisor::{Shared, Supervisor};
-use crate::tasks::blocking;
-use sys::cgroup::Cgroup;
-
-/// How often sandboxes are looked at.
-const INTERVAL: Duration = Duration::from_secs(2);
 /// For how long a sandbox may be held before the brake is taken off.
-const HELD_MAX: Duration = Duration::from_secs(10);
+pub(super) const HELD_MAX: Duration = Duration::from_secs(10);
 
 /// What is known of one running sandbox.
 #[derive(Debug, Default)]
@@ -45,16 +37,16 @@ enum Hold {
 
 /// What the kernel says of a cgroup.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    events: u64,
+pub(super) struct Sample {
+    pub(super) events: u64,
     /// Bytes in use, and of these what cannot be reclaimed by dropping caches.
-    current: u64,
-    unreclaimable: u64,
+    pub(super) current: u64,
+    pub(super) unreclaimable: u64,
 }
 
 /// What is to be done to `memory.high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub(super) enum Action {
     Nothing,
     Lift,
     Restore,
@@ -67,12 +59,12 @@ impl Throttle {
     }
 
     /// Whether a look at the counter alone says that nothing has happened: of many sandboxes nearly all are so.
-    fn is_calm(&self, events: u64) -> bool {
+    pub(super) fn is_calm(&self, events: u64) -> bool {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.hold == Hold::Free && state.events == events
     }
 
-    fn observe(&self, high: u64, sample: Sample, now: Instant) -> Action {
+    pub(super) fn observe(&self, high: u64, sample: Sample, now: Instant) -> Action {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, action) = step(*state, high, sample, now);
         *state = next;
@@ -97,72 +89,11 @@ fn step(state: State, high: u64, sample: Sample, now: Instant) -> (State, Action
     (State { events: sample.events, hold }, action)
 }
 
-/// Looks at every running sandbox until the daemon ends.
-pub(super) async fn watch(supervisor: Supervisor) {
-    let shared = &supervisor.shared;
-    if !shared.config.set_memory_high || !shared.cgroups.controls().memory_high {
-        return;
-    }
-    while pause(shared, INTERVAL).await {
-        let running: Vec<_> = shared.registry.present().into_iter().filter(|e| e.live().is_some()).collect();
-        let looking = blocking(move || {
-            running.iter().for_each(look);
-            Ok(())
-        });
-        if let Err(error) = looking.await {
-            tracing::error!(error = %crate::chain(&error), "cannot look at the sandboxes' memory");
-        }
-    }
-}
-
-fn look(entry: &Arc<Entry>) {
-    let Some(live) = entry.live() else { return };
-    let high = entry.record().spec.limits.memory_high.as_u64();
-    // One that ends at this moment has no figures any more.
-    let Some(events) = live.cgroup.memory_high_events().filter(|events| !live.throttle.is_calm(*events))
-    else {
-        return;
-    };
-    let Some(sample) = sample(&live.cgroup, events) else { return };
-    let (id, was_held) = (entry.id, live.throttle.is_held());
-    let action = live.throttle.observe(high, sample, Instant::now());
-    if live.throttle.is_held() && !was_held {
-        tracing::warn!(%id, memory_high = high, "a sandbox is slowed down at its memory.high");
-    }
-    let written = match action {
-        Action::Nothing => return,
-        Action::Lift => {
-            tracing::warn!(%id, "memory.high is taken off a sandbox that was held for {} s", HELD_MAX.as_secs());
-            live.cgroup.set_memory_high(None)
-        }
-        Action::Restore => {
-            tracing::info!(%id, memory_high = high, "memory.high holds again");
-            live.cgroup.set_memory_high(Some(high))
-        }
-    };
-    if let Err(error) = written {
-        tracing::warn!(%id, %error, "cannot change memory.high");
-    }
-}
-
-/// Puts `memory.high` back on a sandbox that is adopted: the daemon before may have taken it off.
-pub(super) fn restore(shared: &Shared, entry: &Entry, cgroup: &Cgroup) {
-    if !shared.config.set_memory_high || !shared.cgroups.controls().memory_high {
-        return;
-    }
-    let high = entry.record().spec.limits.memory_high.as_u64();
-    if let Err(error) = cgroup.set_memory_high(Some(high)) {
-        tracing::warn!(id = %entry.id, %error, "cannot put memory.high back");
-    }
-}
-
-fn sample(cgroup: &Cgroup, events: u64) -> Option<Sample> {
-    Some(Sample { events, current: cgroup.memory_current()?, unreclaimable: cgroup.memory_unreclaimable()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(2);
 
     const HIGH: u64 = 100;
 

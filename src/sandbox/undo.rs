@@ -7,11 +7,10 @@ use metadata::Durability;
 use model::SandboxId;
 use sys::cgroup::Cgroup;
 
-use super::blank::Site;
 use super::error::{Error, chain};
 use super::live::Live;
-use super::supervisor::Shared;
 use super::tasks::blocking;
+use crate::ground::Ground;
 
 /// How one step is taken back.
 #[derive(Debug)]
@@ -27,13 +26,13 @@ pub(super) enum Undo {
 ///
 /// # Errors
 /// What could not be removed; the rest is gone.
-pub(super) async fn tear_down(shared: &Arc<Shared>, live: &Live) -> Result<(), Error> {
+pub(super) async fn tear_down(ground: &Ground, live: &Live) -> Result<(), Error> {
     let undo = vec![
         Undo::Lease(live.address_index),
         Undo::RunDirectory(live.run_directory.clone()),
         Undo::Cgroup(live.cgroup.clone()),
     ];
-    let failures = run(shared, undo).await;
+    let failures = run(ground, undo).await;
     let mut failures = failures.into_iter();
     match failures.next() {
         None => Ok(()),
@@ -43,16 +42,9 @@ pub(super) async fn tear_down(shared: &Arc<Shared>, live: &Live) -> Result<(), E
     }
 }
 
-/// Removes a site; what runs at it is killed with its cgroup.
-pub(super) async fn discard(shared: &Arc<Shared>, site: Site) {
-    for error in run(shared, site.undo()).await {
-        tracing::error!(launch = %site.launch, error = %chain(&error), "cannot remove a sandbox that is nobody's");
-    }
-}
-
 /// Takes steps back after a failure.
-pub(super) async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Error) -> Error {
-    let failures = run(shared, undo).await;
+pub(super) async fn take_back(ground: &Ground, undo: Vec<Undo>, cause: Error) -> Error {
+    let failures = run(ground, undo).await;
     if failures.is_empty() {
         return cause;
     }
@@ -60,10 +52,10 @@ pub(super) async fn take_back(shared: &Arc<Shared>, undo: Vec<Undo>, cause: Erro
 }
 
 /// Takes steps back, the last one first; goes on after a failure.
-async fn run(shared: &Arc<Shared>, undo: Vec<Undo>) -> Vec<Error> {
+pub(super) async fn run(ground: &Ground, undo: Vec<Undo>) -> Vec<Error> {
     let mut failures = Vec::new();
     for step in undo.into_iter().rev() {
-        if let Err(error) = step.run(shared).await {
+        if let Err(error) = step.run(ground).await {
             failures.push(error);
         }
     }
@@ -71,18 +63,18 @@ async fn run(shared: &Arc<Shared>, undo: Vec<Undo>) -> Vec<Error> {
 }
 
 impl Undo {
-    async fn run(self, shared: &Arc<Shared>) -> Result<(), Error> {
+    async fn run(self, ground: &Ground) -> Result<(), Error> {
         match self {
             Self::Lease(index) => {
-                shared.network.depart(index);
+                ground.host.network.depart(index);
                 // Released by `expiry::watch_departed`, behind everything that anybody waits for.
-                shared.leases.depart(index);
+                ground.books.leases.depart(index);
                 Ok(())
             }
-            Self::Record(id) => shared.delete_record(id, Durability::Process).await,
+            Self::Record(id) => ground.books.records.delete(id, Durability::Process).await,
             Self::Workspace(id) => {
-                let shared = Arc::clone(shared);
-                blocking(move || shared.storage.remove(id).map(drop).map_err(Error::Storage)).await
+                let host = Arc::clone(&ground.host);
+                blocking(move || host.storage.remove(id).map(drop).map_err(Error::Storage)).await
             }
             Self::Cgroup(cgroup) => blocking(move || cgroup.destroy().map_err(Error::Cgroup)).await,
             Self::RunDirectory(path) => blocking(move || remove_run_directory(&path)).await,

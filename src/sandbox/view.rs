@@ -54,6 +54,19 @@ pub struct AppView {
     pub processes: Vec<ProcessView>,
 }
 
+impl AppView {
+    /// What is to be said of an app whose sandbox has ended.
+    pub(super) fn ended(&mut self) {
+        if self.preview.status != PreviewStatus::None {
+            self.preview.status = PreviewStatus::Down;
+        }
+        for process in &mut self.processes {
+            process.running = false;
+            process.pid = None;
+        }
+    }
+}
+
 /// The app's main port.
 #[derive(Debug, Clone, Default)]
 pub struct Preview {

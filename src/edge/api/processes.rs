@@ -16,7 +16,7 @@ use super::error::{ApiError, Style};
 use super::extract::{Body1, Id, Json, Query};
 use super::{large, process_events, process_socket};
 use model::{Environment, SandboxId};
-use sandbox::{Error, Process, ProcessId, ProcessRequest, Purpose, Target};
+use sandbox::{Error, Follower, Process, ProcessId, ProcessRequest, Purpose, Target};
 use wire::{
     OutputQuery, ProcessBody, ProcessList, ProcessOutput, RunningProcess, SignalBody, SizeBody, StdinQuery,
     TerminalQuery, V1Error,
@@ -106,7 +106,7 @@ pub(super) async fn output(
 ) -> Result<Response, ApiError> {
     let process = find(&app, &named).await?;
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-    let follower = process.follow(resumed.unwrap_or(query.from)).map_err(core)?;
+    let follower = Follower::new(process, resumed.unwrap_or(query.from)).map_err(core)?;
     let waits = query.follow.unwrap_or(true);
     if !headers.contains_key(header::UPGRADE) {
         return Ok(process_events::stream(follower, waits, app.config.keep_alive));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Download, Open, Pieces};
+use crate::files::download::Open;
+use crate::files::download::{Download, Pieces};
 use crate::share::Share;
 use storage::Spool;
 

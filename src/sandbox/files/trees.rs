@@ -10,13 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
-use crate::supervisor::Supervisor;
+use crate::files::entries::tree_limits;
+use crate::files::entries::with_files;
+use crate::serving::Serving;
 use model::{ArchiveFormat, FileBase, SandboxId};
 use storage::{FilePath, Unpacked, View, Waiting, Wanted};
 use sys::memory;
 
-/// Trees that are on their way at once, each with a thread.
-pub(crate) const TRANSFERS_MAX: usize = 16;
 /// Pieces between the thread and the connection.
 const QUEUE: usize = 2;
 /// How much is gathered before it is handed on: small files make small pieces.
@@ -42,83 +42,6 @@ pub struct Unpacking {
 enum Piece {
     Bytes(Bytes),
     End,
-}
-
-impl Supervisor {
-    /// Begins to pack what is in a directory; `all` with what listings hide.
-    ///
-    /// # Errors
-    /// Not found, not a directory, a limit is passed, or too many trees are on their way.
-    pub async fn pack(
-        &self,
-        id: SandboxId,
-        base: FileBase,
-        path: &str,
-        format: ArchiveFormat,
-        all: bool,
-    ) -> Result<Packed, Error> {
-        let path = FilePath::parse_directory(path).map_err(Error::File)?;
-        let view = if all { View::Everything } else { View::Project };
-        let limits = self.tree_limits();
-        let permits = self.transfer(id)?;
-        let measured = path.clone();
-        let files = self
-            .with_files(id, base, move |files| {
-                files.measure(&measured, view, limits).map_err(Error::File)?;
-                files.try_clone().map_err(Error::File)
-            })
-            .await?;
-        let (sender, pieces) = mpsc::channel(QUEUE);
-        let wanted = Wanted::default();
-        let waiting = wanted.waiting();
-        self.shared.tasks.spawn_blocking(move || {
-            let mut sink = Sink { sender, runtime: Handle::current(), gathered: BytesMut::new() };
-            let packed = files.while_wanted(&wanted).pack(&path, view, format, limits, &mut sink);
-            let ended = packed.map_err(io::Error::other).and_then(|()| sink.flush());
-            if let Err(error) = ended {
-                // The answer breaks off, so that nobody takes a part for the whole.
-                sink.send(Err(error)).ok();
-            }
-            drop(sink);
-            memory::give_back();
-            drop(permits);
-        });
-        Ok(Packed { pieces, _waiting: waiting })
-    }
-
-    /// Begins to unpack an archive into a directory.
-    ///
-    /// # Errors
-    /// A path that leads out, not a directory, or too many trees are on their way.
-    pub async fn unpack(
-        &self,
-        id: SandboxId,
-        base: FileBase,
-        path: &str,
-        format: ArchiveFormat,
-    ) -> Result<Unpacking, Error> {
-        let path = FilePath::parse_directory(path).map_err(Error::File)?;
-        let limits = self.tree_limits();
-        let permits = self.transfer(id)?;
-        let files = self.with_files(id, base, |files| files.try_clone().map_err(Error::File)).await?;
-        let (pieces, receiver) = mpsc::channel(QUEUE);
-        let thread = self.shared.tasks.spawn_blocking(move || {
-            let mut source = Source { receiver, at_hand: Bytes::new(), ended: false };
-            let unpacked = files.unpack(&path, format, limits, &mut source);
-            memory::give_back();
-            drop(permits);
-            unpacked.map_err(Error::File)
-        });
-        Ok(Unpacking { pieces, thread })
-    }
-
-    /// One of the sandbox's own transfers, and one of all.
-    fn transfer(&self, id: SandboxId) -> Result<[OwnedSemaphorePermit; 2], Error> {
-        let own = self.find(id)?.share.transfer();
-        let all = Arc::clone(&self.shared.transfers).try_acquire_owned().ok();
-        let both = own.zip(all).map(|(own, all)| [own, all]);
-        both.ok_or(Error::Busy("too many trees are being transferred already; try again"))
-    }
 }
 
 impl Packed {
@@ -208,4 +131,72 @@ impl Read for Source {
         }
         Ok(count)
     }
+}
+
+/// Begins to pack what is in a directory; `all` with what listings hide.
+pub(crate) async fn pack(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    base: FileBase,
+    path: &str,
+    format: ArchiveFormat,
+    all: bool,
+) -> Result<Packed, Error> {
+    let path = FilePath::parse_directory(path).map_err(Error::File)?;
+    let view = if all { View::Everything } else { View::Project };
+    let limits = tree_limits(serving);
+    let permits = transfer(serving, id)?;
+    let measured = path.clone();
+    let files = with_files(serving, id, base, move |files| {
+        files.measure(&measured, view, limits).map_err(Error::File)?;
+        files.try_clone().map_err(Error::File)
+    })
+    .await?;
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    let wanted = Wanted::default();
+    let waiting = wanted.waiting();
+    serving.ground.tasks.spawn_blocking(move || {
+        let mut sink = Sink { sender, runtime: Handle::current(), gathered: BytesMut::new() };
+        let packed = files.while_wanted(&wanted).pack(&path, view, format, limits, &mut sink);
+        let ended = packed.map_err(io::Error::other).and_then(|()| sink.flush());
+        if let Err(error) = ended {
+            // The answer breaks off, so that nobody takes a part for the whole.
+            sink.send(Err(error)).ok();
+        }
+        drop(sink);
+        memory::give_back();
+        drop(permits);
+    });
+    Ok(Packed { pieces, _waiting: waiting })
+}
+
+/// Begins to unpack an archive into a directory.
+pub(crate) async fn unpack(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    base: FileBase,
+    path: &str,
+    format: ArchiveFormat,
+) -> Result<Unpacking, Error> {
+    let path = FilePath::parse_directory(path).map_err(Error::File)?;
+    let limits = tree_limits(serving);
+    let permits = transfer(serving, id)?;
+    let files = with_files(serving, id, base, |files| files.try_clone().map_err(Error::File)).await?;
+    let (pieces, receiver) = mpsc::channel(QUEUE);
+    let thread = serving.ground.tasks.spawn_blocking(move || {
+        let mut source = Source { receiver, at_hand: Bytes::new(), ended: false };
+        let unpacked = files.unpack(&path, format, limits, &mut source);
+        memory::give_back();
+        drop(permits);
+        unpacked.map_err(Error::File)
+    });
+    Ok(Unpacking { pieces, thread })
+}
+
+/// One of the sandbox's own transfers, and one of all.
+pub(crate) fn transfer(serving: &Arc<Serving>, id: SandboxId) -> Result<[OwnedSemaphorePermit; 2], Error> {
+    let own = serving.ground.books.find(id)?.share.transfer();
+    let all = Arc::clone(&serving.transfers).try_acquire_owned().ok();
+    let both = own.zip(all).map(|(own, all)| [own, all]);
+    both.ok_or(Error::Busy("too many trees are being transferred already; try again"))
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::output::Seen;
-use super::{Process, ProcessEnd};
 use crate::error::Error;
+use crate::process::child::Process;
+use crate::process::nouns::ProcessEnd;
 use engine::Stream;
 
 /// How much a follower holds at once: any number of clients may follow, each as slowly as it likes.
@@ -40,7 +41,11 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(process: Arc<Process>, from: u64) -> Result<Self, Error> {
+    /// Follows a process from an offset; what is older than the ring is told as dropped.
+    ///
+    /// # Errors
+    /// There is no such offset yet.
+    pub fn new(process: Arc<Process>, from: u64) -> Result<Self, Error> {
         let seen = process.output.watch();
         let Some(id) = process.output.attach(from) else {
             let (_, end) = process.output.range();

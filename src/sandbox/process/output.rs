@@ -19,19 +19,19 @@ const FIRST_READER_WAIT: Duration = Duration::from_secs(2);
 
 /// What everybody sees of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// How many bytes there have been.
-    pub(super) end: u64,
-    pub(super) ended: Option<Ended>,
+    pub(crate) end: u64,
+    pub(crate) ended: Option<Ended>,
     /// It has ended and its own output is all there.
-    pub(super) is_complete: bool,
+    pub(crate) is_complete: bool,
     /// Nothing can come any more: whoever had its output open has gone.
-    pub(super) is_closed: bool,
+    pub(crate) is_closed: bool,
 }
 
 /// The output of one process.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     ring: Ring,
     flow: Mutex<Flow>,
     seen: watch::Sender<Seen>,
@@ -56,7 +56,7 @@ struct Position {
 
 /// What came of an attempt to take output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     Bytes(u64),
     /// The slowest follower would be overtaken.
     Full,
@@ -64,7 +64,7 @@ pub(super) enum Taken {
 }
 
 impl Output {
-    pub(super) fn new(ring: Ring, ended: Option<Ended>) -> Self {
+    pub(crate) fn new(ring: Ring, ended: Option<Ended>) -> Self {
         let seen = Seen { end: ring.end(), ended, ..Seen::default() };
         Self {
             ring,
@@ -75,31 +75,31 @@ impl Output {
         }
     }
 
-    pub(super) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         *self.seen.borrow()
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    pub(super) fn capacity(&self) -> u64 {
+    pub(crate) fn capacity(&self) -> u64 {
         self.ring.capacity()
     }
 
     /// How much can still be read.
-    pub(super) fn kept_bytes(&self) -> u64 {
+    pub(crate) fn kept_bytes(&self) -> u64 {
         let (start, end) = self.range();
         end.saturating_sub(start)
     }
 
     /// The first offset that can still be read, and the one after the last.
-    pub(super) fn range(&self) -> (u64, u64) {
+    pub(crate) fn range(&self) -> (u64, u64) {
         (self.ring.start(), self.ring.end())
     }
 
     /// Moves what a descriptor has to the ring.
-    pub(super) fn take(&self, from: impl AsFd, stream: Stream, journal: &Journal) -> io::Result<Taken> {
+    pub(crate) fn take(&self, from: impl AsFd, stream: Stream, journal: &Journal) -> io::Result<Taken> {
         // Held all along: who comes to follow now must not be overtaken by this very move.
         let flow = self.lock();
         let room = self.room(&flow);
@@ -118,17 +118,17 @@ impl Output {
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.room(&self.lock()) < ROOM_MIN
     }
 
     /// Waits until a follower has read on, or left.
-    pub(super) async fn moved(&self) {
+    pub(crate) async fn moved(&self) {
         self.moved.notified().await;
     }
 
     /// Lets go of followers that have not read for `stall`; returns how many.
-    pub(super) fn cut_stalled(&self, stall: Duration) -> usize {
+    pub(crate) fn cut_stalled(&self, stall: Duration) -> usize {
         let mut flow = self.lock();
         let before = flow.followers.len();
         let (now, limit) = (Instant::now(), self.ring.end().saturating_sub(self.ring.capacity() - ROOM_MIN));
@@ -147,7 +147,7 @@ impl Output {
     }
 
     /// When the slowest follower has held up the process for `stall`.
-    pub(super) fn stalls_at(&self, stall: Duration) -> Instant {
+    pub(crate) fn stalls_at(&self, stall: Duration) -> Instant {
         let flow = self.lock();
         let slowest = flow.followers.iter().min_by_key(|(_, at)| at.offset);
         let is_awaited = slowest.is_some_and(|(id, _)| Some(*id) == flow.placeholder);
@@ -155,20 +155,20 @@ impl Output {
         slowest.map_or_else(Instant::now, |(_, at)| at.moved_at) + patience
     }
 
-    pub(super) fn note_end(&self, ended: Ended) {
+    pub(crate) fn note_end(&self, ended: Ended) {
         if let Err(error) = self.ring.note_end(&ended) {
             tracing::error!(%error, "cannot write down how a process ended");
         }
         self.seen.send_modify(|seen| seen.ended = Some(ended));
     }
 
-    pub(super) fn note_pid(&self, pid: i32) {
+    pub(crate) fn note_pid(&self, pid: i32) {
         if let Err(error) = self.ring.note_pid(pid) {
             tracing::error!(%error, "cannot write down that a process was started");
         }
     }
 
-    pub(super) fn complete(&self, is_closed: bool) {
+    pub(crate) fn complete(&self, is_closed: bool) {
         self.seen.send_modify(|seen| {
             seen.is_complete = true;
             seen.is_closed |= is_closed;
@@ -176,7 +176,7 @@ impl Output {
     }
 
     /// Adds a follower; `None` if there is no such offset yet.
-    pub(super) fn attach(&self, offset: u64) -> Option<u64> {
+    pub(crate) fn attach(&self, offset: u64) -> Option<u64> {
         let mut flow = self.lock();
         let (start, end) = self.range();
         if offset > end {
@@ -192,34 +192,34 @@ impl Output {
     }
 
     /// Makes a follower the placeholder of the next one.
-    pub(super) fn keep_place(&self, follower: u64) {
+    pub(crate) fn keep_place(&self, follower: u64) {
         self.lock().placeholder = Some(follower);
         // Whoever waits for it, in a ring that is full already, has less patience with a placeholder.
         self.moved.notify_one();
     }
 
-    pub(super) fn is_attached(&self, follower: u64) -> bool {
+    pub(crate) fn is_attached(&self, follower: u64) -> bool {
         self.lock().followers.contains_key(&follower)
     }
 
-    pub(super) fn is_followed(&self) -> bool {
+    pub(crate) fn is_followed(&self) -> bool {
         !self.lock().followers.is_empty()
     }
 
     /// Reads for a follower that holds its place at `offset`.
-    pub(super) fn read(&self, offset: u64, max: u64, headroom: usize) -> io::Result<(Stream, Vec<u8>)> {
+    pub(crate) fn read(&self, offset: u64, max: u64, headroom: usize) -> io::Result<(Stream, Vec<u8>)> {
         self.ring.read(offset, max, headroom)
     }
 
     /// Notes how far a follower has come.
-    pub(super) fn advance(&self, follower: u64, offset: u64) {
+    pub(crate) fn advance(&self, follower: u64, offset: u64) {
         if let Some(at) = self.lock().followers.get_mut(&follower) {
             *at = Position { offset, moved_at: Instant::now() };
         }
         self.moved.notify_one();
     }
 
-    pub(super) fn leave(&self, follower: u64) {
+    pub(crate) fn leave(&self, follower: u64) {
         self.lock().followers.remove(&follower);
         self.moved.notify_one();
     }

@@ -7,9 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::output::{Output, Taken};
-use super::{Process, table};
-use crate::registry::Entry;
-use crate::supervisor::Shared;
+use crate::activity::monotonic_ms;
+use crate::activity::now_ms;
+use crate::process::child::Process;
+use crate::process::nouns::Purpose;
+use crate::process::streams::Sources;
+use crate::process::table::Processes;
+use crate::tasks::Tasks;
 use engine::{Journal, Stream};
 use sys::watch::Watched;
 
@@ -28,19 +32,10 @@ const UNREAD_BURST: Duration = Duration::from_millis(125);
 const LONG_MOVE_BYTES: u64 = 64 * 1024;
 
 /// How long the end of a deleted sandbox's output is waited for: the kernel has closed what its processes had open.
-pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
+pub(crate) const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether somebody has come back to a terminal.
 const HANG_UP_LOOKS: u32 = 10;
-
-/// Where output comes from; closed ones are gone.
-#[derive(Debug)]
-pub(super) struct Sources {
-    pub(super) stdout: Option<Arc<Watched<OwnedFd>>>,
-    pub(super) stderr: Option<Arc<Watched<OwnedFd>>>,
-    /// Through which it goes; what a sandbox leaves in its pipes when it ends is taken as well.
-    pub(super) journal: Arc<Journal>,
-}
 
 /// When so much will have been moved at the pace of what nobody reads.
 #[derive(Debug)]
@@ -61,8 +56,8 @@ impl Pace {
 }
 
 /// Runs until nothing can come any more, or the process is forgotten.
-pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Process>, mut sources: Sources) {
-    let stall = shared.config.processes.stall;
+pub(crate) async fn run(processes: Arc<Processes>, process: Arc<Process>, mut sources: Sources) {
+    let stall = processes.host.config.stall;
     let output = &process.output;
     let mut pace = Pace::new(Instant::now());
     loop {
@@ -73,19 +68,19 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Pro
         if output.is_full() {
             let stalls_at = tokio::time::Instant::from_std(output.stalls_at(stall));
             tokio::select! {
-                () = shared.ending.cancelled() => return,
+                () = processes.host.tasks.ending.cancelled() => return,
                 () = process.forgotten.cancelled() => break,
                 () = output.moved() => {}
                 () = tokio::time::sleep_until(stalls_at) => {
                     let cut = output.cut_stalled(stall);
-                    tracing::info!(id = %entry.id, process = %process.id, cut, "followers that do not read are let go");
+                    tracing::info!(id = %processes.id, process = %process.id, cut, "followers that do not read are let go");
                 }
             }
             continue;
         }
         let lingers = seen.ended.is_some() && !seen.is_complete;
         tokio::select! {
-            () = shared.ending.cancelled() => return,
+            () = processes.host.tasks.ending.cancelled() => return,
             () = process.forgotten.cancelled() => break,
             taken = take(sources.stdout.as_ref(), Stream::Stdout, &process, &sources.journal) => {
                 if is_end(taken, output, &mut pace).await { sources.stdout = None; }
@@ -105,13 +100,13 @@ pub(super) async fn run(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Pro
     // Written down and read to its end: sandbox-init need not keep it.
     process.link.forget(process.id.key()).await;
     drop(process.input.lock().await.take());
-    table::prune(&entry);
+    processes.prune();
 }
 
 /// Kills the process with everything that it has started once its time is over.
-pub(super) async fn limit(shared: Arc<Shared>, process: Arc<Process>, left: Duration) {
+pub(crate) async fn limit(tasks: Tasks, process: Arc<Process>, left: Duration) {
     tokio::select! {
-        () = shared.ending.cancelled() => {}
+        () = tasks.ending.cancelled() => {}
         () = process.ended.cancelled() => {}
         () = tokio::time::sleep(left) => {
             process.timed_out.store(true, Ordering::Relaxed);
@@ -123,19 +118,19 @@ pub(super) async fn limit(shared: Arc<Shared>, process: Arc<Process>, left: Dura
 }
 
 /// Hangs up a terminal before which nobody sits any more; what ran in it gets SIGHUP, as from a modem.
-pub(super) async fn hang_up(shared: Arc<Shared>, entry: Arc<Entry>, process: Arc<Process>) {
-    let mut looks = tokio::time::interval((shared.config.processes.hang_up / HANG_UP_LOOKS).max(LINGER));
+pub(crate) async fn hang_up(processes: Arc<Processes>, process: Arc<Process>) {
+    let mut looks = tokio::time::interval((processes.host.config.hang_up / HANG_UP_LOOKS).max(LINGER));
     let mut alone = 0;
     // Somebody may come back: only one that has been left alone all along is hung up.
     while alone <= HANG_UP_LOOKS {
         tokio::select! {
-            () = shared.ending.cancelled() => return,
+            () = processes.host.tasks.ending.cancelled() => return,
             () = process.ended.cancelled() => return,
             _ = looks.tick() => alone = if process.output.is_followed() { 0 } else { alone + 1 },
         }
     }
-    tracing::info!(id = %entry.id, process = %process.id, "a terminal that was left is hung up");
-    entry.processes.remove(process.id);
+    tracing::info!(id = %processes.id, process = %process.id, "a terminal that was left is hung up");
+    processes.remove(process.id);
 }
 
 async fn take(
@@ -175,6 +170,41 @@ async fn is_end(taken: io::Result<Taken>, output: &Output, pace: &mut Pace) -> b
             true
         }
     }
+}
+
+/// Starts what brings its output to the ring, and what ends it in time.
+pub(crate) fn spawn_tasks(process: &Arc<Process>, processes: &Arc<Processes>, sources: Sources) {
+    let tasks = &processes.host.tasks;
+    tasks.spawn(run(Arc::clone(processes), Arc::clone(process), sources));
+    if let Some(timeout_ms) = process.description.timeout_ms {
+        let passed = match process.description.started_ms {
+            Some(begun) => monotonic_ms().saturating_sub(begun),
+            None => now_ms().saturating_sub(process.description.started_at),
+        };
+        let left = timeout_ms.saturating_sub(u64::try_from(passed).unwrap_or_default());
+        tasks.spawn(limit(tasks.clone(), Arc::clone(process), Duration::from_millis(left)));
+    }
+    if process.description.purpose == Purpose::Terminal {
+        tasks.spawn(hang_up(Arc::clone(processes), Arc::clone(process)));
+    }
+}
+
+/// Forgets all processes of a sandbox that is deleted: their output goes with it. Who follows one gets what there is.
+pub(crate) fn release(processes: &Arc<Processes>) {
+    let all = processes.all();
+    if all.is_empty() {
+        return;
+    }
+    let tasks = processes.host.tasks.clone();
+    let processes = Arc::clone(processes);
+    tasks.spawn(async move {
+        for process in all {
+            // The sandbox has ended, and with it the process.
+            process.has_ended(None);
+            process.closed_within(CLOSING_MAX).await;
+            processes.remove(process.id);
+        }
+    });
 }
 
 #[cfg(test)]

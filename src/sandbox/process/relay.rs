@@ -7,13 +7,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ProcessId;
-use super::link::Link;
-use super::pump::Sources;
-use super::start::Streams;
+use super::streams::{Sources, Streams};
 use engine::{Journal, named};
 use protocol::Spawn;
 use sys::watch::Watched;
@@ -28,24 +25,19 @@ type End = Option<Arc<Watched<OwnedFd>>>;
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn streams(
-    link: &Link,
-    id: ProcessId,
-    spawn: &Spawn,
-    journal: Arc<Journal>,
-) -> io::Result<Streams> {
+pub(crate) fn streams(ring: &Path, spawn: &Spawn, journal: Arc<Journal>) -> io::Result<Streams> {
     let has_terminal = spawn.tty.is_some();
     let (stdin, input) = if has_terminal || spawn.input {
-        let [read, write] = named::pipe(&path(link, id, INPUT))?;
+        let [read, write] = named::pipe(&path(ring, INPUT))?;
         (blocking(read)?, watched(write)?)
     } else {
         (File::open("/dev/null")?.into(), None)
     };
-    let [stdout, stdout_end] = named::pipe(&path(link, id, OUTPUT))?;
+    let [stdout, stdout_end] = named::pipe(&path(ring, OUTPUT))?;
     let mut theirs = vec![stdin, blocking(stdout_end)?];
     let mut sources = Sources { stdout: watched(stdout)?, stderr: None, journal };
     if !has_terminal {
-        let [stderr, stderr_end] = named::pipe(&path(link, id, ERRORS))?;
+        let [stderr, stderr_end] = named::pipe(&path(ring, ERRORS))?;
         theirs.push(blocking(stderr_end)?);
         sources.stderr = watched(stderr)?;
     }
@@ -56,34 +48,29 @@ pub(super) fn streams(
 ///
 /// # Errors
 /// The kernel's; there are none.
-pub(super) fn find(
-    link: &Link,
-    id: ProcessId,
-    has_terminal: bool,
-    journal: &Arc<Journal>,
-) -> io::Result<(Sources, End)> {
+pub(crate) fn find(ring: &Path, has_terminal: bool, journal: &Arc<Journal>) -> io::Result<(Sources, End)> {
     let journal = Arc::clone(journal);
-    let stdout = watched(named::reader(&path(link, id, OUTPUT))?)?;
-    let stderr = if has_terminal { None } else { watched(named::reader(&path(link, id, ERRORS))?)? };
-    let input = named::writer(&path(link, id, INPUT))?.map(watched).transpose()?.flatten();
+    let stdout = watched(named::reader(&path(ring, OUTPUT))?)?;
+    let stderr = if has_terminal { None } else { watched(named::reader(&path(ring, ERRORS))?)? };
+    let input = named::writer(&path(ring, INPUT))?.map(watched).transpose()?.flatten();
     Ok((Sources { stdout, stderr, journal }, input))
 }
 
 /// Removes the names; who has the pipes open keeps them.
-pub(super) fn remove(link: &Link, id: ProcessId) {
+pub(crate) fn remove(ring: &Path) {
     for which in [OUTPUT, ERRORS, INPUT] {
         // Not every process has them all.
-        let _ignored: io::Result<()> = std::fs::remove_file(path(link, id, which));
+        let _ignored: io::Result<()> = std::fs::remove_file(path(ring, which));
     }
 }
 
 /// Removes the name of an input whose end has been asked for: the next daemon must not open it again.
-pub(super) fn remove_input(link: &Link, id: ProcessId) {
-    let _ignored: io::Result<()> = std::fs::remove_file(path(link, id, INPUT));
+pub(crate) fn remove_input(ring: &Path) {
+    let _ignored: io::Result<()> = std::fs::remove_file(path(ring, INPUT));
 }
 
-fn path(link: &Link, id: ProcessId, which: &str) -> PathBuf {
-    link.ring_path(id).with_extension(which)
+fn path(ring: &Path, which: &str) -> PathBuf {
+    ring.with_extension(which)
 }
 
 /// A program may take a stream that does not block for broken.

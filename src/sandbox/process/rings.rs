@@ -10,11 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::table::RING_BYTES_MIN;
-use super::{Process, ProcessId};
 use crate::error::Error;
-use crate::registry::{Entry, Registry};
-use crate::supervisor::Shared;
 use sys::fs::space;
 
 /// The most rings, each with a descriptor: a small part of the million that a server may have open.
@@ -67,7 +63,7 @@ impl Rings {
     }
 
     /// Counts a ring that an earlier daemon has made, whatever the bounds.
-    pub(super) fn adopt(self: &Arc<Self>, capacity: u64) -> Share {
+    pub(crate) fn adopt(self: &Arc<Self>, capacity: u64) -> Share {
         self.number.fetch_add(1, Ordering::AcqRel);
         self.bytes.fetch_add(size(capacity), Ordering::AcqRel);
         Share { rings: Arc::clone(self), bytes: AtomicU64::new(size(capacity)) }
@@ -76,7 +72,7 @@ impl Rings {
 
 impl Share {
     /// Notes that nothing more will come than so much output.
-    pub(super) fn shrink(&self, output_bytes: u64) {
+    pub(crate) fn shrink(&self, output_bytes: u64) {
         let before = self.bytes.load(Ordering::Acquire);
         let after = size(output_bytes).min(before);
         // The pump of the process is the only one who does this.
@@ -97,65 +93,33 @@ const fn size(output_bytes: u64) -> u64 {
     output_bytes + output_bytes / 8 + HEAD_BYTES
 }
 
-/// A share for a new ring, and how much output it may hold.
+/// A share for a new ring, and how much output it may hold; `evict` gives a ring of an ended process back, if there
+/// is one.
 ///
 /// # Errors
 /// There are too many, and of none has the process ended.
-pub(super) fn admit(shared: &Shared, wanted: u64) -> Result<(Share, u64), Error> {
+pub(crate) fn admit(
+    rings: &Arc<Rings>,
+    wanted: u64,
+    evict: impl Fn() -> bool,
+) -> Result<(Share, u64), Error> {
     // Each round gives one ring back; of many at once, each has its own.
     for _round in 0..NUMBER_MAX {
-        if let Some(share) = shared.rings.take(wanted) {
+        if let Some(share) = rings.take(wanted) {
             return Ok((share, wanted));
         }
-        if !evict(&shared.registry) {
+        if !evict() {
             break;
         }
     }
     let capacity = wanted.min(RING_BYTES_MIN);
     let share =
-        shared.rings.take(capacity).ok_or(Error::Busy("too many processes run on this server; try again"))?;
+        rings.take(capacity).ok_or(Error::Busy("too many processes run on this server; try again"))?;
     Ok((share, capacity))
 }
 
-/// Forgets the oldest ended process of the sandbox that has most of them; says whether there was one.
-fn evict(registry: &Registry) -> bool {
-    let held = registry.all().into_iter().map(|entry| (entry.processes.over(), entry));
-    let most = held.max_by_key(|((count, _), _)| *count);
-    let Some(((_, Some(oldest)), entry)) = most else { return false };
-    tracing::debug!(id = %entry.id, process = %oldest, "the output of an ended process makes way");
-    entry.processes.remove(oldest);
-    true
-}
-
-/// Forgets all processes of a sandbox that is deleted: their output goes with it. Who follows one gets what there is.
-pub(crate) fn release(shared: &Arc<Shared>, entry: &Arc<Entry>) {
-    let processes = entry.processes.all();
-    if processes.is_empty() {
-        return;
-    }
-    let entry = Arc::clone(entry);
-    shared.tasks.spawn(async move {
-        for process in processes {
-            // The sandbox has ended, and with it the process.
-            process.has_ended(None);
-            process.closed_within(super::pump::CLOSING_MAX).await;
-            entry.processes.remove(process.id);
-        }
-    });
-}
-
-impl Process {
-    /// Waits until all of its output is in the ring, but not for ever.
-    async fn closed_within(&self, most: std::time::Duration) {
-        let mut seen = self.output.watch();
-        let closed = seen.wait_for(|seen| seen.is_closed);
-        // One whose output is still open has lost who would close it.
-        let _late = tokio::time::timeout(most, closed).await.is_err();
-    }
-}
-
-/// How many ended processes there are whose output is all there, and the oldest.
-pub(super) type Over = (usize, Option<ProcessId>);
+/// The least that a ring holds, whatever the others do.
+pub(crate) const RING_BYTES_MIN: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,29 +1,32 @@
 //! Starting a process, and finding it again.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::pipe::PipeFlags;
-
-use super::pump::Sources;
 use crate::activity::{monotonic_ms, now_ms};
-use crate::command::Command;
 use crate::error::Error;
-use crate::events::Why;
 use crate::live::Live;
 use crate::points::fail_point;
+use crate::process::child::Process;
 use crate::process::follow::Follower;
-use crate::process::{Description, Process, ProcessId, Purpose, link, relay, rings};
+use crate::process::hold;
+use crate::process::nouns::Purpose;
+use crate::process::nouns::{Description, ProcessId};
+use crate::process::pump;
+use crate::process::streams;
+use crate::process::streams::Sources;
+use crate::process::streams::Streams;
+use crate::process::{link, relay, rings};
 use crate::registry::Entry;
-use crate::registry::ask;
-use crate::sleep::kept_awake;
-use crate::supervisor::{Shared, Supervisor};
+use crate::registry::Registry;
+use crate::serving::Serving;
+use crate::wake::awake;
+use crate::wake::kept_awake;
 use engine::bundle::root_environment;
-use engine::{Channel, ControlError, Journal, Ring, Started};
+use engine::{Channel, ControlError, Ring, Started};
 use model::{Environment, SandboxId};
 use protocol::Spawn;
 use sys::watch::Watched;
@@ -148,100 +151,18 @@ impl ProcessRequest {
     }
 }
 
-/// The two sides of a process's streams.
-pub(super) struct Streams {
-    /// What it gets, and what is kept of the others.
-    pub(super) theirs: Vec<OwnedFd>,
-    pub(super) sources: Sources,
-    pub(super) input: Option<Arc<Watched<OwnedFd>>>,
-}
-
-impl Supervisor {
-    /// Starts a process, waking the sandbox if it sleeps, and follows it from its first byte.
-    ///
-    /// # Errors
-    /// Not found, not to be woken, too many processes, or the command cannot be started.
-    pub async fn start_process(&self, id: SandboxId, request: ProcessRequest) -> Result<Follower, Error> {
-        request.check()?;
-        let entry = self.find(id)?;
-        let shared = Arc::clone(&self.shared);
-        // On a task of its own: whether or not the client waits, it is started whole or not at all.
-        let trace = Trace::current().unwrap_or_else(Trace::new);
-        let work = async move { start(&shared, &entry, request).await };
-        let started = self.shared.tasks.spawn(trace.around(work));
-        started.await.unwrap_or(Err(Error::Panicked))
-    }
-
-    /// The processes of a sandbox, the newest first.
-    ///
-    /// # Errors
-    /// Not found.
-    pub async fn processes(&self, id: SandboxId) -> Result<Vec<Arc<Process>>, Error> {
-        Ok(self.entry_of_processes(id).await?.processes.all())
-    }
-
-    /// Finds a process.
-    ///
-    /// # Errors
-    /// Not found.
-    pub async fn process(&self, id: SandboxId, process: ProcessId) -> Result<Arc<Process>, Error> {
-        self.entry_of_processes(id).await?.processes.find(process)
-    }
-
-    /// Kills a process with everything that it has started, and forgets it.
-    ///
-    /// # Errors
-    /// Not found, or it cannot be killed.
-    pub async fn delete_process(&self, id: SandboxId, process: ProcessId) -> Result<(), Error> {
-        let entry = self.entry_of_processes(id).await?;
-        let process = entry.processes.find(process)?;
-        // What it has left behind goes too, so also when it has ended itself.
-        let killed = process.kill().await;
-        if !process.ended.is_cancelled() {
-            killed?;
-            if tokio::time::timeout(DELETE_DEADLINE, process.ended.cancelled()).await.is_err() {
-                return Err(Error::Conflict("the process could not be killed in time".to_owned()));
-            }
-        }
-        entry.processes.remove(process.id);
-        Ok(())
-    }
-
-    /// A sandbox that was frozen when this daemon began has not been asked for its processes yet.
-    async fn entry_of_processes(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
-        let entry = self.find(id)?;
-        if entry.present().is_some_and(|live| link::is_unopened(&live)) {
-            let live = awake(&entry).await?;
-            kept_awake(&entry, link::of(&self.shared, &entry, &live)).await?;
-        }
-        Ok(entry)
-    }
-
-    /// Hangs up: forgets a process, which sees its terminal go.
-    pub fn hang_up(&self, id: SandboxId, process: &Process) {
-        if let Ok(entry) = self.find(id) {
-            entry.processes.remove(process.id);
-        }
-    }
-
-    /// Forgets a process of which a client has got everything.
-    pub(crate) fn finish_process(&self, id: SandboxId, process: &Process) {
-        if let Ok(entry) = self.find(id)
-            && process.is_over()
-        {
-            entry.processes.remove(process.id);
-        }
-    }
-}
-
-async fn start(shared: &Arc<Shared>, entry: &Arc<Entry>, request: ProcessRequest) -> Result<Follower, Error> {
+async fn start(
+    serving: &Arc<Serving>,
+    entry: &Arc<Entry>,
+    request: ProcessRequest,
+) -> Result<Follower, Error> {
     let busy = entry.activity.begin();
     let mut retries = 0;
     let mut is_second = false;
     let result = loop {
         let live = awake(entry).await?;
         fail_point("exec")?;
-        match kept_awake(entry, start_in(shared, entry, &live, &request)).await {
+        match kept_awake(entry, start_in(serving, entry, &live, &request)).await {
             // It was put to sleep between the look and the command, which was not sent: once more, awake.
             Err(Error::Control(ControlError::Ended | ControlError::Socket { .. })) if !is_second => {
                 is_second = true;
@@ -280,17 +201,8 @@ fn at_fault(request: &ProcessRequest, cwd: bool) -> String {
     request.cmd.first().into_iter().flat_map(|name| name.chars().take(NAME_CHARS_MAX)).collect()
 }
 
-/// The running sandbox, which is woken if need be.
-async fn awake(entry: &Arc<Entry>) -> Result<Arc<Live>, Error> {
-    if let Some(live) = entry.live() {
-        return Ok(live);
-    }
-    ask(entry, |reply| Command::Start { why: Why::Use, reply }).await?;
-    entry.live().ok_or(Error::Ending)
-}
-
 async fn start_in(
-    shared: &Arc<Shared>,
+    serving: &Arc<Serving>,
     entry: &Arc<Entry>,
     live: &Arc<Live>,
     request: &ProcessRequest,
@@ -301,16 +213,17 @@ async fn start_in(
             return Err(Error::Invalid(NOT_MAPPED.to_owned()));
         }
     }
-    let link = phase("link", link::of(shared, entry, live)).await?;
-    let config = &shared.config.processes;
-    let wanted = request.output_bytes.map_or(config.output_bytes, |bytes| bytes.min(config.output_bytes));
+    let link = phase("link", hold::of(&entry.processes, live)).await?;
+    let host = &entry.processes.host;
+    let wanted =
+        request.output_bytes.map_or(host.config.output_bytes, |bytes| bytes.min(host.config.output_bytes));
     let id = ProcessId::generate();
     let cwd = request.cwd.as_deref().unwrap_or(DIRECTORY);
     let description = request.describe(cwd);
     let failed = |source| Error::ProcessOutput { action: "make the ring of a process", source };
     let text = serde_json::to_vec(&description).map_err(|e| failed(io::Error::other(e)))?;
-    let wanted = entry.processes.admit(wanted, config.running_max)?;
-    let (share, capacity) = rings::admit(shared, wanted)?;
+    let wanted = entry.processes.admit(wanted, host.config.running_max)?;
+    let (share, capacity) = rings::admit(&host.rings, wanted, || evict(&serving.ground.books.registry))?;
     let ring = Ring::create(&link.ring_path(id), capacity, &text).map_err(failed)?;
     let process = Process::new(id, description, (ring, share), Arc::clone(&link)).map_err(failed)?;
     // Before it is started: it may end before its start is told.
@@ -325,13 +238,13 @@ async fn start_in(
     };
     process.pid.store(pid, Ordering::Relaxed);
     process.output.note_pid(pid);
-    process.begin(entry, &sources, input);
+    process.begin(&entry.activity, &sources, input);
     if process.ended.is_cancelled() {
         process.detach();
     }
     // Before anything is taken: whoever asked for it sees its first byte.
-    let follower = process.follow(0)?;
-    process.spawn_tasks(shared, entry, sources);
+    let follower = Follower::new(Arc::clone(&process), 0)?;
+    pump::spawn_tasks(&process, &entry.processes, sources);
     Ok(follower)
 }
 
@@ -359,7 +272,8 @@ async fn spawn(
     let failed = |source| Error::ProcessOutput { action: "make the pipes of a process", source };
     let (channel, journal) = (link.channel()?, link.journal()?);
     if spawn.relayed {
-        let Streams { theirs, sources, input } = relay::streams(link, id, &spawn, journal).map_err(failed)?;
+        let Streams { theirs, sources, input } =
+            relay::streams(&link.ring_path(id), &spawn, journal).map_err(failed)?;
         let kept = [&sources.stdout, &sources.stderr, &input].into_iter().flatten();
         return start_with(&channel, spawn, theirs, kept).await.map(|pid| (pid, sources, input));
     }
@@ -370,7 +284,7 @@ async fn spawn(
         let master = Arc::new(Watched::new(master).map_err(failed)?);
         return Ok((pid, Sources { stdout: Some(Arc::clone(&master)), stderr: None, journal }, Some(master)));
     }
-    let Streams { theirs, sources, input } = streams(spawn.input, journal).map_err(failed)?;
+    let Streams { theirs, sources, input } = streams::pipes(spawn.input, journal).map_err(failed)?;
     let kept = [&sources.stdout, &sources.stderr, &input].into_iter().flatten();
     start_with(&channel, spawn, theirs, kept).await.map(|pid| (pid, sources, input))
 }
@@ -391,29 +305,87 @@ async fn start_with(
     Ok(started.map_err(Error::Control)?.pid)
 }
 
-fn streams(has_input: bool, journal: Arc<Journal>) -> io::Result<Streams> {
-    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
-    let watched = |fd: OwnedFd| {
-        // Ours only: a program may take a stream that does not block for broken.
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok::<_, io::Error>(Some(Arc::new(Watched::new(fd)?)))
-    };
-    let (stdin, input) = if has_input {
-        let (read, write) = pipe()?;
-        (read, watched(write)?)
-    } else {
-        (File::open("/dev/null")?.into(), None)
-    };
-    let (stdout, stdout_end) = pipe()?;
-    let (stderr, stderr_end) = pipe()?;
-    let sources = Sources { stdout: watched(stdout)?, stderr: watched(stderr)?, journal };
-    Ok(Streams { theirs: vec![stdin, stdout_end, stderr_end], sources, input })
-}
-
 /// `EAGAIN`: the limit of processes; `ENOMEM`: that of memory; `ENOSPC`: that of terminals.
 fn is_exhausted(errno: i32) -> bool {
     use rustix::io::Errno;
     [Errno::AGAIN, Errno::NOMEM, Errno::NOSPC].iter().any(|e| e.raw_os_error() == errno)
+}
+
+/// Forgets the oldest ended process of the sandbox that has most of them; says whether there was one.
+fn evict(registry: &Registry) -> bool {
+    let held = registry.all().into_iter().map(|entry| (entry.processes.over(), entry));
+    let most = held.max_by_key(|((count, _), _)| *count);
+    let Some(((_, Some(oldest)), entry)) = most else { return false };
+    tracing::debug!(id = %entry.id, process = %oldest, "the output of an ended process makes way");
+    entry.processes.remove(oldest);
+    true
+}
+
+/// Starts a process, waking the sandbox if it sleeps, and follows it from its first byte.
+pub(crate) async fn start_process(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    request: ProcessRequest,
+) -> Result<Follower, Error> {
+    request.check()?;
+    let entry = serving.ground.books.find(id)?;
+    let (tasks, serving) = (&serving.ground.tasks, Arc::clone(serving));
+    // On a task of its own: whether or not the client waits, it is started whole or not at all.
+    let trace = Trace::current().unwrap_or_else(Trace::new);
+    let work = async move { start(&serving, &entry, request).await };
+    let started = tasks.spawn(trace.around(work));
+    started.await.unwrap_or(Err(Error::Panicked))
+}
+
+/// The processes of a sandbox, the newest first.
+pub(crate) async fn processes(serving: &Arc<Serving>, id: SandboxId) -> Result<Vec<Arc<Process>>, Error> {
+    Ok(entry_of_processes(serving, id).await?.processes.all())
+}
+
+/// Finds a process.
+pub(crate) async fn process(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    process: ProcessId,
+) -> Result<Arc<Process>, Error> {
+    entry_of_processes(serving, id).await?.processes.find(process)
+}
+
+/// Kills a process with everything that it has started, and forgets it.
+pub(crate) async fn delete_process(
+    serving: &Arc<Serving>,
+    id: SandboxId,
+    process: ProcessId,
+) -> Result<(), Error> {
+    let entry = entry_of_processes(serving, id).await?;
+    let process = entry.processes.find(process)?;
+    // What it has left behind goes too, so also when it has ended itself.
+    let killed = process.kill().await;
+    if !process.ended.is_cancelled() {
+        killed?;
+        if tokio::time::timeout(DELETE_DEADLINE, process.ended.cancelled()).await.is_err() {
+            return Err(Error::Conflict("the process could not be killed in time".to_owned()));
+        }
+    }
+    entry.processes.remove(process.id);
+    Ok(())
+}
+
+/// A sandbox that was frozen when this daemon began has not been asked for its processes yet.
+pub(crate) async fn entry_of_processes(serving: &Arc<Serving>, id: SandboxId) -> Result<Arc<Entry>, Error> {
+    let entry = serving.ground.books.find(id)?;
+    if entry.present().is_some_and(|live| hold::is_unopened(&live)) {
+        let live = awake(&entry).await?;
+        kept_awake(&entry, hold::of(&entry.processes, &live)).await?;
+    }
+    Ok(entry)
+}
+
+/// Hangs up: forgets a process, which sees its terminal go.
+pub(crate) fn hang_up(serving: &Arc<Serving>, id: SandboxId, process: &Process) {
+    if let Ok(entry) = serving.ground.books.find(id) {
+        entry.processes.remove(process.id);
+    }
 }
 
 #[cfg(test)]
@@ -442,5 +414,12 @@ mod tests {
         let request = ProcessRequest::of(vec!["a".to_owned(), "ü".repeat(5000)], Purpose::Process);
         let shown = request.describe("/").cmd;
         assert!(shown.len() == 2 && shown[1].len() <= SHOWN_BYTES_MAX && shown[1].ends_with('…'));
+    }
+}
+
+/// Forgets a process of which a client has got everything.
+pub(crate) fn finish(entry: &Entry, process: &Process) {
+    if process.is_over() {
+        entry.processes.remove(process.id());
     }
 }

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::rings::Over;
-use super::{Process, ProcessId};
+use super::child::Process;
+use super::nouns::{Config, ProcessId};
+use super::rings::Rings;
+use crate::activity::Activity;
 use crate::activity::now_ms;
 use crate::error::Error;
-use crate::registry::Entry;
+use crate::process::rings::RING_BYTES_MIN;
+use crate::tasks::Tasks;
+use model::SandboxId;
 
 /// How many ended processes are kept.
 const ENDED_MAX: usize = 64;
@@ -20,12 +24,21 @@ const OPEN_MAX: usize = 256;
 /// What the rings of one sandbox may hold together before new ones are made small: they are memory
 /// of the host, and not the sandbox's own.
 const RINGS_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The least that a ring holds, whatever the others do.
-pub(super) const RING_BYTES_MIN: u64 = 64 * 1024;
+/// What the processes of all sandboxes have in common.
+#[derive(Debug)]
+pub(crate) struct ProcessHost {
+    pub(crate) tasks: Tasks,
+    pub(crate) config: Config,
+    /// What the output of all of them takes.
+    pub(crate) rings: Arc<Rings>,
+}
 
-/// The processes of one sandbox.
-#[derive(Debug, Default)]
+/// The processes of one sandbox, and what their tasks need of it.
+#[derive(Debug)]
 pub(crate) struct Processes {
+    pub(crate) id: SandboxId,
+    pub(crate) activity: Activity,
+    pub(crate) host: Arc<ProcessHost>,
     maps: Mutex<Maps>,
 }
 
@@ -36,13 +49,17 @@ struct Maps {
 }
 
 impl Processes {
-    pub(super) fn insert(&self, process: Arc<Process>) {
+    pub(crate) fn new(id: SandboxId, activity: Activity, host: Arc<ProcessHost>) -> Self {
+        Self { id, activity, host, maps: Mutex::default() }
+    }
+
+    pub(crate) fn insert(&self, process: Arc<Process>) {
         let mut maps = self.lock();
         maps.by_key.insert(process.id.key(), process.id);
         maps.by_id.insert(process.id, process);
     }
 
-    pub(super) fn remove(&self, id: ProcessId) {
+    pub(crate) fn remove(&self, id: ProcessId) {
         let mut maps = self.lock();
         maps.by_key.remove(&id.key());
         let removed = maps.by_id.remove(&id);
@@ -53,26 +70,26 @@ impl Processes {
         }
     }
 
-    pub(super) fn find(&self, id: ProcessId) -> Result<Arc<Process>, Error> {
+    pub(crate) fn find(&self, id: ProcessId) -> Result<Arc<Process>, Error> {
         self.lock().by_id.get(&id).cloned().ok_or(Error::NoProcess)
     }
 
-    pub(super) fn of_key(&self, key: u64) -> Option<Arc<Process>> {
+    pub(crate) fn of_key(&self, key: u64) -> Option<Arc<Process>> {
         let maps = self.lock();
         maps.by_key.get(&key).and_then(|id| maps.by_id.get(id)).cloned()
     }
 
     /// All of them, the newest first.
-    pub(super) fn all(&self) -> Vec<Arc<Process>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Process>> {
         self.lock().by_id.values().rev().cloned().collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().by_id.is_empty()
     }
 
     /// How much a new ring may hold; an error when too many processes run.
-    pub(super) fn admit(&self, wanted: u64, running_max: usize) -> Result<u64, Error> {
+    pub(crate) fn admit(&self, wanted: u64, running_max: usize) -> Result<u64, Error> {
         let maps = self.lock();
         let running = maps.by_id.values().filter(|process| !process.ended.is_cancelled()).count();
         if running >= running_max {
@@ -84,7 +101,7 @@ impl Processes {
     }
 
     /// The processes that have ended and of whose output nothing more can come.
-    pub(super) fn over(&self) -> Over {
+    pub(crate) fn over(&self) -> Over {
         let maps = self.lock();
         let mut over = maps.by_id.iter().filter(|(_, process)| process.is_over()).map(|(id, _)| *id);
         let oldest = over.next();
@@ -107,14 +124,17 @@ impl Processes {
         surplus
     }
 
+    /// Forgets processes that ended long ago, or when there are many, the oldest first.
+    pub(crate) fn prune(&self) {
+        for id in self.surplus() {
+            self.remove(id);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Maps> {
         self.maps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Forgets processes that ended long ago, or when there are many, the oldest first.
-pub(super) fn prune(entry: &Entry) {
-    for id in entry.processes.surplus() {
-        entry.processes.remove(id);
-    }
-}
+/// How many ended processes there are whose output is all there, and the oldest.
+pub(crate) type Over = (usize, Option<ProcessId>);
