@@ -122,7 +122,7 @@ mod tests {
 
     /// In memory for as long as it is small.
     fn quoted(pieces: &[&[u8]], sent_max: usize) -> (String, bool) {
-        let mut quoted = Quoted { sent_max, ..Quoted::begin(Spool::in_memory(), b"\"") };
+        let mut quoted = Quoted { sent_max, ..Quoted::begin(Spool::in_memory().unwrap(), b"\"") };
         pieces.iter().for_each(|piece| quoted.push(piece));
         quoted.end();
         quoted.spool.append(b"\"");
