@@ -1,48 +1,43 @@
 //! How the rooms of one instance are put together.
 
-use crate::admission;
-use crate::admission::Admission;
-use crate::announce::Announce;
-use crate::app;
-use crate::books::Books;
-use crate::create::Bounds;
-use crate::events::Events;
-use crate::ground::Ground;
-use crate::host::Host;
-use crate::host::HostConfig;
-use crate::host::HostParts;
-use crate::kept::KeptWorkspaces;
-use crate::launching::Launching;
-use crate::leases::Leases;
-use crate::life::Life;
-use crate::pool;
-use crate::pool::Pool;
-use crate::process;
-use crate::process::rings::Rings;
-use crate::process::table::ProcessHost;
-use crate::records::Records;
-use crate::registry::Registry;
-use crate::rules::SleepRules;
-use crate::serving::Serving;
-use crate::serving::ServingConfig;
-use crate::share::Threads;
-use crate::spaces::UserSpaces;
-use crate::tasks::Tasks;
-use engine::Runtime;
-use engine::bundle::Template;
-use metadata::Metadata;
-use model::ByteSize;
-use model::Limits;
-use network::Network;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::base::events::Events;
+use crate::base::records::Records;
+use crate::base::share::Threads;
+use crate::base::tasks::Tasks;
+use crate::books::kept::KeptWorkspaces;
+use crate::books::leases::Leases;
+use crate::books::ledger::Books;
+use crate::books::registry::Registry;
+use crate::launch::admission::{self, Admission};
+use crate::launch::ground::Ground;
+use crate::launch::host::{Host, HostConfig, HostParts};
+use crate::launch::launching::Launching;
+use crate::launch::pool::{self, Pool};
+use crate::launch::spaces::UserSpaces;
+use crate::life::announce::Announce;
+use crate::life::create::Bounds;
+use crate::life::lives::Life;
+use crate::life::rules::SleepRules;
+use crate::running::process;
+use crate::running::process::rings::Rings;
+use crate::running::process::table::ProcessHost;
+use crate::serve::app;
+use crate::serve::serving::{Serving, ServingConfig};
+use engine::Runtime;
+use engine::bundle::Template;
+use metadata::Metadata;
+use model::{ByteSize, Limits};
+use network::Network;
 use storage::Storage;
 use sys::cgroup::Hierarchy;
 use sys::netns::SocketMaker;
 use telemetry::Metrics;
-
-use tokio::sync::Semaphore;
 
 /// How sandboxes are kept.
 #[derive(Debug, Clone)]
@@ -106,15 +101,15 @@ pub struct Parts {
 
 /// What the rooms need of one instance.
 #[derive(Debug)]
-pub(super) struct Assembled {
-    pub(super) life: Arc<Life>,
-    pub(super) serving: Arc<Serving>,
-    pub(super) bounds: Bounds,
-    pub(super) keepalive_max: Duration,
+pub(crate) struct Assembled {
+    pub(crate) life: Arc<Life>,
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) bounds: Bounds,
+    pub(crate) keepalive_max: Duration,
 }
 
 /// Puts the rooms together; nothing runs yet.
-pub(super) fn assemble(config: Config, parts: Parts, given_out: u64) -> Assembled {
+pub(crate) fn assemble(config: Config, parts: Parts, given_out: u64) -> Assembled {
     let Parts { storage, network, metadata, runtime, cgroups, sockets, template, metrics } = parts;
     let tasks = Tasks::default();
     let records = Records::new(metadata);

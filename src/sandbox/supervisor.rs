@@ -1,62 +1,41 @@
 //! Public entry point of the core: finds, creates and commands sandboxes.
 
-use model::ArchiveFormat;
-use model::FileBase;
-use model::FileStat;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storage::Listing;
-use storage::Spool;
 
-use super::activity::now_ms;
-use super::clock::Clock;
-use super::command::Command;
-use super::error::Error;
-use super::etc::write_etc;
-use super::events::Why;
-use super::reconcile;
-use super::registry::Entry;
-use super::registry::ask;
-use super::request::{CreateRequest, Created, Filter, Started};
-use super::tasks::blocking;
-use super::view::{Counts, Snapshot};
-use crate::assemble::Assembled;
-use crate::assemble::Config;
-use crate::assemble::Parts;
-use crate::assemble::assemble;
-use crate::command::Update;
-use crate::connect::Intent;
-use crate::connect::Upstream;
-use crate::create;
-use crate::create::Birth;
-use crate::create::sleep_policy;
-use crate::error::ConnectError;
-use crate::events::Subscription;
-use crate::exec::Exec;
-use crate::files::download::Download;
-use crate::files::kept::Kept;
-use crate::files::trees::Packed;
-use crate::files::trees::Unpacking;
-use crate::files::upload::Upload;
-use crate::files::watch::FileWatch;
-use crate::logs::LogFollower;
-use crate::logs::LogStart;
-use crate::look;
-use crate::presets::Preset;
-use crate::process::child::Process;
-use crate::process::follow::Follower;
-use crate::process::nouns::ProcessId;
-use crate::process::start::ProcessRequest;
-use crate::purge::purge_workspace;
-use crate::request::ExecRequest;
-use crate::request::UpdateRequest;
-use crate::view::Stats;
-use crate::view::Usage;
-use crate::watch::Looks;
+use crate::assemble::{Assembled, Config, Parts, assemble};
+use crate::base::activity::now_ms;
+use crate::base::command::{Command, Update};
+use crate::base::error::{ConnectError, Error};
+use crate::base::events::{Subscription, Why};
+use crate::base::request::{CreateRequest, Created, ExecRequest, Filter, Started, UpdateRequest};
+use crate::base::tasks::blocking;
+use crate::base::view::{Counts, Snapshot, Stats, Usage};
+use crate::books::registry::{Entry, ask};
+use crate::keep::clock::Clock;
+use crate::keep::reconcile;
+use crate::keep::watch::Looks;
+use crate::launch::etc::write_etc;
+use crate::life::create::{self, Birth, sleep_policy};
+use crate::life::look;
+use crate::life::purge::purge_workspace;
+use crate::running::process::child::Process;
+use crate::running::process::follow::Follower;
+use crate::running::process::nouns::ProcessId;
+use crate::serve::exec::Exec;
+use crate::serve::files::download::Download;
+use crate::serve::files::kept::Kept;
+use crate::serve::files::trees::{Packed, Unpacking};
+use crate::serve::files::upload::Upload;
+use crate::serve::files::watch::FileWatch;
+use crate::serve::logs::{LogFollower, LogStart};
+use crate::serve::presets::Preset;
+use crate::serve::preview::{Intent, Upstream};
+use crate::serve::processes::ProcessRequest;
 use metadata::{Contents, Durability, Retirement};
-use model::{External, SandboxId, Status};
-use storage::Line as LogLine;
+use model::{ArchiveFormat, External, FileBase, FileStat, SandboxId, Status};
+use storage::{Line as LogLine, Listing, Spool};
 
 /// Public entry point of the core; cheap to clone.
 #[derive(Debug, Clone)]
@@ -91,7 +70,7 @@ impl Supervisor {
         ground.host.storage.restore_reserve();
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
         clock.note(&ground.books).await;
-        crate::watch::begin(life, clock, looks);
+        crate::keep::watch::begin(life, clock, looks);
         Ok(Self { rooms: Arc::new(rooms) })
     }
 
@@ -348,7 +327,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, too many processes, or the command cannot be started.
     pub async fn start_process(&self, id: SandboxId, request: ProcessRequest) -> Result<Follower, Error> {
-        crate::process::start::start_process(&self.rooms.serving, id, request).await
+        crate::serve::processes::start_process(&self.rooms.serving, id, request).await
     }
 
     /// The processes of a sandbox, the newest first.
@@ -356,7 +335,7 @@ impl Supervisor {
     /// # Errors
     /// Not found.
     pub async fn processes(&self, id: SandboxId) -> Result<Vec<Arc<Process>>, Error> {
-        crate::process::start::processes(&self.rooms.serving, id).await
+        crate::serve::processes::processes(&self.rooms.serving, id).await
     }
 
     /// Finds a process.
@@ -364,7 +343,7 @@ impl Supervisor {
     /// # Errors
     /// Not found.
     pub async fn process(&self, id: SandboxId, process: ProcessId) -> Result<Arc<Process>, Error> {
-        crate::process::start::process(&self.rooms.serving, id, process).await
+        crate::serve::processes::process(&self.rooms.serving, id, process).await
     }
 
     /// Kills a process with everything that it has started, and forgets it.
@@ -372,12 +351,12 @@ impl Supervisor {
     /// # Errors
     /// Not found, or it cannot be killed.
     pub async fn delete_process(&self, id: SandboxId, process: ProcessId) -> Result<(), Error> {
-        crate::process::start::delete_process(&self.rooms.serving, id, process).await
+        crate::serve::processes::delete_process(&self.rooms.serving, id, process).await
     }
 
     /// Hangs up: forgets a process, which sees its terminal go.
     pub fn hang_up(&self, id: SandboxId, process: &Process) {
-        crate::process::start::hang_up(&self.rooms.serving, id, process);
+        crate::serve::processes::hang_up(&self.rooms.serving, id, process);
     }
 
     /// Runs a command, waking the sandbox if it sleeps.
@@ -387,7 +366,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, or the sandbox ended meanwhile.
     pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
-        crate::exec::exec(&self.rooms.serving, id, request).await
+        crate::serve::exec::exec(&self.rooms.serving, id, request).await
     }
 
     /// Lists a directory beneath the base; `write` makes the answer of it, which is kept until it is sent.
@@ -402,7 +381,7 @@ impl Supervisor {
         recursive: bool,
         write: impl FnOnce(&Listing, &mut Spool) -> io::Result<()> + Send + 'static,
     ) -> Result<Kept, Error> {
-        crate::files::entries::list_files(&self.rooms.serving, id, base, path, recursive, write).await
+        crate::serve::files::entries::list_files(&self.rooms.serving, id, base, path, recursive, write).await
     }
 
     /// Opens a regular file.
@@ -410,7 +389,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not a regular file, or a path that leads out.
     pub async fn open_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Download, Error> {
-        crate::files::entries::open_file(&self.rooms.serving, id, base, path).await
+        crate::serve::files::entries::open_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Begins to write a file; directories above it are made.
@@ -418,7 +397,7 @@ impl Supervisor {
     /// # Errors
     /// The path is a directory, leads out, or nothing can be written.
     pub async fn create_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Upload, Error> {
-        crate::files::entries::create_file(&self.rooms.serving, id, base, path).await
+        crate::serve::files::entries::create_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Looks at what a path names; a link is not followed at its end.
@@ -426,7 +405,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, or a path that leads out.
     pub async fn stat_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<FileStat, Error> {
-        crate::files::entries::stat_file(&self.rooms.serving, id, base, path).await
+        crate::serve::files::entries::stat_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Makes a directory and those above it.
@@ -440,7 +419,7 @@ impl Supervisor {
         path: &str,
         mode: Option<u32>,
     ) -> Result<FileStat, Error> {
-        crate::files::entries::make_directory(&self.rooms.serving, id, base, path, mode).await
+        crate::serve::files::entries::make_directory(&self.rooms.serving, id, base, path, mode).await
     }
 
     /// Sets the permissions of a file or directory.
@@ -454,7 +433,7 @@ impl Supervisor {
         path: &str,
         mode: u32,
     ) -> Result<FileStat, Error> {
-        crate::files::entries::chmod_file(&self.rooms.serving, id, base, path, mode).await
+        crate::serve::files::entries::chmod_file(&self.rooms.serving, id, base, path, mode).await
     }
 
     /// Moves a file or tree.
@@ -469,7 +448,7 @@ impl Supervisor {
         to: &str,
         overwrite: bool,
     ) -> Result<FileStat, Error> {
-        crate::files::entries::move_file(&self.rooms.serving, id, base, from, to, overwrite).await
+        crate::serve::files::entries::move_file(&self.rooms.serving, id, base, from, to, overwrite).await
     }
 
     /// Copies a file or tree.
@@ -484,7 +463,7 @@ impl Supervisor {
         to: &str,
         overwrite: bool,
     ) -> Result<FileStat, Error> {
-        crate::files::entries::copy_file(&self.rooms.serving, id, base, from, to, overwrite).await
+        crate::serve::files::entries::copy_file(&self.rooms.serving, id, base, from, to, overwrite).await
     }
 
     /// Deletes a file, a link, an empty directory, or a tree; it is gone at once, its space a little later.
@@ -498,7 +477,7 @@ impl Supervisor {
         path: &str,
         recursive: bool,
     ) -> Result<(), Error> {
-        crate::files::entries::delete_file(&self.rooms.serving, id, base, path, recursive).await
+        crate::serve::files::entries::delete_file(&self.rooms.serving, id, base, path, recursive).await
     }
 
     /// Begins to pack what is in a directory; `all` with what listings hide.
@@ -513,7 +492,7 @@ impl Supervisor {
         format: ArchiveFormat,
         all: bool,
     ) -> Result<Packed, Error> {
-        crate::files::trees::pack(&self.rooms.serving, id, base, path, format, all).await
+        crate::serve::files::trees::pack(&self.rooms.serving, id, base, path, format, all).await
     }
 
     /// Begins to unpack an archive into a directory.
@@ -527,7 +506,7 @@ impl Supervisor {
         path: &str,
         format: ArchiveFormat,
     ) -> Result<Unpacking, Error> {
-        crate::files::trees::unpack(&self.rooms.serving, id, base, path, format).await
+        crate::serve::files::trees::unpack(&self.rooms.serving, id, base, path, format).await
     }
 
     /// Watches a directory; with `recursive` also those in it.
@@ -541,7 +520,7 @@ impl Supervisor {
         path: &str,
         recursive: bool,
     ) -> Result<FileWatch, Error> {
-        crate::files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
+        crate::serve::files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
     }
 
     /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
@@ -556,7 +535,7 @@ impl Supervisor {
         count: usize,
         write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
     ) -> Result<Kept, Error> {
-        crate::logs::log_tail(&self.rooms.serving, id, process, count, write).await
+        crate::serve::logs::log_tail(&self.rooms.serving, id, process, count, write).await
     }
 
     /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
@@ -569,7 +548,7 @@ impl Supervisor {
         process: &str,
         start: LogStart,
     ) -> Result<(Vec<LogLine>, LogFollower), Error> {
-        crate::logs::follow_log(&self.rooms.serving, id, process, start).await
+        crate::serve::logs::follow_log(&self.rooms.serving, id, process, start).await
     }
 
     /// Lists the presets by name.
@@ -577,7 +556,7 @@ impl Supervisor {
     /// # Errors
     /// The templates cannot be read.
     pub async fn presets(&self) -> Result<Vec<Preset>, Error> {
-        crate::presets::presets(&self.rooms.serving).await
+        crate::serve::presets::presets(&self.rooms.serving).await
     }
 
     /// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
@@ -588,7 +567,7 @@ impl Supervisor {
     /// # Cancel safety
     /// Cancel safe: a wake that has begun goes on.
     pub async fn connect(&self, id: SandboxId, port: u16, intent: Intent) -> Result<Upstream, ConnectError> {
-        crate::connect::connect(&self.rooms.serving, id, port, intent).await
+        crate::serve::preview::connect(&self.rooms.serving, id, port, intent).await
     }
 
     /// Follows events after a number, or from now on.
