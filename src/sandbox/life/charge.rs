@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use crate::base::activity::now_ms;
 use crate::base::error::{Error, chain};
 use crate::books::ledger::Books;
@@ -18,9 +20,15 @@ use model::{Record, Status};
 pub(crate) struct Charge {
     pub(crate) life: Arc<Life>,
     pub(crate) entry: Arc<Entry>,
+    /// Held while a change of the record is written: each begins with what the one before has made.
+    writing: Mutex<()>,
 }
 
 impl Charge {
+    pub(crate) fn new(life: Arc<Life>, entry: Arc<Entry>) -> Self {
+        Self { life, entry, writing: Mutex::default() }
+    }
+
     pub(crate) fn ground(&self) -> &Ground {
         &self.life.ground
     }
@@ -35,6 +43,7 @@ impl Charge {
 
     /// Changes the record: first where it lasts, then where it is seen; not at all if it cannot be written.
     pub(crate) async fn amend(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let _turn = self.writing.lock().await;
         let record = self.changed(change);
         self.books().records.put(record.clone(), Durability::Power).await?;
         if let Some(live) = self.entry.present() {
@@ -46,6 +55,7 @@ impl Charge {
 
     /// Records what has happened, which is seen even if it cannot be written.
     pub(crate) async fn note(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let _turn = self.writing.lock().await;
         let record = self.changed(change);
         self.entry.publish(|published| published.record = Arc::new(record.clone()));
         self.books().records.put(record, Durability::Power).await

@@ -1,45 +1,63 @@
 //! The task that changes one sandbox; nobody else does.
 //!
-//! What happens to the sandbox itself (its first process ends) comes before what is asked of it.
+//! What takes time is work beside which the driver goes on to listen: nothing waits in a handler. What happens to the
+//! sandbox itself (its first process ends) comes before what is asked of it.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::base::command::{Command, Order, Reply};
-use crate::base::error::{Error, chain};
-use crate::base::events::Why;
+use crate::base::command::{Command, Doing, MAILBOX, Meanwhile, Order};
 use crate::books::registry::Entry;
 use crate::life::charge::Charge;
 use crate::life::lives::Life;
-use crate::life::{amend, end, oom, pause, start};
-use crate::running::live;
-use engine::Engine;
-use model::{IdlePolicy, Record, Status};
+use crate::life::obey::{self, Outcome};
+use crate::life::revive::Revive;
+use model::{IdlePolicy, Status};
 
-/// The pause before an `always_on` sandbox whose first process was lost is started again.
-const REVIVE_PAUSE: Duration = Duration::from_secs(1);
-/// What is done to a sandbox and takes longer is told in the log, phase by phase.
-const SLOW: Duration = Duration::from_secs(1);
-/// The longest of these pauses, which double.
-const REVIVE_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A sandbox that ran for so long was healthy: the next pause is the first one again.
-const HEALTHY: Duration = Duration::from_secs(60);
+/// Boxed, so that a driver with nothing to do is small.
+type Doings = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// Gives a sandbox its driver.
 pub(crate) fn drive(life: &Arc<Life>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Box<Order>>) {
-    life.ground.tasks.spawn(run(Arc::clone(life), entry, mailbox));
+    let charge = Arc::new(Charge::new(Arc::clone(life), entry));
+    life.ground.tasks.spawn(run(charge, mailbox));
 }
 
-/// Runs until the sandbox is deleted or the daemon ends.
-async fn run(life: Arc<Life>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Box<Order>>) {
-    let mut driver = Driver { charge: Charge { life, entry }, revive: Revive::default() };
+/// Work that is under way.
+struct Work {
+    doing: Doing,
+    /// Cuts it short.
+    hurry: CancellationToken,
+    future: Doings,
+}
+
+struct Driver {
+    charge: Arc<Charge>,
+    revive: Revive,
+    work: Option<Work>,
+    /// A change of the record beside it.
+    aside: Option<Doings>,
+    /// Commands that came meanwhile, in their order.
+    waiting: VecDeque<Box<Order>>,
+}
+
+/// Runs until the sandbox is deleted or the daemon ends; work that was begun is finished first.
+async fn run(charge: Arc<Charge>, mut mailbox: mpsc::Receiver<Box<Order>>) {
+    let mut driver =
+        Driver { charge, revive: Revive::default(), work: None, aside: None, waiting: VecDeque::new() };
     loop {
-        let live = driver.charge.entry.present();
+        let charge = Arc::clone(&driver.charge);
+        let live = charge.entry.present();
         let revive_at = driver.revive_at();
-        let is_paused = driver.charge.entry.status() == Status::Paused;
+        let is_idle = driver.work.is_none() && driver.aside.is_none();
+        let is_paused = charge.entry.status() == Status::Paused;
+        let has_waiting = !driver.waiting.is_empty();
+        let listens = driver.aside.is_none() && driver.waiting.len() < MAILBOX;
         let lost = async {
             match &live {
                 Some(live) => live.wait().await,
@@ -48,16 +66,38 @@ async fn run(life: Arc<Life>, entry: Arc<Entry>, mut mailbox: mpsc::Receiver<Box
         };
         tokio::select! {
             biased;
-            () = driver.charge.ground().tasks.ending.cancelled() => return,
-            () = lost => driver.init_lost().await,
-            () = driver.charge.entry.activity.wanted(), if is_paused => pause::wanted(&driver.charge).await,
-            command = mailbox.recv() => match command {
-                Some(order) => if driver.obey(*order).await.is_gone() { return },
+            () = charge.ground().tasks.ending.cancelled(), if is_idle => return,
+            outcome = done(driver.work.as_mut().map(|work| &mut work.future)) => {
+                driver.work = None;
+                if driver.settle(outcome).is_gone() { return }
+            }
+            outcome = done(driver.aside.as_mut()) => {
+                driver.aside = None;
+                if driver.settle(outcome).is_gone() { return }
+            }
+            () = lost, if is_idle => driver.begin(Doing::Stop, obey::lost(charge)),
+            () = charge.entry.activity.wanted(), if is_paused && is_idle => {
+                driver.begin(Doing::Start, obey::wanted(Arc::clone(&charge)));
+            }
+            () = std::future::ready(()), if is_idle && has_waiting => driver.next(),
+            order = mailbox.recv(), if listens => match order {
+                Some(order) => driver.take(order),
                 None => return,
             },
             // Last: whatever is asked during the pause is answered first and may end the revival.
-            () = at(revive_at) => driver.revive().await,
+            () = at(revive_at), if is_idle => {
+                driver.revive.at = None;
+                driver.begin(Doing::Start, obey::revive(Arc::clone(&charge)));
+            }
         }
+    }
+}
+
+/// Waits for what is under way; for ever without it.
+async fn done(work: Option<&mut Doings>) -> Outcome {
+    match work {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -69,188 +109,65 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
-/// When an `always_on` sandbox that was lost is started again.
-#[derive(Debug)]
-struct Revive {
-    /// `None`: it is not to be started.
-    at: Option<Instant>,
-    pause: Duration,
-}
-
-impl Default for Revive {
-    fn default() -> Self {
-        Self { at: None, pause: REVIVE_PAUSE }
-    }
-}
-
-impl Revive {
-    /// Begins the first pause again after a healthy while, else the next.
-    fn after_loss(&mut self, ran_for: Option<Duration>) {
-        if ran_for.is_some_and(|time| time >= HEALTHY) {
-            self.pause = REVIVE_PAUSE;
-        }
-        self.schedule();
-    }
-
-    /// Begins the next pause, twice as long as the one before.
-    fn schedule(&mut self) {
-        self.at = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(REVIVE_PAUSE_MAX);
-    }
-}
-
-/// Whether there is anything left to drive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum After {
-    Stays,
-    Gone,
-}
-
-impl After {
-    fn is_gone(self) -> bool {
-        self == Self::Gone
-    }
-}
-
-struct Driver {
-    charge: Charge,
-    revive: Revive,
-}
-
 impl Driver {
-    /// Handles a command and takes down how long its phases took.
-    async fn obey(&mut self, Order { command, trace, asked }: Order) -> After {
-        let (operation, before) = (command.operation(), trace.len());
-        // What was asked of the same sandbox before comes first.
-        trace.note("turn", asked);
-        let metrics = self.charge.books().metrics.clone();
-        let after = trace.scope(self.handle(command)).await;
-        metrics.observe_phases(operation, &trace.since(before));
-        let took = asked.elapsed();
-        // A program that does not end when it is told is given its time.
-        let is_ending = matches!(operation, "stop" | "purge" | "delete");
-        if took >= SLOW + if is_ending { self.charge.life.stop_grace } else { Duration::ZERO } {
-            let (id, took_ms) = (self.charge.entry.id, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            tracing::warn!(%id, operation, took_ms, phases = trace.told(before), "what was asked of a sandbox took long");
-        }
-        after
+    /// Begins work; there is none.
+    fn begin(&mut self, doing: Doing, work: impl Future<Output = Outcome> + Send + 'static) {
+        self.work = Some(Work { doing, hurry: CancellationToken::new(), future: Box::pin(work) });
     }
 
-    async fn handle(&mut self, command: Command) -> After {
-        match command {
-            Command::Create { git, reply } => {
-                let result = start::create(&self.charge, git).await;
-                let after = if result.is_ok() { After::Stays } else { After::Gone };
-                answer(reply, result);
-                return after;
+    /// Takes a command: it is begun, done beside what is under way, or waits.
+    fn take(&mut self, order: Box<Order>) {
+        let Some(work) = &self.work else {
+            self.waiting.push_back(order);
+            return;
+        };
+        match order.command.meanwhile(work.doing) {
+            Meanwhile::Beside => {
+                let obeyed = obey::obey(Arc::clone(&self.charge), *order, CancellationToken::new());
+                self.aside = Some(Box::pin(obeyed));
             }
-            Command::Start { why, reply } => {
-                let started = start::start(&self.charge, why).await;
-                if why == Why::Server && started.is_err() {
-                    // Nobody waits for it who would ask again.
-                    self.revive.schedule();
-                }
-                answer(reply, started);
-            }
-            Command::Pause { why, reply } => answer(reply, pause::pause(&self.charge, why).await),
-            Command::Resume { reply } => answer(reply, pause::resume(&self.charge, Why::Request).await),
-            Command::Stop { why, reply } => {
-                // Also of one that is down already: whoever stops it does not want it back.
-                self.revive.at = None;
-                answer(reply, end::stop(&self.charge, why).await);
-            }
-            Command::Delete { purge, reply } => {
-                answer(reply, end::delete(&self.charge, purge).await);
-                // Even if files are left over: without its record it is no sandbox any more.
-                let gone = self.charge.books().registry.find(self.charge.entry.id).is_none();
-                return if gone { After::Gone } else { After::Stays };
-            }
-            Command::Claim { owner, reply } => answer(reply, amend::claim(&self.charge, owner).await),
-            Command::KeepAlive { until_ms, reply } => {
-                let change = |record: &mut Record| record.keepalive_until = Some(until_ms);
-                let recorded = self.charge.amend(change).await;
-                if recorded.is_ok() {
-                    self.charge.entry.activity.keep_until(until_ms);
-                    self.charge.entry.look_again();
-                }
-                answer(reply, recorded);
-            }
-            Command::Update { update, reply } => {
-                answer(reply, amend::update(&self.charge, update).await);
-                if self.charge.entry.record().spec.idle_policy != IdlePolicy::AlwaysOn {
-                    self.revive.at = None;
-                }
-                self.charge.entry.look_again();
+            Meanwhile::After => self.waiting.push_back(order),
+            Meanwhile::Hasten => {
+                work.hurry.cancel();
+                self.waiting.push_back(order);
             }
         }
-        After::Stays
     }
 
-    /// The first process ended although nobody asked for it.
-    async fn init_lost(&mut self) {
-        let id = self.charge.entry.id;
-        tracing::warn!(%id, "the sandbox's first process has ended");
-        let engine = Engine::of(self.charge.entry.record().spec.isolation);
-        let ran_for = self.charge.entry.present().map(|live| live.uptime());
-        let why = self.charge.entry.present().map_or_else(
-            || engine.reason_of_end(None, None),
-            |live| {
-                // Its cgroup, which knows, is about to go.
-                oom::look(&self.charge.ground().books, id, &live);
-                if live.is_hoarder.load(Ordering::Acquire) {
-                    return live::HOARDER;
-                }
-                engine.reason_of_end(live.cgroup.oom_kills(), live.cgroup.figures().pids_refused)
-            },
-        );
-        if let Err(error) = end::end(&self.charge, Duration::ZERO, Why::Lost, Some(why)).await {
-            tracing::error!(%id, error = %chain(&error), "cannot clear up after a lost sandbox");
+    /// Begins what has waited longest.
+    fn next(&mut self) {
+        let Some(order) = self.waiting.pop_front() else { return };
+        if matches!(order.command, Command::Stop { .. }) {
+            // Also of one that is down already: whoever stops it does not want it back.
+            self.revive.at = None;
         }
-        if self.charge.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn {
-            self.revive.after_loss(ran_for);
+        let (doing, hurry) = (order.command.doing(), CancellationToken::new());
+        if self.waiting.iter().any(|waiting| waiting.command.meanwhile(doing) == Meanwhile::Hasten) {
+            hurry.cancel();
         }
+        let future = Box::pin(obey::obey(Arc::clone(&self.charge), *order, hurry.clone()));
+        self.work = Some(Work { doing, hurry, future });
+    }
+
+    /// Draws the consequences of what is done.
+    fn settle(&mut self, outcome: Outcome) -> Outcome {
+        let is_always_on = self.charge.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn;
+        match outcome {
+            Outcome::Unstarted => self.revive.schedule(),
+            Outcome::Lost(ran_for) if is_always_on => self.revive.after_loss(ran_for),
+            Outcome::Stays | Outcome::Gone | Outcome::Lost(_) => {}
+        }
+        if !is_always_on {
+            self.revive.at = None;
+        }
+        outcome
     }
 
     /// When it is to be started again. Not if it runs, is no longer to be always on, or the server ends.
     fn revive_at(&self) -> Option<Instant> {
-        let is_down = self.charge.entry.status() == Status::Stopped && self.charge.entry.present().is_none();
-        let is_wanted = self.charge.entry.record().spec.idle_policy == IdlePolicy::AlwaysOn;
+        let entry = &self.charge.entry;
+        let is_down = entry.status() == Status::Stopped && entry.present().is_none();
+        let is_wanted = entry.record().spec.idle_policy == IdlePolicy::AlwaysOn;
         self.revive.at.filter(|_| is_down && is_wanted && !self.charge.ground().tasks.closing.is_cancelled())
-    }
-
-    /// Starts a lost `always_on` sandbox again; after a failure there is a longer pause.
-    async fn revive(&mut self) {
-        self.revive.at = None;
-        if let Err(error) = start::start(&self.charge, Why::Lost).await {
-            tracing::error!(id = %self.charge.entry.id, error = %chain(&error), "failed to start an always-on sandbox again");
-            self.revive.schedule();
-        }
-    }
-}
-
-fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
-    // A client that has gone does not undo what it asked for.
-    let _unread: Result<(), _> = reply.send(result);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_doubles_to_a_bound_and_resets_after_a_healthy_while() {
-        let mut revive = Revive::default();
-        assert!(revive.at.is_none());
-        let mut pauses = Vec::new();
-        for _loss in 0..8 {
-            let before = Instant::now();
-            revive.after_loss(Some(Duration::from_secs(1)));
-            pauses.push((revive.at.unwrap() - before).as_secs());
-        }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        let before = Instant::now();
-        revive.after_loss(Some(HEALTHY));
-        assert_eq!((revive.at.unwrap() - before).as_secs(), 1);
-        assert_eq!(revive.pause, REVIVE_PAUSE * 2);
     }
 }

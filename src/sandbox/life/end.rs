@@ -1,7 +1,9 @@
 //! How a sandbox is ended: stopped, deleted, purged.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::base::activity::now_ms;
 use crate::base::error::{Error, chain};
@@ -13,7 +15,7 @@ use crate::launch::undo::{remove_run_directory, tear_down};
 use crate::life::charge::Charge;
 use crate::life::purge::purge_workspace;
 use crate::life::relief;
-use crate::running::live::Live;
+use crate::running::live::{Grace, Live};
 use crate::running::process::pump;
 use metadata::{Durability, Retirement};
 use model::{Status, Tier};
@@ -25,7 +27,7 @@ const UNKILLABLE: &str = "processes of the sandbox cannot be killed; delete it t
 /// Ends what runs and records the sandbox as stopped.
 pub(crate) async fn end(
     charge: &Charge,
-    grace: Duration,
+    grace: &Grace,
     why: Why,
     message: Option<&str>,
 ) -> Result<(), Error> {
@@ -47,7 +49,7 @@ pub(crate) async fn end(
 ///
 /// Once PID 1 of its pid namespace has ended the kernel has ended every other process in there, and the next
 /// launch has another name: so nobody has to wait for the removal. What cannot be killed is waited for.
-pub(crate) async fn end_processes(charge: &Charge, live: Arc<Live>, grace: Duration) -> Result<(), Error> {
+pub(crate) async fn end_processes(charge: &Charge, live: Arc<Live>, grace: &Grace) -> Result<(), Error> {
     charge.entry.activity.wake_up();
     // Out of sight first: nobody may be sent to a sandbox that is going away.
     charge.entry.publish(|published| {
@@ -91,7 +93,7 @@ pub(crate) async fn record_end(charge: &Charge, is_clear: bool, message: Option<
         .await
 }
 
-pub(crate) async fn stop(charge: &Charge, why: Why) -> Result<(), Error> {
+pub(crate) async fn stop(charge: &Charge, why: Why, hurry: &CancellationToken) -> Result<(), Error> {
     let status = charge.entry.status();
     match decide(status, Request::Stop) {
         Decision::Already => return Ok(()),
@@ -111,9 +113,13 @@ pub(crate) async fn stop(charge: &Charge, why: Why) -> Result<(), Error> {
     let begun = Instant::now();
     make_room(charge).await?;
     fail_point("stop")?;
-    end(charge, charge.life.stop_grace, why, None).await?;
+    end(charge, &grace_of(charge, hurry), why, None).await?;
     charge.books().metrics.observe_stop(begun.elapsed());
     Ok(())
+}
+
+fn grace_of(charge: &Charge, hurry: &CancellationToken) -> Grace {
+    Grace { time: charge.life.stop_grace, hurry: hurry.clone() }
 }
 
 /// Before what must not fail on a full disk.
@@ -126,7 +132,7 @@ pub(crate) async fn make_room(charge: &Charge) -> Result<(), Error> {
     .await
 }
 
-pub(crate) async fn delete(charge: &Charge, purge: bool) -> Result<u64, Error> {
+pub(crate) async fn delete(charge: &Charge, purge: bool, hurry: &CancellationToken) -> Result<u64, Error> {
     let status = charge.entry.status();
     if decide(status, Request::Delete) != Decision::Delete {
         return Err(refused(Request::Delete, status));
@@ -134,11 +140,11 @@ pub(crate) async fn delete(charge: &Charge, purge: bool) -> Result<u64, Error> {
     let begun = Instant::now();
     make_room(charge).await?;
     // A purge throws everything away: there is nothing that a grace time could save.
-    let grace = if purge { Duration::ZERO } else { charge.life.stop_grace };
+    let grace = if purge { Grace::none() } else { grace_of(charge, hurry) };
     // That it is stopped is recorded only if it stays: one write less to wait for.
     let ended = charge.entry.present();
     if let Some(live) = ended.clone()
-        && let Err(error) = end_processes(charge, live, grace).await
+        && let Err(error) = end_processes(charge, live, &grace).await
     {
         record_end(charge, false, None).await?;
         charge.books().tell(charge.entry.id, What::Error { message: UNKILLABLE.to_owned() });

@@ -18,7 +18,7 @@ use crate::launch::admission::Purpose;
 use crate::life::charge::Charge;
 use crate::life::end::{self, refused};
 use crate::life::reclaim;
-use crate::running::live::Live;
+use crate::running::live::{Grace, Live};
 use engine::ControlError;
 use model::{Status, Tier};
 
@@ -78,9 +78,12 @@ pub(crate) async fn pause(charge: &Charge, why: Why) -> Result<(), Error> {
 }
 
 pub(crate) async fn freeze(live: &Live) -> Result<(), Error> {
-    fail_point("freeze")?;
     let cgroup = live.cgroup.clone();
-    blocking(move || cgroup.freeze(FREEZE_DEADLINE).map_err(Error::Cgroup)).await?;
+    let freeze = move || {
+        fail_point("freeze")?;
+        cgroup.freeze(FREEZE_DEADLINE).map_err(Error::Cgroup)
+    };
+    blocking(freeze).await?;
     if let Err(error) = fail_point("freeze-record") {
         live.cgroup.thaw().map_err(Error::Cgroup)?;
         return Err(error);
@@ -140,7 +143,7 @@ pub(crate) async fn greet(charge: &Charge, live: &Arc<Live>) -> Result<bool, Err
     if let Err(error) = answer {
         let error = Error::Control(error);
         tracing::warn!(id = %charge.entry.id, error = %chain(&error), "a sandbox that was adopted frozen cannot be used");
-        end::end(charge, Duration::ZERO, Why::Lost, Some("its memory was lost while it was paused")).await?;
+        end::end(charge, &Grace::none(), Why::Lost, Some("its memory was lost while it was paused")).await?;
         return Ok(false);
     }
     live.is_greeted.store(true, Ordering::Release);

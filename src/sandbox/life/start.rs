@@ -1,7 +1,7 @@
 //! How a sandbox is started: launched, thawed, told of.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::base::error::{Error, chain};
 use crate::base::events::{What, Why};
@@ -14,7 +14,7 @@ use crate::life::announce::{Began, How};
 use crate::life::charge::Charge;
 use crate::life::end::{self, refused};
 use crate::life::pause::{self, Thawed};
-use crate::running::live::Live;
+use crate::running::live::{Grace, Live};
 use model::{GitSource, Record, Status};
 use storage::Prepared;
 
@@ -126,7 +126,7 @@ pub(crate) fn note_recorded(charge: &Charge) {
 /// Ends a sandbox that was woken and could not be recorded.
 pub(crate) async fn abandon(charge: &Charge, live: &Live, cause: Error) -> Error {
     // Whether or not it ended: what is left of it is told by the tear-down.
-    let _ended: bool = live.end(Duration::ZERO).await;
+    let _ended: bool = live.end(&Grace::none()).await;
     match tear_down(charge.ground(), live).await {
         Ok(()) => cause,
         Err(error) => Error::Leftovers { cause: Box::new(cause), cleanup: vec![chain(&error)] },

@@ -17,6 +17,21 @@ use sys::cgroup::Cgroup;
 use sys::pidfd::PidFd;
 use sys::watch::Watched;
 
+/// How long processes may take to end by themselves once they are asked to.
+#[derive(Debug, Clone)]
+pub(crate) struct Grace {
+    pub(crate) time: Duration,
+    /// Cancelled when nobody wants to wait for it any more.
+    pub(crate) hurry: CancellationToken,
+}
+
+impl Grace {
+    /// They are killed at once.
+    pub(crate) fn none() -> Self {
+        Self { time: Duration::ZERO, hurry: CancellationToken::new() }
+    }
+}
+
 /// What exists of a running sandbox.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -91,18 +106,22 @@ impl Live {
     }
 
     /// Ends the processes: TERM, `grace`, KILL. False when PID 1 cannot be killed.
-    pub(crate) async fn end(&self, grace: Duration) -> bool {
+    pub(crate) async fn end(&self, grace: &Grace) -> bool {
+        let Grace { time, hurry } = grace;
         self.ended.cancel();
         self.disturb();
-        if !grace.is_zero() {
+        if !time.is_zero() {
             // Frozen it can take no order.
             self.thaw();
         }
-        if !grace.is_zero() && self.control.terminate(grace).await.is_ok() {
+        if !time.is_zero() && self.control.terminate(*time).await.is_ok() {
             // sandbox-init keeps the grace time itself; the margin is for a slow machine.
-            let patience = grace + Duration::from_secs(2);
-            if tokio::time::timeout(patience, self.wait()).await.is_ok() {
-                return true;
+            let patience = *time + Duration::from_secs(2);
+            tokio::select! {
+                ended = tokio::time::timeout(patience, self.wait()) => if ended.is_ok() {
+                    return true;
+                },
+                () = hurry.cancelled() => {}
             }
         }
         if let Err(error) = self.init.get().kill() {
