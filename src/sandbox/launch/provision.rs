@@ -8,6 +8,9 @@
 //!                      └─► record ─► workspace ─► it will run ┴─► record: it runs ──────────────────────────┴► claimed
 //! ```
 //!
+//! Which of the courses is taken is decided once ([`Plan`]). Each is a chain of types, placed → started → recorded; a link
+//! owns how all before it is taken back, and a step that fails takes that out of the chain with it.
+//!
 //! What a claim does to the blank and what it costs to make the record durable are waited for together. That both are
 //! done is said by a file that goes (see [`crate::launch::blank`]): with it a record that says *running* is one of a create
 //! that was not finished. Before anything of one that fails is taken away, its record says *creating* again.
@@ -40,7 +43,7 @@ use crate::running::process::link::LinkCell;
 use crate::running::throttle::Throttle;
 use engine::{Engine, Identity, bundle};
 use metadata::Durability;
-use model::{Isolation, Limits, Record, RootFs, SandboxSpec, Status, TemplateName};
+use model::{Isolation, Record, RootFs, SandboxSpec, Status, TemplateName};
 use storage::{Prepared, Staged, StagedName};
 use sys::watch::Watched;
 use telemetry::phase;
@@ -52,6 +55,64 @@ pub(crate) enum Occasion {
     Wake,
 }
 
+/// How a sandbox is launched; decided once.
+#[derive(Debug)]
+enum Plan {
+    /// A blank of the pool becomes the sandbox.
+    FromPool(Box<Blank>),
+    /// None is there: one is launched beside what has to be made durable.
+    Now,
+    /// It has to be somebody's when it is launched, by its engine, its root file system or its system calls: so its
+    /// workspace comes first, and nothing is ready before it is asked for but the site.
+    Named(Engine),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Draft<'a> {
+    launching: &'a Arc<Launching>,
+    record: &'a Record,
+    occasion: Occasion,
+}
+
+/// How what was done so far is taken back. Each link of the chain owns it, and a failure carries it out of the chain.
+#[derive(Debug, Default)]
+struct Undoing {
+    steps: Vec<Undo>,
+    /// Whether the record of a new sandbox may say that it runs.
+    says_running: bool,
+}
+
+/// A step that failed, and what those before it have made.
+#[derive(Debug)]
+struct Failed {
+    cause: Box<Error>,
+    undoing: Undoing,
+}
+
+/// First link: the sandbox is on record, and its workspace is in place.
+#[derive(Debug)]
+struct Placed {
+    workspace: Prepared,
+    undoing: Undoing,
+}
+
+/// Second link: something runs that can become the sandbox.
+#[derive(Debug)]
+struct Started {
+    blank: Blank,
+    placed: Placed,
+}
+
+/// Last link: what runs is the sandbox, and the record says so.
+#[derive(Debug)]
+struct Recorded {
+    blank: Blank,
+    /// Says that it runs.
+    record: Record,
+    placed: Placed,
+}
+
 /// A sandbox that runs; a new one is recorded as such.
 #[derive(Debug)]
 pub(crate) struct Provisioned {
@@ -59,14 +120,6 @@ pub(crate) struct Provisioned {
     /// Says that it runs.
     pub(crate) record: Record,
     pub(crate) workspace: Prepared,
-}
-
-/// What was done so far.
-#[derive(Debug, Default)]
-struct Made {
-    undo: Vec<Undo>,
-    /// Whether the record of a new sandbox may say that it runs.
-    may_say_running: bool,
 }
 
 /// Makes everything and launches the sandbox.
@@ -82,260 +135,319 @@ pub(crate) async fn provision(
         return Err(Error::Ending);
     }
     let _starting = launching.pool.starting();
-    let mut made = Made::default();
+    let draft = Draft { launching, record, occasion };
+    let plan = Plan::of(launching, record)?;
     // Apart, since its size would be that of every sandbox's driver, whatever that is doing.
-    match Box::pin(steps(launching, record, occasion, &mut made)).await {
-        Ok(done) => Ok(done),
-        Err(cause) => {
-            if made.may_say_running
-                && let Err(error) = withdraw(&launching.ground, record).await
-            {
-                tracing::error!(id = %record.spec.id, error = %chain(&error), "cannot record that a create has failed");
+    match Box::pin(draft.follow(plan)).await {
+        Ok(provisioned) => Ok(provisioned),
+        Err(failed) => Err(draft.take_back(failed).await),
+    }
+}
+
+impl Plan {
+    /// Decides, and takes a blank out of the pool where one can be used.
+    fn of(launching: &Launching, record: &Record) -> Result<Self, Error> {
+        let Ground { host, books, .. } = &launching.ground;
+        let engine = Engine::of(record.spec.isolation);
+        ids::check_nested(host, &record.spec)?;
+        if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay || nests(&record.spec) {
+            return Ok(Self::Named(engine));
+        }
+        let blank = launching.pool.take(host.nofile(&record.spec.limits), &books.metrics);
+        Ok(blank.map_or(Self::Now, |blank| Self::FromPool(Box::new(blank))))
+    }
+}
+
+impl Undoing {
+    fn failed(self, cause: Error) -> Failed {
+        Failed { cause: Box::new(cause), undoing: self }
+    }
+}
+
+impl Failed {
+    /// Takes down that a site goes too, whatever runs there.
+    fn with(mut self, site: &Site) -> Self {
+        self.undoing.steps.append(&mut site.undo());
+        self
+    }
+}
+
+impl Started {
+    /// What came of a launch and of what was made beside it. Whatever was made is noted before the first failure is
+    /// looked at.
+    fn of(launched: Result<Blank, Box<Unlaunched>>, placed: Result<Placed, Failed>) -> Result<Self, Failed> {
+        match (launched, placed) {
+            (Ok(blank), Ok(placed)) => Ok(Self { blank, placed }),
+            (Ok(blank), Err(failed)) => Err(failed.with(&blank.site)),
+            (Err(unlaunched), Ok(placed)) => {
+                Err(placed.undoing.failed(unlaunched.cause).with(&unlaunched.site))
             }
-            Err(take_back(&launching.ground, made.undo, cause).await)
+            (Err(unlaunched), Err(failed)) => {
+                Err(Failed { cause: Box::new(unlaunched.cause), ..failed }.with(&unlaunched.site))
+            }
         }
     }
 }
 
-async fn steps(
-    launching: &Arc<Launching>,
-    record: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-) -> Result<Provisioned, Error> {
-    let limits = &record.spec.limits;
-    let engine = Engine::of(record.spec.isolation);
-    ids::check_nested(&launching.ground.host, &record.spec)?;
-    let nested = nests(&record.spec);
-    if !engine.begins_nameless() || record.spec.rootfs == RootFs::Overlay || nested {
-        return named_steps(launching, record, occasion, made, engine).await;
-    }
-    let Some(mut blank) =
-        launching.pool.take(launching.ground.host.nofile(limits), &launching.ground.books.metrics)
-    else {
-        return launched_now(launching, record, occasion, made, None).await;
-    };
-    let claim = match claim_ready(launching, &mut blank, record, occasion, made).await {
-        Ok(claim) => claim,
-        Err(error) => {
-            made.undo.append(&mut blank.site.undo());
-            return Err(error);
+impl Recorded {
+    /// Says that nothing is left to do for it.
+    fn finish(self) -> Result<Provisioned, Failed> {
+        let Self { blank, record, placed: Placed { workspace, mut undoing } } = self;
+        let mut site = blank.site.undo();
+        let finished = fail_point("provision-claimed").and_then(|()| blank.site.note_claimed());
+        match finished.and_then(|()| live(&record, blank)) {
+            Ok(live) => Ok(Provisioned { live, record, workspace }),
+            Err(cause) => {
+                undoing.steps.append(&mut site);
+                Err(undoing.failed(cause))
+            }
         }
-    };
-    if let Err(error) = claim.claimed {
-        // It may have died while it waited: that must not cost anybody a create.
-        tracing::warn!(id = %record.spec.id, error = %chain(&error), "a sandbox of the pool cannot be used");
-        launching.ground.books.metrics.count_pool("failed");
-        if made.may_say_running
-            && let Err(error) = withdraw(&launching.ground, record).await
-        {
-            made.undo.append(&mut blank.site.undo());
-            return Err(error);
-        }
-        discard(&launching.ground, blank.site).await;
-        return launched_now(launching, record, occasion, made, Some(claim.workspace)).await;
     }
-    made.undo.append(&mut blank.site.undo());
-    finish(blank, claim.record, claim.workspace)
 }
 
-/// What became of an attempt to make a blank somebody's.
-struct Claim {
-    /// Says that the sandbox runs as this blank.
-    record: Record,
-    workspace: Prepared,
-    /// After a failure the blank is of no use.
-    claimed: Result<(), Error>,
-}
-
-/// Makes a blank of the pool somebody's. Where its workspace was made ahead too, this is put in place by the writer of the
-/// record, before that is synced, so that one wait is for both.
-async fn claim_ready(
-    launching: &Arc<Launching>,
-    blank: &mut Blank,
-    record: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-) -> Result<Claim, Error> {
-    let running = running(record, blank);
-    let (limits, identity) = (&record.spec.limits, identity(&launching.ground.host, record));
-    let Some(Staged { name, directory, .. }) = staged(launching, record, occasion)? else {
-        let workspace = recorded_workspace(launching, record, occasion, made).await?;
-        let recorded = recorded_running(launching, &running, occasion, made);
-        let (recorded, claimed) =
-            tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, None, &running));
-        recorded?;
-        return Ok(Claim { record: running, workspace, claimed });
-    };
-    let recorded = placed_and_recorded(launching, name, running.clone(), made);
-    let (recorded, claimed) =
-        tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, Some(directory), &running));
-    recorded?;
-    Ok(Claim { record: running, workspace: Prepared::Made, claimed })
-}
-
-/// A workspace that was made ahead, if this sandbox needs nothing else, and a start would know what to do with one that is
-/// in place without a record.
-fn staged(launching: &Launching, record: &Record, occasion: Occasion) -> Result<Option<Staged>, Error> {
-    let is_plain = record.spec.template.as_ref().is_none_or(TemplateName::is_blank);
-    let is_new = occasion == Occasion::Create && !launching.ground.host.storage.has_workspace(record.spec.id);
-    if !is_plain || !is_new {
-        return Ok(None);
+impl Draft<'_> {
+    fn ground(&self) -> &Ground {
+        &self.launching.ground
     }
-    // Here, since nothing could take back what was taken out of the pool.
-    fail_point("provision-record")?;
-    fail_point("record-running")?;
-    Ok(launching.pool.take_marked_workspace())
-}
 
-async fn placed_and_recorded(
-    launching: &Arc<Launching>,
-    staged: StagedName,
-    running: Record,
-    made: &mut Made,
-) -> Result<(), Error> {
-    let id = running.spec.id;
-    made.undo.push(Undo::Record(id));
-    made.may_say_running = true;
-    let (sender, placed) = oneshot::channel();
-    let host = Arc::clone(&launching.ground.host);
-    let step = Box::new(move || {
-        let place = || host.storage.place(staged, id).map_err(Error::Storage);
-        let result = fail_point("provision-workspace").and_then(|()| place());
-        let is_placed = result.is_ok();
-        // Whoever waits for it waits for the record too.
-        let _read: Result<(), _> = sender.send(result);
-        is_placed
-    });
-    let written = launching.ground.books.records.put_after(step, running, Durability::Power);
-    let recorded = phase("record-running", written).await;
-    match placed.await {
-        Ok(Ok(())) => made.undo.push(Undo::Workspace(id)),
-        Ok(Err(error)) => return Err(error),
-        // It was not even tried, of which the record's error says why.
-        Err(_closed) => {}
-    }
-    recorded
-}
-
-/// Launches a blank and makes it somebody's. Beside the launch everything is made durable that takes long: that it runs,
-/// with the launch by which it will be known, but without the process, which a power loss takes with it anyhow.
-async fn launched_now(
-    launching: &Arc<Launching>,
-    record: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-    workspace: Option<Prepared>,
-) -> Result<Provisioned, Error> {
-    let limits = &record.spec.limits;
-    let site = site(launching, limits).await?;
-    let announced = announced(record, &site);
-    let prepared = async {
-        let workspace = match workspace {
-            Some(workspace) => workspace,
-            None => recorded_workspace(launching, record, occasion, made).await?,
+    async fn follow(&self, plan: Plan) -> Result<Provisioned, Failed> {
+        let recorded = match plan {
+            Plan::FromPool(blank) => self.pooled(*blank).await,
+            Plan::Now => self.now(None).await,
+            Plan::Named(engine) => self.named(engine).await,
         };
-        recorded_running(launching, &announced, occasion, made).await?;
-        Ok::<_, Error>(workspace)
-    };
-    let (launched, prepared) =
-        tokio::join!(Blank::launch(&launching.ground, site, launching.ground.host.nofile(limits)), prepared);
-    // Whatever was made is noted before the first failure is looked at.
-    let mut blank = noted(launched, made)?;
-    let workspace = prepared?;
-    let running = running(record, &blank);
-    let recorded = async {
-        match occasion {
-            Occasion::Create => {
-                phase(
-                    "record-launched",
-                    launching.ground.books.records.put(running.clone(), Durability::Process),
-                )
-                .await
-            }
-            Occasion::Wake => Ok(()),
-        }
-    };
-    let claimed =
-        blank.claim(&launching.ground, limits, identity(&launching.ground.host, record), None, &running);
-    let (recorded, claimed) = tokio::join!(recorded, claimed);
-    recorded.and(claimed)?;
-    finish(blank, running, workspace)
-}
-
-/// Notes how what a launch has used is taken away, whether it went well or not.
-fn noted(launched: Result<Blank, Box<Unlaunched>>, made: &mut Made) -> Result<Blank, Error> {
-    let (site, launched) = match launched {
-        Ok(blank) => (blank.site.undo(), Ok(blank)),
-        Err(failed) => (failed.site.undo(), Err(failed.cause)),
-    };
-    made.undo.extend(site);
-    launched
-}
-
-/// Writes that a new sandbox runs. The record of one that is woken says what is so until it runs.
-async fn recorded_running(
-    launching: &Arc<Launching>,
-    running: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-) -> Result<(), Error> {
-    match occasion {
-        Occasion::Create => {
-            made.may_say_running = true;
-            record_running(&launching.ground, running.clone()).await
-        }
-        Occasion::Wake => Ok(()),
+        recorded?.finish()
     }
-}
 
-/// Before anything of a create that failed is taken away: what is found without the file of a claim is not known to be
-/// unfinished.
-async fn withdraw(ground: &Ground, record: &Record) -> Result<(), Error> {
-    ground.books.records.put(record.clone(), Durability::Process).await
+    /// Makes a blank of the pool the sandbox. Where its workspace was made ahead too, this is put in place by the
+    /// writer of the record, before that is synced, so that one wait is for both.
+    async fn pooled(&self, mut blank: Blank) -> Result<Recorded, Failed> {
+        let running = running(self.record, &blank);
+        let staged = match self.staged() {
+            Ok(staged) => staged,
+            Err(cause) => return Err(Undoing::default().failed(cause).with(&blank.site)),
+        };
+        let (ground, limits) = (self.ground(), &self.record.spec.limits);
+        let identity = identity(&ground.host, self.record);
+        let (placed, claimed) = match staged {
+            Some(Staged { name, directory, .. }) => tokio::join!(
+                self.place_ahead(name, running.clone()),
+                blank.claim(ground, limits, identity, Some(directory), &running)
+            ),
+            None => match self.place().await {
+                Err(failed) => (Err(failed), Ok(())),
+                Ok(placed) => tokio::join!(
+                    self.say_running(placed, &running),
+                    blank.claim(ground, limits, identity, None, &running)
+                ),
+            },
+        };
+        match (placed, claimed) {
+            (Err(failed), _) => Err(failed.with(&blank.site)),
+            (Ok(placed), Ok(())) => Ok(Recorded { blank, record: running, placed }),
+            (Ok(placed), Err(error)) => self.instead_of(blank, placed, &error).await,
+        }
+    }
+
+    /// Launches another one in the place of a blank that cannot be claimed. It may have died while it waited: that must
+    /// not cost anybody a create.
+    async fn instead_of(&self, blank: Blank, placed: Placed, error: &Error) -> Result<Recorded, Failed> {
+        tracing::warn!(id = %self.record.spec.id, error = %chain(error), "a sandbox of the pool cannot be used");
+        self.ground().books.metrics.count_pool("failed");
+        if placed.undoing.says_running
+            && let Err(unwritten) = self.withdraw().await
+        {
+            return Err(placed.undoing.failed(unwritten).with(&blank.site));
+        }
+        discard(self.ground(), blank.site).await;
+        self.now(Some(placed)).await
+    }
+
+    /// Launches a blank and makes it the sandbox. Beside the launch everything is made durable that takes long: that it
+    /// runs, with the launch by which it will be known, but without the process, which a power loss takes with it
+    /// anyhow.
+    async fn now(&self, placed: Option<Placed>) -> Result<Recorded, Failed> {
+        let (ground, limits) = (self.ground(), &self.record.spec.limits);
+        let site = match self.site(false).await {
+            Ok(site) => site,
+            Err(cause) => return Err(placed.map(|placed| placed.undoing).unwrap_or_default().failed(cause)),
+        };
+        let announced = announced(self.record, &site);
+        let prepared = async {
+            let placed = match placed {
+                Some(placed) => placed,
+                None => self.place().await?,
+            };
+            self.say_running(placed, &announced).await
+        };
+        let launch = Blank::launch(ground, site, ground.host.nofile(limits));
+        let (launched, placed) = tokio::join!(launch, prepared);
+        let Started { mut blank, placed } = Started::of(launched, placed)?;
+        let running = running(self.record, &blank);
+        let recorded = async {
+            match self.occasion {
+                Occasion::Create => {
+                    let written = ground.books.records.put(running.clone(), Durability::Process);
+                    phase("record-launched", written).await
+                }
+                Occasion::Wake => Ok(()),
+            }
+        };
+        let claimed = blank.claim(ground, limits, identity(&ground.host, self.record), None, &running);
+        let (recorded, claimed) = tokio::join!(recorded, claimed);
+        match recorded.and(claimed) {
+            Ok(()) => Ok(Recorded { blank, record: running, placed }),
+            Err(cause) => Err(placed.undoing.failed(cause).with(&blank.site)),
+        }
+    }
+
+    /// Launches what is somebody's from its launch on.
+    async fn named(&self, engine: Engine) -> Result<Recorded, Failed> {
+        let (ground, limits) = (self.ground(), &self.record.spec.limits);
+        let placed = self.place().await?;
+        let identity = identity(&ground.host, self.record);
+        let named = (!engine.begins_nameless()).then_some(&identity);
+        let made = async {
+            let layers = layers(self.launching, self.record).await?;
+            Ok((layers, self.site(nests(&self.record.spec)).await?))
+        };
+        let (layers, site) = match made.await {
+            Ok(made) => made,
+            Err(cause) => return Err(placed.undoing.failed(cause)),
+        };
+        let launched =
+            Blank::launch_as(ground, site, ground.host.nofile(limits), engine, named, layers).await;
+        let Started { mut blank, placed } = Started::of(launched, Ok(placed))?;
+        let running = running(self.record, &blank);
+        let recorded = self.say_running(placed, &running);
+        let (placed, claimed) = tokio::join!(recorded, blank.claim(ground, limits, identity, None, &running));
+        match (placed, claimed) {
+            (Ok(placed), Ok(())) => Ok(Recorded { blank, record: running, placed }),
+            (Ok(placed), Err(cause)) => Err(placed.undoing.failed(cause).with(&blank.site)),
+            (Err(failed), _) => Err(failed.with(&blank.site)),
+        }
+    }
+
+    /// A workspace that was made ahead, if this sandbox needs nothing else, and a start would know what to do with one that is
+    /// in place without a record.
+    fn staged(&self) -> Result<Option<Staged>, Error> {
+        let is_plain = self.record.spec.template.as_ref().is_none_or(TemplateName::is_blank);
+        let is_new = self.occasion == Occasion::Create
+            && !self.launching.ground.host.storage.has_workspace(self.record.spec.id);
+        if !is_plain || !is_new {
+            return Ok(None);
+        }
+        // Here, since nothing could take back what was taken out of the pool.
+        fail_point("provision-record")?;
+        fail_point("record-running")?;
+        Ok(self.launching.pool.take_marked_workspace())
+    }
+
+    /// A site; what is ready was made without room for namespaces of programs.
+    async fn site(&self, nested: bool) -> Result<Site, Error> {
+        let ready = if nested { None } else { self.launching.pool.take_site() };
+        match ready {
+            Some(site) => Ok(site),
+            None => Site::make(self.ground(), &self.record.spec.limits, nested).await,
+        }
+    }
+
+    /// Puts the sandbox on record, then makes its workspace.
+    async fn place(&self) -> Result<Placed, Failed> {
+        let mut undoing = Undoing::default();
+        match self.place_steps(&mut undoing).await {
+            Ok(workspace) => Ok(Placed { workspace, undoing }),
+            Err(cause) => Err(undoing.failed(cause)),
+        }
+    }
+
+    async fn place_steps(&self, undoing: &mut Undoing) -> Result<Prepared, Error> {
+        let (id, ground) = (self.record.spec.id, self.ground());
+        fail_point("provision-record")?;
+        if self.occasion == Occasion::Create {
+            undoing.steps.push(Undo::Record(id));
+            // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
+            // takes the host's side with it, and a new workspace bears a mark until its record is on the disk. One
+            // that is woken is recorded already.
+            phase("record", ground.books.records.put(self.record.clone(), Durability::Process)).await?;
+        }
+        let (launching, spec) = (Arc::clone(self.launching), self.record.spec.clone());
+        let owner = ids::owner(&ground.host, spec.isolation);
+        // Those that were made ahead are for containers.
+        let fits = owner == ids::owner(&ground.host, Isolation::Container);
+        let prepared = blocking(move || {
+            fail_point("provision-workspace")?;
+            let ready = || if fits { launching.pool.take_workspace() } else { None };
+            let storage = &launching.ground.host.storage;
+            storage.prepare(spec.id, spec.template.as_ref(), owner, ready).map_err(Error::Storage)
+        });
+        let prepared = phase("workspace", prepared).await?;
+        if (prepared, self.occasion) == (Prepared::Made, Occasion::Create) {
+            undoing.steps.push(Undo::Workspace(id));
+        }
+        Ok(prepared)
+    }
+
+    /// Has the writer of the record put a workspace in place that was made ahead, right before the record says that the
+    /// sandbox runs.
+    async fn place_ahead(&self, staged: StagedName, running: Record) -> Result<Placed, Failed> {
+        let id = running.spec.id;
+        let mut undoing = Undoing { steps: vec![Undo::Record(id)], says_running: true };
+        let (sender, placed) = oneshot::channel();
+        let host = Arc::clone(&self.ground().host);
+        let step = Box::new(move || {
+            let place = || host.storage.place(staged, id).map_err(Error::Storage);
+            let result = fail_point("provision-workspace").and_then(|()| place());
+            let is_placed = result.is_ok();
+            // Whoever waits for it waits for the record too.
+            let _read: Result<(), _> = sender.send(result);
+            is_placed
+        });
+        let written = self.ground().books.records.put_after(step, running, Durability::Power);
+        let recorded = phase("record-running", written).await;
+        match placed.await {
+            Ok(Ok(())) => undoing.steps.push(Undo::Workspace(id)),
+            Ok(Err(error)) => return Err(undoing.failed(error)),
+            // It was not even tried, of which the record's error says why.
+            Err(_closed) => {}
+        }
+        match recorded {
+            Ok(()) => Ok(Placed { workspace: Prepared::Made, undoing }),
+            Err(cause) => Err(undoing.failed(cause)),
+        }
+    }
+
+    /// Writes that a new sandbox runs. The record of one that is woken says what is so until it runs.
+    async fn say_running(&self, mut placed: Placed, running: &Record) -> Result<Placed, Failed> {
+        if self.occasion == Occasion::Create {
+            placed.undoing.says_running = true;
+            if let Err(cause) = record_running(self.ground(), running.clone()).await {
+                return Err(placed.undoing.failed(cause));
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Before anything of a create that failed is taken away: what is found without the file of a claim is not known to
+    /// be unfinished.
+    async fn withdraw(&self) -> Result<(), Error> {
+        self.ground().books.records.put(self.record.clone(), Durability::Process).await
+    }
+
+    async fn take_back(&self, Failed { cause, undoing }: Failed) -> Error {
+        if undoing.says_running
+            && let Err(error) = self.withdraw().await
+        {
+            tracing::error!(id = %self.record.spec.id, error = %chain(&error), "failed to record that a create has failed");
+        }
+        take_back(self.ground(), undoing.steps, *cause).await
+    }
 }
 
 /// Writes that a sandbox runs.
 pub(crate) async fn record_running(ground: &Ground, record: Record) -> Result<(), Error> {
     fail_point("record-running")?;
     phase("record-running", ground.books.records.put(record, Durability::Power)).await
-}
-
-/// The same for what has to be somebody's when it is launched, by its engine, its root file system or its system calls: the workspace comes first, and nothing is
-/// ready before it is asked for but the site.
-async fn named_steps(
-    launching: &Arc<Launching>,
-    record: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-    engine: Engine,
-) -> Result<Provisioned, Error> {
-    let limits = &record.spec.limits;
-    let workspace = recorded_workspace(launching, record, occasion, made).await?;
-    let identity = identity(&launching.ground.host, record);
-    let named = (!engine.begins_nameless()).then_some(&identity);
-    let layers = layers(launching, record).await?;
-    let site = match nests(&record.spec) {
-        // What is ready was made without a bound.
-        true => Site::make(&launching.ground, limits, true).await?,
-        false => site(launching, limits).await?,
-    };
-    let launched = Blank::launch_as(
-        &launching.ground,
-        site,
-        launching.ground.host.nofile(limits),
-        engine,
-        named,
-        layers,
-    )
-    .await;
-    let mut blank = noted(launched, made)?;
-    let running = running(record, &blank);
-    let recorded = recorded_running(launching, &running, occasion, made);
-    let (recorded, claimed) =
-        tokio::join!(recorded, blank.claim(&launching.ground, limits, identity, None, &running));
-    recorded.and(claimed)?;
-    finish(blank, running, workspace)
 }
 
 /// Whether it is launched with the profile and the user namespace of those that may make namespaces.
@@ -354,57 +466,6 @@ async fn layers(launching: &Arc<Launching>, record: &Record) -> Result<Option<Pa
     let (host, id) = (Arc::clone(&launching.ground.host), record.spec.id);
     let made = blocking(move || host.storage.prepare_overlay(id, spaces.base).map_err(Error::Storage));
     made.await.map(Some)
-}
-
-/// What is left to do once a blank is somebody's and the record says so.
-fn finish(blank: Blank, record: Record, workspace: Prepared) -> Result<Provisioned, Error> {
-    fail_point("provision-claimed")?;
-    blank.site.note_claimed()?;
-    Ok(Provisioned { live: live(&record, blank)?, record, workspace })
-}
-
-async fn site(launching: &Arc<Launching>, limits: &Limits) -> Result<Site, Error> {
-    match launching.pool.take_site() {
-        Some(site) => Ok(site),
-        None => Site::make(&launching.ground, limits, false).await,
-    }
-}
-
-/// Records the sandbox, then makes its workspace.
-async fn recorded_workspace(
-    launching: &Arc<Launching>,
-    record: &Record,
-    occasion: Occasion,
-    made: &mut Made,
-) -> Result<Prepared, Error> {
-    let id = record.spec.id;
-    fail_point("provision-record")?;
-    if occasion == Occasion::Create {
-        made.undo.push(Undo::Record(id));
-        // Before anything of its name is made on the host. That it survives the daemon is enough: a power loss
-        // takes the host's side with it, and a new workspace bears a mark until its record is on the disk. One
-        // that is woken is recorded already.
-        phase("record", launching.ground.books.records.put(record.clone(), Durability::Process)).await?;
-    }
-    let (ready_made, spec) = (Arc::clone(launching), record.spec.clone());
-    let owner = ids::owner(&launching.ground.host, spec.isolation);
-    // Those that were made ahead are for containers.
-    let fits = owner == ids::owner(&launching.ground.host, Isolation::Container);
-    let prepared = blocking(move || {
-        fail_point("provision-workspace")?;
-        let ready = || if fits { ready_made.pool.take_workspace() } else { None };
-        ready_made
-            .ground
-            .host
-            .storage
-            .prepare(spec.id, spec.template.as_ref(), owner, ready)
-            .map_err(Error::Storage)
-    });
-    let prepared = phase("workspace", prepared).await?;
-    if (prepared, occasion) == (Prepared::Made, Occasion::Create) {
-        made.undo.push(Undo::Workspace(id));
-    }
-    Ok(prepared)
 }
 
 fn identity(host: &Host, record: &Record) -> Identity {
