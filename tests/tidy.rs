@@ -134,7 +134,7 @@ fn circles_in(sources: &[(PathBuf, String)]) -> Vec<String> {
 #[test]
 fn no_files_of_a_crate_import_one_another_in_a_circle() {
     let mut found = Vec::new();
-    for (name, _) in MAY_DEPEND.iter().filter(|(name, _)| !CIRCLES_LEFT.contains(name)) {
+    for (name, _) in MAY_DEPEND {
         found.extend(circles_in(&sources_of(name)).into_iter().map(|circle| format!("{name}: {circle}")));
     }
     assert!(found.is_empty(), "{} circles:\n{}", found.len(), found.join("\n"));

@@ -10,11 +10,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt as _;
 
-use super::App;
 use super::convert::{is_root, time};
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json, Query};
 use super::{large, process_events, process_socket};
+use crate::api::app::App;
+use crate::api::extract::{Body1, Id, Query};
+use crate::api::respond::Json;
 use model::{Environment, SandboxId};
 use sandbox::{Error, Follower, Process, ProcessId, ProcessRequest, Purpose, Target};
 use wire::{
