@@ -15,7 +15,7 @@ use crate::base::view::{Counts, Snapshot, Stats, Usage};
 use crate::books::registry::{Entry, ask};
 use crate::keep::clock::Clock;
 use crate::keep::reconcile;
-use crate::keep::watch::Looks;
+use crate::keep::watch::{self, Looks};
 use crate::launch::etc::write_etc;
 use crate::life::create::{self, Birth, sleep_policy};
 use crate::life::look;
@@ -23,16 +23,17 @@ use crate::life::purge::purge_workspace;
 use crate::running::process::child::Process;
 use crate::running::process::follow::Follower;
 use crate::running::process::nouns::ProcessId;
-use crate::serve::exec::Exec;
+use crate::serve::exec::{self, Exec};
+use crate::serve::files;
 use crate::serve::files::download::Download;
 use crate::serve::files::kept::Kept;
 use crate::serve::files::trees::{Packed, Unpacking};
 use crate::serve::files::upload::Upload;
 use crate::serve::files::watch::FileWatch;
-use crate::serve::logs::{LogFollower, LogStart};
-use crate::serve::presets::Preset;
-use crate::serve::preview::{Intent, Upstream};
-use crate::serve::processes::ProcessRequest;
+use crate::serve::logs::{self, LogFollower, LogStart};
+use crate::serve::presets::{self, Preset};
+use crate::serve::preview::{self, Intent, Upstream};
+use crate::serve::processes::{self, ProcessRequest};
 use metadata::{Contents, Durability, Retirement};
 use model::{ArchiveFormat, External, FileBase, FileStat, SandboxId, Status};
 use storage::{Line as LogLine, Listing, Spool};
@@ -70,7 +71,7 @@ impl Supervisor {
         ground.host.storage.restore_reserve();
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
         clock.note(&ground.books).await;
-        crate::keep::watch::begin(life, clock, looks);
+        watch::begin(life, clock, looks);
         Ok(Self { rooms: Arc::new(rooms) })
     }
 
@@ -327,7 +328,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, too many processes, or the command cannot be started.
     pub async fn start_process(&self, id: SandboxId, request: ProcessRequest) -> Result<Follower, Error> {
-        crate::serve::processes::start_process(&self.rooms.serving, id, request).await
+        processes::start_process(&self.rooms.serving, id, request).await
     }
 
     /// The processes of a sandbox, the newest first.
@@ -335,7 +336,7 @@ impl Supervisor {
     /// # Errors
     /// Not found.
     pub async fn processes(&self, id: SandboxId) -> Result<Vec<Arc<Process>>, Error> {
-        crate::serve::processes::processes(&self.rooms.serving, id).await
+        processes::processes(&self.rooms.serving, id).await
     }
 
     /// Finds a process.
@@ -343,7 +344,7 @@ impl Supervisor {
     /// # Errors
     /// Not found.
     pub async fn process(&self, id: SandboxId, process: ProcessId) -> Result<Arc<Process>, Error> {
-        crate::serve::processes::process(&self.rooms.serving, id, process).await
+        processes::process(&self.rooms.serving, id, process).await
     }
 
     /// Kills a process with everything that it has started, and forgets it.
@@ -351,12 +352,12 @@ impl Supervisor {
     /// # Errors
     /// Not found, or it cannot be killed.
     pub async fn delete_process(&self, id: SandboxId, process: ProcessId) -> Result<(), Error> {
-        crate::serve::processes::delete_process(&self.rooms.serving, id, process).await
+        processes::delete_process(&self.rooms.serving, id, process).await
     }
 
     /// Hangs up: forgets a process, which sees its terminal go.
     pub fn hang_up(&self, id: SandboxId, process: &Process) {
-        crate::serve::processes::hang_up(&self.rooms.serving, id, process);
+        processes::hang_up(&self.rooms.serving, id, process);
     }
 
     /// Runs a command, waking the sandbox if it sleeps.
@@ -366,7 +367,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not to be woken, or the sandbox ended meanwhile.
     pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
-        crate::serve::exec::exec(&self.rooms.serving, id, request).await
+        exec::exec(&self.rooms.serving, id, request).await
     }
 
     /// Lists a directory beneath the base; `write` makes the answer of it, which is kept until it is sent.
@@ -381,7 +382,7 @@ impl Supervisor {
         recursive: bool,
         write: impl FnOnce(&Listing, &mut Spool) -> io::Result<()> + Send + 'static,
     ) -> Result<Kept, Error> {
-        crate::serve::files::entries::list_files(&self.rooms.serving, id, base, path, recursive, write).await
+        files::entries::list_files(&self.rooms.serving, id, base, path, recursive, write).await
     }
 
     /// Opens a regular file.
@@ -389,7 +390,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, not a regular file, or a path that leads out.
     pub async fn open_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Download, Error> {
-        crate::serve::files::entries::open_file(&self.rooms.serving, id, base, path).await
+        files::entries::open_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Begins to write a file; directories above it are made.
@@ -397,7 +398,7 @@ impl Supervisor {
     /// # Errors
     /// The path is a directory, leads out, or nothing can be written.
     pub async fn create_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Upload, Error> {
-        crate::serve::files::entries::create_file(&self.rooms.serving, id, base, path).await
+        files::entries::create_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Looks at what a path names; a link is not followed at its end.
@@ -405,7 +406,7 @@ impl Supervisor {
     /// # Errors
     /// Not found, or a path that leads out.
     pub async fn stat_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<FileStat, Error> {
-        crate::serve::files::entries::stat_file(&self.rooms.serving, id, base, path).await
+        files::entries::stat_file(&self.rooms.serving, id, base, path).await
     }
 
     /// Makes a directory and those above it.
@@ -419,7 +420,7 @@ impl Supervisor {
         path: &str,
         mode: Option<u32>,
     ) -> Result<FileStat, Error> {
-        crate::serve::files::entries::make_directory(&self.rooms.serving, id, base, path, mode).await
+        files::entries::make_directory(&self.rooms.serving, id, base, path, mode).await
     }
 
     /// Sets the permissions of a file or directory.
@@ -433,7 +434,7 @@ impl Supervisor {
         path: &str,
         mode: u32,
     ) -> Result<FileStat, Error> {
-        crate::serve::files::entries::chmod_file(&self.rooms.serving, id, base, path, mode).await
+        files::entries::chmod_file(&self.rooms.serving, id, base, path, mode).await
     }
 
     /// Moves a file or tree.
@@ -448,7 +449,7 @@ impl Supervisor {
         to: &str,
         overwrite: bool,
     ) -> Result<FileStat, Error> {
-        crate::serve::files::entries::move_file(&self.rooms.serving, id, base, from, to, overwrite).await
+        files::entries::move_file(&self.rooms.serving, id, base, from, to, overwrite).await
     }
 
     /// Copies a file or tree.
@@ -463,7 +464,7 @@ impl Supervisor {
         to: &str,
         overwrite: bool,
     ) -> Result<FileStat, Error> {
-        crate::serve::files::entries::copy_file(&self.rooms.serving, id, base, from, to, overwrite).await
+        files::entries::copy_file(&self.rooms.serving, id, base, from, to, overwrite).await
     }
 
     /// Deletes a file, a link, an empty directory, or a tree; it is gone at once, its space a little later.
@@ -477,7 +478,7 @@ impl Supervisor {
         path: &str,
         recursive: bool,
     ) -> Result<(), Error> {
-        crate::serve::files::entries::delete_file(&self.rooms.serving, id, base, path, recursive).await
+        files::entries::delete_file(&self.rooms.serving, id, base, path, recursive).await
     }
 
     /// Begins to pack what is in a directory; `all` with what listings hide.
@@ -492,7 +493,7 @@ impl Supervisor {
         format: ArchiveFormat,
         all: bool,
     ) -> Result<Packed, Error> {
-        crate::serve::files::trees::pack(&self.rooms.serving, id, base, path, format, all).await
+        files::trees::pack(&self.rooms.serving, id, base, path, format, all).await
     }
 
     /// Begins to unpack an archive into a directory.
@@ -506,7 +507,7 @@ impl Supervisor {
         path: &str,
         format: ArchiveFormat,
     ) -> Result<Unpacking, Error> {
-        crate::serve::files::trees::unpack(&self.rooms.serving, id, base, path, format).await
+        files::trees::unpack(&self.rooms.serving, id, base, path, format).await
     }
 
     /// Watches a directory; with `recursive` also those in it.
@@ -520,7 +521,7 @@ impl Supervisor {
         path: &str,
         recursive: bool,
     ) -> Result<FileWatch, Error> {
-        crate::serve::files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
+        files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
     }
 
     /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
@@ -535,7 +536,7 @@ impl Supervisor {
         count: usize,
         write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
     ) -> Result<Kept, Error> {
-        crate::serve::logs::log_tail(&self.rooms.serving, id, process, count, write).await
+        logs::log_tail(&self.rooms.serving, id, process, count, write).await
     }
 
     /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
@@ -548,7 +549,7 @@ impl Supervisor {
         process: &str,
         start: LogStart,
     ) -> Result<(Vec<LogLine>, LogFollower), Error> {
-        crate::serve::logs::follow_log(&self.rooms.serving, id, process, start).await
+        logs::follow_log(&self.rooms.serving, id, process, start).await
     }
 
     /// Lists the presets by name.
@@ -556,7 +557,7 @@ impl Supervisor {
     /// # Errors
     /// The templates cannot be read.
     pub async fn presets(&self) -> Result<Vec<Preset>, Error> {
-        crate::serve::presets::presets(&self.rooms.serving).await
+        presets::presets(&self.rooms.serving).await
     }
 
     /// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
@@ -567,7 +568,7 @@ impl Supervisor {
     /// # Cancel safety
     /// Cancel safe: a wake that has begun goes on.
     pub async fn connect(&self, id: SandboxId, port: u16, intent: Intent) -> Result<Upstream, ConnectError> {
-        crate::serve::preview::connect(&self.rooms.serving, id, port, intent).await
+        preview::connect(&self.rooms.serving, id, port, intent).await
     }
 
     /// Follows events after a number, or from now on.

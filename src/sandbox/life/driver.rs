@@ -20,7 +20,7 @@ use crate::life::revive::Revive;
 use model::{IdlePolicy, Status};
 
 /// Boxed, so that a driver with nothing to do is small.
-type Doings = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type BoxedWork = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// Gives a sandbox its driver.
 pub(crate) fn drive(life: &Arc<Life>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Box<Order>>) {
@@ -33,7 +33,7 @@ struct Work {
     doing: Doing,
     /// Cuts it short.
     hurry: CancellationToken,
-    future: Doings,
+    future: BoxedWork,
 }
 
 struct Driver {
@@ -41,7 +41,7 @@ struct Driver {
     revive: Revive,
     work: Option<Work>,
     /// A change of the record beside it.
-    aside: Option<Doings>,
+    aside: Option<BoxedWork>,
     /// Commands that came meanwhile, in their order.
     waiting: VecDeque<Box<Order>>,
 }
@@ -94,7 +94,7 @@ async fn run(charge: Arc<Charge>, mut mailbox: mpsc::Receiver<Box<Order>>) {
 }
 
 /// Waits for what is under way; for ever without it.
-async fn done(work: Option<&mut Doings>) -> Outcome {
+async fn done(work: Option<&mut BoxedWork>) -> Outcome {
     match work {
         Some(future) => future.await,
         None => std::future::pending().await,
