@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "test code: a failure is the message")]
 
+mod imports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,11 @@ const LIGHT: [(&str, &[&str]); 2] = [
     ("cli", &["axum", "libcontainer", "netlink", "oci-spec", "prometheus", "rusqlite"]),
     ("init", &["axum", "clap", "hyper", "libcontainer", "netlink", "rusqlite", "tokio", "tracing"]),
 ];
+/// The rooms of the core, from left to right; a file may use what is in its own room and to the left of it. The last one
+/// is the files beside `lib.rs`, which put the rooms together.
+const ROOMS: [&str; 7] = ["base", "running", "books", "launch", "life", "serve", "keep"];
+/// Rooms that do not use one another although one is to the left of the other.
+const ROOMS_APART: (&str, &str) = ("serve", "keep");
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 75;
 
@@ -97,6 +104,121 @@ fn modules_of_one_crate_stay_apart() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The sources of one crate, with their paths within it.
+fn sources_of(name: &str) -> Vec<(PathBuf, String)> {
+    let directory = Path::new("src").join(name);
+    let within = |(path, text): (PathBuf, String)| (path.strip_prefix(&directory).unwrap().to_owned(), text);
+    sources(&format!("src/{name}")).into_iter().map(within).collect()
+}
+
+/// Each circle of imports in a crate, as text.
+fn circles_in(sources: &[(PathBuf, String)]) -> Vec<String> {
+    let files = imports::Crate::read(sources);
+    let uses = files.uses();
+    let told = |circle: Vec<imports::Place>| {
+        let arrow = |place: &imports::Place| {
+            let used: Vec<_> =
+                uses[place].iter().filter(|p| circle.contains(p)).map(|p| files.path(p)).collect();
+            format!("{} uses {}", files.path(place), used.join(", "))
+        };
+        circle.iter().map(arrow).collect::<Vec<_>>().join("; ")
+    };
+    imports::circles(&uses).into_iter().map(told).collect()
+}
+
+#[test]
+fn no_files_of_a_crate_import_one_another_in_a_circle() {
+    let mut found = Vec::new();
+    for (name, _) in MAY_DEPEND {
+        found.extend(circles_in(&sources_of(name)).into_iter().map(|circle| format!("{name}: {circle}")));
+    }
+    assert!(found.is_empty(), "{} circles:\n{}", found.len(), found.join("\n"));
+}
+
+/// Each way in which a file may use another one is found, and nothing else is.
+#[test]
+fn planted_circles_are_found() {
+    let check = |how: &str, files: &[(&str, &str)], is_circle: bool| {
+        let files: Vec<_> =
+            files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect();
+        assert_eq!(!circles_in(&files).is_empty(), is_circle, "{how}");
+    };
+    let a = ("a.rs", "use crate::b::B; pub struct A(B);");
+    check("crate::", &[a, ("b.rs", "use crate::a::A; pub struct B;")], true);
+    check("super::", &[a, ("b.rs", "use super::a::A; pub struct B;")], true);
+    check("a path in the code", &[a, ("b.rs", "pub struct B; fn f() { crate::a::A::new() }")], true);
+    check("a module's name", &[a, ("b.rs", "use super::a; pub struct B; fn f() -> a::A {}")], true);
+    check("a group", &[a, ("b.rs", "use super::{c, a::{self, A as X}}; pub struct B;")], true);
+    check("a glob", &[a, ("b.rs", "use super::a::*; pub struct B;")], true);
+    check(
+        "a re-export",
+        &[
+            ("m/mod.rs", "mod a; mod b; pub use a::A;"),
+            ("m/a.rs", "use super::b::B; pub struct A;"),
+            ("m/b.rs", "use crate::m::A; pub struct B;"),
+        ],
+        true,
+    );
+    check(
+        "a re-export of a re-export",
+        &[
+            ("lib.rs", "mod m; pub use m::A;"),
+            ("m.rs", "pub use crate::a::A;"),
+            a,
+            ("b.rs", "use crate::A; pub struct B;"),
+        ],
+        true,
+    );
+    check(
+        "methods of a type elsewhere",
+        &[
+            ("a.rs", "pub struct A; impl A { fn f(&self) { self.g() } }"),
+            ("b.rs", "use crate::a::A; impl A { pub fn g(&self) {} }"),
+        ],
+        true,
+    );
+    check("an inline module", &[a, ("b.rs", "pub struct B; mod tests { use super::super::a::A; }")], true);
+    check("one way only", &[a, ("b.rs", "pub struct B; mod tests { use super::*; }")], false);
+    check(
+        "re-exports that nobody takes from there",
+        &[
+            ("m/mod.rs", "mod a; mod b; pub use a::A;"),
+            ("m/a.rs", "use super::b::B; pub struct A;"),
+            ("m/b.rs", "pub struct B;"),
+        ],
+        false,
+    );
+    check(
+        "comments and texts",
+        &[a, ("b.rs", "// use crate::a::A;\npub struct B; const T: &str = \"crate::a::A\";")],
+        false,
+    );
+}
+
+#[test]
+fn rooms_of_the_core_use_only_what_is_to_their_left() {
+    let files = imports::Crate::read(&sources_of("sandbox"));
+    let room = |place: &imports::Place| match place.as_slice() {
+        [room, _, ..] => ROOMS.iter().position(|name| name == room).unwrap(),
+        _ => ROOMS.len(),
+    };
+    let apart =
+        [ROOMS_APART.0, ROOMS_APART.1].map(|name| ROOMS.iter().position(|room| *room == name).unwrap());
+    let mut wrong = Vec::new();
+    for (place, used) in files.uses() {
+        for target in used {
+            let rooms = [room(&target), room(&place)];
+            if rooms[0] > rooms[1] || rooms == apart {
+                wrong.push(format!("{} uses {}", files.path(&place), files.path(&target)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let own = |(path, text): (PathBuf, String)| text.contains("impl Supervisor").then_some(path);
+    let supervisors: Vec<_> = sources_of("sandbox").into_iter().filter_map(own).collect();
+    assert_eq!(supervisors, [Path::new("supervisor.rs")], "the entry point is one file");
 }
 
 #[test]

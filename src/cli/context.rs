@@ -7,9 +7,10 @@ use serde_json::Value;
 use client::{Answer, Client, ClientError, SandboxV1};
 
 use super::failure::Failure;
-use super::key::KeyState;
+use super::key_state::KeyState;
+use super::near::near;
 use super::output;
-use super::resolve;
+use super::text;
 
 /// The server, and how to show what it says.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl Context {
         if self.is_json {
             return self.emit_json(&answer.json);
         }
-        self.emit(format!("{id} {}\n", output::printable(&answer.value.status)).as_bytes())
+        self.emit(format!("{id} {}\n", text::printable(&answer.value.status)).as_bytes())
     }
 
     pub(super) fn emit(&self, bytes: &[u8]) -> Result<(), Failure> {
@@ -47,7 +48,7 @@ impl Context {
     pub(super) fn note(&self, text: &str) {
         if !self.is_json {
             // A note that cannot be written is no reason to fail.
-            writeln!(io::stderr(), "{}", output::printable(text)).ok();
+            writeln!(io::stderr(), "{}", text::printable(text)).ok();
         }
     }
 
@@ -64,7 +65,7 @@ impl Context {
     /// The same for a request about one sandbox: if that is not there, similar ids are looked up.
     pub(super) async fn failure_about(&self, id: &str, action: &str, source: ClientError) -> Failure {
         if source.refusal().is_some_and(|refusal| refusal.status == http::StatusCode::NOT_FOUND) {
-            let near = resolve::near(self, id).await;
+            let near = near(&self.client, id).await;
             // If it is there, then something in it is not.
             if near.first().is_none_or(|nearest| nearest != id) {
                 return Failure::NotFound { given: id.to_owned(), near };

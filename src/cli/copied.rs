@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::output::printable;
+use super::text::printable;
 
 /// How many of the things left out are named.
 const NAMED_MAX: usize = 20;

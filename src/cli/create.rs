@@ -75,7 +75,7 @@ impl Create {
         if let Some(message) = created.value.error_message.filter(|m| !m.is_empty()) {
             context.note(&format!("note: {message}"));
         }
-        context.emit(format!("{}\n", super::output::printable(&created.value.id)).as_bytes())
+        context.emit(format!("{}\n", super::text::printable(&created.value.id)).as_bytes())
     }
 
     fn request(&self) -> CreateSandbox {

@@ -7,9 +7,9 @@ use client::{ClientError, ServerEvent};
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::printable;
 use super::reconnect::{self, Patience};
 use super::resolve::resolve;
+use super::text::printable;
 
 const EXAMPLES: &str = "\
 Examples:

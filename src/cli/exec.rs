@@ -18,11 +18,11 @@ use super::context::Context;
 use super::create::parse_variable;
 use super::directory;
 use super::failure::Failure;
-use super::output::printable;
 use super::resolve::resolve;
 use super::session::{Kept, Sink, note};
 use super::signals::Signals;
 use super::terminal;
+use super::text::printable;
 
 const EXAMPLES: &str = "\
 Examples:

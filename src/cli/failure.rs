@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use client::{ClientError, EndpointError, OutputError, Refusal, TransportError};
 
-use super::key::KeyState;
-use super::output::printable;
+use super::key_state::KeyState;
+use super::text::printable;
 
 /// How `sandboxctl` ends when not with a remote command's own code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

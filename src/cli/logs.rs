@@ -8,11 +8,11 @@ use client::{ClientError, EventStream, ServerEvent};
 use super::attached::{Attached, Outcome};
 use super::context::Context;
 use super::failure::Failure;
-use super::output::printable;
 use super::reconnect::{self, Patience};
 use super::resolve::{resolve, resolve_process};
 use super::session::{Kept, Sink};
 use super::signals::Signals;
+use super::text::printable;
 
 /// The most lines that a server shows at once.
 const TAIL_MAX: u32 = 10_000;

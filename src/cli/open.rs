@@ -9,8 +9,8 @@ use sys::process;
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::printable;
 use super::resolve::resolve;
+use super::text::printable;
 
 const EXAMPLES: &str = "\
 Examples:

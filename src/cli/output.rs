@@ -18,11 +18,6 @@ pub(super) fn is_colour_wanted() -> bool {
     io::stdout().is_terminal() && !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
 }
 
-/// Replaces control characters, so that a name or message from elsewhere cannot move the cursor.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +42,6 @@ mod tests {
 
     #[test]
     fn control_characters_are_shown_as_such() {
-        assert_eq!(printable("a\x1b[31m\u{9b}b\n"), "a\u{fffd}[31m\u{fffd}b\u{fffd}");
+        assert_eq!(crate::text::printable("a\x1b[31m\u{9b}b\n"), "a\u{fffd}[31m\u{fffd}b\u{fffd}");
     }
 }

@@ -25,8 +25,8 @@ use client::{
 
 use super::context::Context;
 use super::failure::Failure;
-use super::output::printable;
 use super::terminal::{self, Escape};
+use super::text::printable;
 
 /// How often the connection is asked whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(15);

@@ -1,6 +1,6 @@
 //! Columns for people.
 
-use super::output::printable;
+use super::text::printable;
 
 /// A table: left-aligned columns two blanks apart, no lines, so that `awk` can read it too.
 #[derive(Debug, Default)]

@@ -2,11 +2,14 @@
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Error as SocketError;
 
-use super::{EventError, OutputError, TransportError};
+use crate::transport::TransportError;
 
 /// The most characters of a server's message that are kept.
 const MESSAGE_CHARACTERS_MAX: usize = 2_000;
+/// The most bytes of one event: what is longer is no event of this API.
+pub(crate) const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A request that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +125,24 @@ pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
 
 fn is_code_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte == b'_'
+}
+
+/// Why a stream of events cannot be read on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    #[error("read an event of more than {EVENT_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// Why a process can no longer be followed on this connection.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    #[error("follow the process: the server closed the connection before the process ended")]
+    Closed,
+    #[error("follow the process over a WebSocket")]
+    Socket(#[source] Box<SocketError>),
+    #[error("understand what the server says of the process: {0}")]
+    Form(String),
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use tokio::sync::mpsc;
 
 use super::requests::segment;
 use super::transport::full;
-use super::{Answer, Client, ClientError, Exchange, RequestBody};
+use crate::error::ClientError;
+use crate::requests::{Answer, Client};
+use crate::transport::{Exchange, RequestBody};
 
 /// An upload may take as long as it moves: its caller watches that it does.
 const UPLOAD_DEADLINE: Duration = Duration::from_secs(7 * 86_400);

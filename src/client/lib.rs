@@ -23,12 +23,12 @@ pub use body::{
     SandboxV1, SandboxView, Stats,
 };
 pub use endpoint::{Endpoint, EndpointError};
-pub use error::{ClientError, Refusal};
+pub use error::{ClientError, EventError, OutputError, Refusal};
 pub use files::{Base, FileStat, Unpacked, stream_body};
-pub use output::{OutputError, OutputStream, ProcessEvent, ProcessExit, ProcessInput, ProcessOutput};
+pub use output::{OutputStream, ProcessEvent, ProcessExit, ProcessInput, ProcessOutput};
 pub use processes::{OutputRange, Process, ProcessList, SignalTarget, StartProcess, TerminalSize};
 pub use requests::{Answer, Client};
-pub use sse::{EventDecoder, EventError, EventStream, ServerEvent};
+pub use sse::{EventDecoder, EventStream, ServerEvent};
 pub use transport::{Exchange, RequestBody, Timeouts, Transport, TransportError};
 
 #[cfg(test)]

@@ -19,13 +19,16 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as SocketError, Utf8Bytes};
 
 use super::processes::one;
-use super::{Client, ClientError, TerminalSize};
+use crate::error::ClientError;
+use crate::error::OutputError;
+use crate::processes::TerminalSize;
+use crate::requests::Client;
 
 /// The most bytes of one message; the server's pieces are far smaller.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -69,17 +72,6 @@ pub struct ProcessExit {
     pub signal: Option<String>,
     #[serde(default)]
     pub timed_out: bool,
-}
-
-/// Why a process can no longer be followed on this connection.
-#[derive(Debug, thiserror::Error)]
-pub enum OutputError {
-    #[error("follow the process: the server closed the connection before the process ended")]
-    Closed,
-    #[error("follow the process over a WebSocket")]
-    Socket(#[source] Box<SocketError>),
-    #[error("understand what the server says of the process: {0}")]
-    Form(String),
 }
 
 /// What a process writes.

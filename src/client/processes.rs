@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::requests::segment;
-use super::{Answer, Client, ClientError};
+use crate::error::ClientError;
+use crate::requests::{Answer, Client};
 
 /// What to start; everything absent is the server's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

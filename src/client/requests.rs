@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::request_id;
 use super::transport::full;
-use super::{ClientError, Endpoint, EndpointError, Exchange, Refusal, RequestBody, Timeouts, Transport};
+use crate::endpoint::{Endpoint, EndpointError};
+use crate::error::{ClientError, Refusal};
+use crate::transport::{Exchange, RequestBody, Timeouts, Transport};
 
 /// The most bytes of an answer that is decoded; 100,000 sandboxes take about this much.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -6,10 +6,9 @@ use http::Method;
 use serde::Serialize;
 
 use super::requests::segment;
-use super::{
-    Answer, Client, ClientError, CreateSandbox, ExecOutput, Logs, Presets, Purged, Row, SandboxV1,
-    SandboxView, Stats,
-};
+use crate::body::{CreateSandbox, ExecOutput, Logs, Presets, Purged, Row, SandboxV1, SandboxView, Stats};
+use crate::error::ClientError;
+use crate::requests::{Answer, Client};
 
 impl Client {
     /// `GET /sandboxes`: every sandbox, newest first.

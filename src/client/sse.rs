@@ -5,10 +5,11 @@ use http::Method;
 use http::header::HeaderName;
 
 use super::requests::segment;
-use super::{Client, ClientError, Exchange};
-
-/// The most bytes of one event: what is longer is no event of this API.
-const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+use crate::error::ClientError;
+use crate::error::EVENT_BYTES_MAX;
+use crate::error::EventError;
+use crate::requests::Client;
+use crate::transport::Exchange;
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,13 +18,6 @@ pub struct ServerEvent {
     pub id: Option<String>,
     pub event: String,
     pub data: String,
-}
-
-/// Why a stream of events cannot be read on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EventError {
-    #[error("read an event of more than {EVENT_BYTES_MAX} bytes")]
-    TooLarge,
 }
 
 /// Events as they come.

@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
-use super::Endpoint;
+use crate::endpoint::Endpoint;
 
 /// The most idle connections that are kept.
 const IDLE_MAX: usize = 8;

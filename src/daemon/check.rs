@@ -9,7 +9,7 @@ use oci_spec::runtime::PosixRlimitType;
 
 use super::exit::{Exit, chain, complain, say};
 use super::isolation;
-use super::serve::read_config;
+use super::settings::read_config;
 use super::tables;
 use crate::config::Config;
 use engine::Gvisor;
@@ -394,7 +394,7 @@ fn kernel() -> Vec<Finding> {
         ),
         finding(
             "core dumps",
-            probe::core_dumps(super::serve::hard_limit(PosixRlimitType::RlimitCore)),
+            probe::core_dumps(super::limits::hard_limit(PosixRlimitType::RlimitCore)),
             "a crash in a sandbox starts, or asks, a program of the host's as root, which reads what a tenant has prepared",
             "sysctl kernel.core_pattern=core; or, for a program in it, start the server with ulimit -c 1 or higher",
             false,

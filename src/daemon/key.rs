@@ -1,5 +1,8 @@
 //! The key that is made at the first start.
 
+use crate::config::Config;
+use crate::config::OWN_KEY;
+use edge::api::Pass;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -83,6 +86,18 @@ fn make(path: PathBuf) -> Result<Key, KeyError> {
     let text = new_key().map_err(|source| KeyError::File { action: "make", path: path.clone(), source })?;
     write(&text).map_err(|source| KeyError::File { action: "write", path: path.clone(), source })?;
     Ok(Key { text, path, is_new: true })
+}
+
+/// The keys of the settings beside the server's own, what each may do, and what anybody may without one.
+pub(super) fn keys<'a>(config: &'a Config, own: &'a str) -> (Vec<(&'a str, Pass)>, Option<Pass>) {
+    let pass_of = |name: &str| {
+        let own = config.token_min_isolation.iter().find(|(key, _)| key == name);
+        Pass { min_isolation: own.map_or(config.min_isolation, |(_, minimum)| *minimum) }
+    };
+    let own = std::iter::once((own, pass_of(OWN_KEY)));
+    let named = config.api_tokens.iter().map(|(name, secret)| (secret.reveal(), pass_of(name)));
+    let anybody = config.api_auth_disabled.then_some(Pass { min_isolation: config.min_isolation });
+    (own.chain(named).collect(), anybody)
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ mod directories;
 mod exit;
 mod isolation;
 mod key;
+mod limits;
 mod lock;
 mod memory;
 mod record;
 mod reload;
 mod rootfs;
 mod serve;
+mod settings;
 mod supervise;
 mod tables;
 

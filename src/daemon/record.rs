@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, say};
-use super::{lock, serve};
+use super::{lock, settings};
 use crate::config::Config;
 use metadata::{Evidence, MetadataError};
 
@@ -89,5 +89,5 @@ pub(super) fn evidence(config: &Config) -> Result<Evidence, Unlisted> {
 }
 
 fn config(flags: &[(String, String)]) -> Result<Config, Exit> {
-    serve::read_config(flags).map_err(|error| Exit::Config.because(&error, "see `sandboxd check-config`"))
+    settings::read_config(flags).map_err(|error| Exit::Config.because(&error, "see `sandboxd check-config`"))
 }

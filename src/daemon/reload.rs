@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use tokio::signal::unix::Signal;
 
 use super::exit::chain;
-use super::{key, serve};
+use super::{key, settings};
 use crate::config::Config;
 use edge::api::Auth;
 
@@ -44,7 +44,7 @@ impl Reload<'_> {
     /// A few small files are read; that does not take long enough to matter to a thread of tokio's.
     fn reload(&self) {
         let read = || {
-            let config = serve::read_config(self.flags).map_err(|error| chain(&error))?;
+            let config = settings::read_config(self.flags).map_err(|error| chain(&error))?;
             let key = key::read_again(&self.running.data_dir).map_err(|error| chain(&error))?;
             Ok::<_, String>((config, key))
         };
@@ -55,7 +55,7 @@ impl Reload<'_> {
                 return;
             }
         };
-        let (keys, anybody) = serve::keys(&config, &key.text);
+        let (keys, anybody) = key::keys(&config, &key.text);
         let number = keys.len();
         self.auth.replace(&keys, anybody);
         tracing::info!(keys = number, "the keys were read again");

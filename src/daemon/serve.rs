@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci_spec::runtime::PosixRlimitType;
-use rustix::process::Resource;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -24,8 +22,11 @@ use super::record;
 use super::reload::Reload;
 use super::rootfs;
 use super::tables;
-use crate::config::{Config, ConfigError, OWN_KEY, Sources};
-use edge::api::{self, Auth, Pass};
+use crate::config::Config;
+use crate::key::keys;
+use crate::limits::hard_limit;
+use crate::settings::read_config;
+use edge::api::{self, Auth};
 use edge::proxy;
 use engine::bundle::Template;
 use engine::{Runtime, launcher};
@@ -69,16 +70,6 @@ enum Ending {
     ShutDown,
     /// Sandboxes run on and are adopted by the next daemon.
     Detach,
-}
-
-/// Reads the settings from everywhere.
-pub(super) fn read_config(flags: &[(String, String)]) -> Result<Config, ConfigError> {
-    let env = std::env::vars_os()
-        .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
-        .collect();
-    let env = crate::config::with_env_file(env)?;
-    let sources: Sources = crate::config::collect(flags, &env, Some(&crate::config::default_file()))?;
-    Config::parse(&sources)
 }
 
 /// Serves until told to end.
@@ -438,34 +429,6 @@ fn auth(config: &Config) -> Result<Auth, Exit> {
     }
     let (keys, anybody) = keys(config, &key.text);
     Ok(Auth::new(&keys, anybody))
-}
-
-/// The keys of the settings beside the server's own, what each may do, and what anybody may without one.
-pub(super) fn keys<'a>(config: &'a Config, own: &'a str) -> (Vec<(&'a str, Pass)>, Option<Pass>) {
-    let pass_of = |name: &str| {
-        let own = config.token_min_isolation.iter().find(|(key, _)| key == name);
-        Pass { min_isolation: own.map_or(config.min_isolation, |(_, minimum)| *minimum) }
-    };
-    let own = std::iter::once((own, pass_of(OWN_KEY)));
-    let named = config.api_tokens.iter().map(|(name, secret)| (secret.reveal(), pass_of(name)));
-    let anybody = config.api_auth_disabled.then_some(Pass { min_isolation: config.min_isolation });
-    (own.chain(named).collect(), anybody)
-}
-
-/// The hard limits that bind this process, and so everything that it starts.
-pub(super) fn hard_limit(kind: PosixRlimitType) -> Option<u64> {
-    let held =
-        caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false);
-    let resource = match kind {
-        _ if held => return None,
-        PosixRlimitType::RlimitCore => Resource::Core,
-        PosixRlimitType::RlimitNofile => Resource::Nofile,
-        PosixRlimitType::RlimitMemlock => Resource::Memlock,
-        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
-        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
-        _ => return None,
-    };
-    process::hard_limit(resource)
 }
 
 async fn listen(addr: SocketAddr) -> Result<TcpListener, Unheard> {

@@ -1,21 +1,19 @@
 //! Copies of the record: made while it is used, and taken when the record is damaged.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
-use super::mark::{self, Mark};
-use super::recover::Evidence;
-use super::{MetadataError, recover, rows, schema};
-use model::SandboxId;
+use crate::error::MetadataError;
+use crate::paths::BESIDE;
+use crate::paths::READ_ONLY;
+use crate::paths::beside;
+use crate::rows;
 
-/// What SQLite keeps beside a database.
-pub(super) const BESIDE: [&str; 3] = ["", "-wal", "-shm"];
 /// The copies, the latest first; the others are at least so old when they are replaced.
 const COPIES: [&str; 3] = [".backup", ".backup.1", ".backup.2"];
 const AGES: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(86_400)];
@@ -27,20 +25,6 @@ pub(super) struct Keeper {
     interval: Duration,
     is_changed: bool,
     last: Option<Instant>,
-}
-
-/// What was done about a record that was damaged, gone, or older than it must be.
-#[derive(Debug, Clone)]
-pub struct Recovered {
-    pub problem: String,
-    /// Where the one that was replaced is kept; `None`: it was the newest that there was.
-    pub kept_as: Option<PathBuf>,
-    /// How old the one is that is used: what happened since is not in it.
-    pub age: Option<Duration>,
-    /// How many records were restored from the notes of what runs.
-    pub restored: usize,
-    /// Workspaces whose records are lost.
-    pub unknown: Vec<SandboxId>,
 }
 
 impl Keeper {
@@ -109,37 +93,8 @@ fn write_copy(connection: &Connection, target: &Path) -> Result<PathBuf, Metadat
     // Made here for its mode; SQLite takes an empty file.
     File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
     let name = new.to_str().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
-    connection.execute("VACUUM INTO ?1", [name]).map_err(super::writer::classify)?;
+    connection.execute("VACUUM INTO ?1", [name]).map_err(super::error::classify)?;
     Ok(new)
-}
-
-/// `sandboxd backup`: copies the record of a daemon that may be running.
-///
-/// # Errors
-/// There is none, it is damaged, or the copy cannot be written.
-pub fn save(database: &Path, target: &Path) -> Result<(), MetadataError> {
-    let connection = recover::patiently(database, schema::inspect)?;
-    copy(&connection, target)
-}
-
-/// `sandboxd restore`: puts a copy in the place of the record, which is kept beside it; returns its new name. From then
-/// on the copy counts as newer than everything that is known of the record.
-///
-/// # Errors
-/// The copy is damaged, foreign or newer, or the files cannot be written.
-pub fn restore(database: &Path, from: &Path, evidence: &Evidence) -> Result<Option<PathBuf>, MetadataError> {
-    let connection = recover::patiently(from, schema::inspect)?;
-    let own = rows::stamp(&connection).map_err(super::writer::classify)?;
-    drop(connection);
-    let stamp = recover::stamp_for(database, evidence, own)?;
-    let has_any = BESIDE.iter().any(|suffix| beside(database, suffix).exists());
-    let kept = if has_any { Some(set_aside(database, "replaced")?) } else { None };
-    take(from, database)?;
-    let connection = schema::open(database)?;
-    let stamp = rows::stamped(&connection, stamp)?;
-    connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").map_err(super::writer::classify)?;
-    Mark::make(&mark::path_of(database), stamp).map_err(MetadataError::File)?;
-    Ok(kept)
 }
 
 /// The copies beside a database, the latest first.
@@ -195,13 +150,3 @@ fn remove(path: &Path) -> io::Result<()> {
         other => other,
     }
 }
-
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// How a database is opened that is not to be changed.
-pub(super) const READ_ONLY: OpenFlags =
-    OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);

@@ -10,16 +10,19 @@
 mod backup;
 #[cfg(test)]
 mod combinations;
+mod error;
 mod mark;
 mod note;
+mod paths;
 mod recover;
+mod restore;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod types;
 mod writer;
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -27,15 +30,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
-use model::{External, Record, SandboxId};
+use model::{Record, SandboxId};
 
 use mark::Mark;
 use writer::Job;
 
-pub use backup::{Recovered, restore, save};
+pub use error::MetadataError;
 pub use recover::Evidence;
+pub use restore::{restore, save};
+pub use types::{Contents, Done, Durability, Recovered, Retired, Retirement, Step};
 
 /// How far the numbers of events jump when a copy of unknown age is used.
 const EVENTS_LEAP: u64 = 1_000_000;
@@ -49,92 +54,6 @@ pub struct Config {
     /// How often a copy is made beside it while it changes; zero: never.
     pub backup_interval: Duration,
 }
-
-/// Why the record cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum MetadataError {
-    #[error("open the database {path}")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error(
-        "use the database {path}: it is damaged ({problem}), and no copy is beside it; restore one by `sandboxd restore`, or move the file away to start without its sandboxes"
-    )]
-    Damaged { path: PathBuf, problem: String },
-    #[error(
-        "use the database {path}: {problem}; restore a copy, or move the file away to start without its sandboxes"
-    )]
-    Unusable { path: PathBuf, problem: String },
-    #[error(
-        "use the database {path}: {problem}; {workspaces} workspaces would be without their records. Put back a copy by `sandboxd restore`, or move the workspaces away to start without them"
-    )]
-    Lost { path: PathBuf, problem: String, workspaces: usize },
-    #[error("read the database {path}")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("note the record of what runs")]
-    Note(#[source] rusqlite::Error),
-    #[error("use the database: it was written by a newer version (schema {found}, this one knows {known})")]
-    Newer { found: i64, known: i64 },
-    #[error("read the record of {id}: {problem}")]
-    Row { id: String, problem: String },
-    #[error("copy the record to {path}")]
-    Copy {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("write the record: another program holds the database")]
-    Busy(#[source] rusqlite::Error),
-    #[error("write the record: the disk is full")]
-    Full(#[source] rusqlite::Error),
-    #[error("write the record: the disk cannot be written")]
-    Unwritable(#[source] rusqlite::Error),
-    #[error("write the record")]
-    Write(#[source] rusqlite::Error),
-    #[error("write the record: the writer has ended")]
-    Closed,
-    #[error("write the record: what goes before it could not be done")]
-    NotReached,
-    #[error("prepare the database's file")]
-    File(#[source] std::io::Error),
-}
-
-/// What a write has to survive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// The daemon's death: the write has reached the kernel.
-    Process,
-    /// A power loss: the write has reached the disk.
-    Power,
-}
-
-/// A workspace without a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retired {
-    pub id: SandboxId,
-    pub retirement: Retirement,
-}
-
-/// What becomes of the workspace of a sandbox that is deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Retirement {
-    /// Its owner may have it again.
-    Kept(External),
-    Purging,
-}
-
-/// Called on the writer's thread once the write is as durable as asked, or has failed.
-pub type Done = Box<dyn FnOnce(Result<(), MetadataError>) + Send>;
-
-/// What is done on the writer's thread before a write, and says whether the write is to be made. It must be short:
-/// everybody waits for it.
-pub type Step = Box<dyn FnOnce() -> bool + Send>;
 
 /// The way to the writer; cheap to clone.
 #[derive(Debug, Clone)]
@@ -150,56 +69,6 @@ struct Notes {
     identity: i64,
     generation: Arc<AtomicU64>,
     scratch: Mutex<Connection>,
-}
-
-/// Everything that the database holds.
-#[derive(Debug, Default)]
-pub struct Contents {
-    pub records: Vec<Record>,
-    pub retired: Vec<Retired>,
-    /// The highest number of an event that may have been given out.
-    pub events_given_out: u64,
-    /// Set when the database was damaged, gone or older than it must be.
-    pub recovered: Option<Recovered>,
-}
-
-impl MetadataError {
-    /// Says whether another program is in the way.
-    pub fn is_busy(&self) -> bool {
-        match self {
-            Self::Busy(_) => true,
-            Self::Open { source, .. } => writer::is_busy(source),
-            _ => false,
-        }
-    }
-
-    /// Says whether the disk is full.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Full(_) => true,
-            Self::Open { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
-            Self::File(source) | Self::Copy { source, .. } => {
-                matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-            }
-            _ => false,
-        }
-    }
-
-    /// Says whether the disk cannot be written or read, whether or not there is room.
-    pub fn is_unwritable(&self) -> bool {
-        match self {
-            Self::Unwritable(_) | Self::Unreadable { .. } => true,
-            Self::Open { source, .. } => {
-                matches!(source.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly))
-            }
-            _ => false,
-        }
-    }
-
-    /// Says whether it may be otherwise in a moment, without anything having happened to the content.
-    fn is_passing(&self) -> bool {
-        self.is_busy() || self.is_unwritable()
-    }
 }
 
 impl Metadata {

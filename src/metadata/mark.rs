@@ -10,8 +10,8 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::Durability;
 use super::rows::Stamp;
+use crate::types::Durability;
 use sys::process::boot_id;
 
 /// The first word of the file, with the version of its form.
@@ -107,7 +107,7 @@ impl Mark {
 
 /// Where the mark of a database is.
 pub(super) fn path_of(database: &Path) -> PathBuf {
-    super::backup::beside(database, ".mark")
+    super::paths::beside(database, ".mark")
 }
 
 /// FNV-1a: finds what was torn or zeroed; nobody is to be kept from forging it.

@@ -8,7 +8,8 @@ use rusqlite::{Connection, params_from_iter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{MetadataError, rows};
+use crate::error::MetadataError;
+use crate::rows;
 use model::Record;
 use sys::pidfd::PidFd;
 

@@ -19,11 +19,14 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::backup::{BESIDE, Recovered, age_of, beside, copies_of, set_aside, take};
 use super::mark::{self, Seen};
 use super::note::{self, Note};
 use super::rows::{self, Stamp};
-use super::{MetadataError, schema};
+use crate::backup::{age_of, copies_of, set_aside, take};
+use crate::error::MetadataError;
+use crate::paths::{BESIDE, beside};
+use crate::schema;
+use crate::types::Recovered;
 use model::SandboxId;
 
 /// How long a start waits for whoever holds the database, and for a disk that fails.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row, named_params};
 
-use super::{Contents, MetadataError, Retired, Retirement};
+use crate::error::MetadataError;
+use crate::types::{Contents, Retired, Retirement};
 use model::{
     AppName, ByteSize, CpuMax, Environment, External, GitSource, IoMax, Limits, Record, SandboxId,
     SandboxSpec, SleepPolicy, Status, TemplateName,
@@ -28,15 +29,15 @@ const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND
 pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataError> {
     let mut contents = Contents::default();
     let mut statement =
-        connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(super::writer::classify)?;
-    let mut rows = statement.query([]).map_err(super::writer::classify)?;
-    while let Some(row) = rows.next().map_err(super::writer::classify)? {
+        connection.prepare("SELECT * FROM sandboxes ORDER BY id").map_err(super::error::classify)?;
+    let mut rows = statement.query([]).map_err(super::error::classify)?;
+    while let Some(row) = rows.next().map_err(super::error::classify)? {
         contents.records.push(parse(row)?);
     }
     let mut statement =
-        connection.prepare("SELECT * FROM retired ORDER BY id").map_err(super::writer::classify)?;
-    let mut rows = statement.query([]).map_err(super::writer::classify)?;
-    while let Some(row) = rows.next().map_err(super::writer::classify)? {
+        connection.prepare("SELECT * FROM retired ORDER BY id").map_err(super::error::classify)?;
+    let mut rows = statement.query([]).map_err(super::error::classify)?;
+    while let Some(row) = rows.next().map_err(super::error::classify)? {
         contents.retired.push(parse_retired(row)?);
     }
     let given_out = connection
@@ -44,7 +45,7 @@ pub(super) fn read_all(connection: &Connection) -> Result<Contents, MetadataErro
     contents.events_given_out = match given_out {
         Ok(value) => u64::try_from(value).unwrap_or_default(),
         Err(rusqlite::Error::QueryReturnedNoRows) => 0,
-        Err(error) => return Err(super::writer::classify(error)),
+        Err(error) => return Err(super::error::classify(error)),
     };
     Ok(contents)
 }
@@ -178,13 +179,13 @@ pub(super) fn stamped(connection: &Connection, stamp: Stamp) -> Result<Stamp, Me
     let identity = if stamp.identity == 0 { new_identity()? } else { stamp.identity };
     let generation = i64::try_from(stamp.generation).unwrap_or(i64::MAX);
     let set = "INSERT OR REPLACE INTO counters VALUES ('identity', ?1), ('writes', ?2)";
-    connection.execute(set, (identity, generation)).map_err(super::writer::classify)?;
+    connection.execute(set, (identity, generation)).map_err(super::error::classify)?;
     Ok(Stamp { identity, ..stamp })
 }
 
 /// Reads the stamp, and writes one where there is none.
 pub(super) fn identified(connection: &Connection) -> Result<Stamp, MetadataError> {
-    match stamp(connection).map_err(super::writer::classify)? {
+    match stamp(connection).map_err(super::error::classify)? {
         stamp if stamp.identity == 0 => stamped(connection, stamp),
         stamp => Ok(stamp),
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi};
 
-use super::MetadataError;
-use super::backup::READ_ONLY;
 use super::rows::{self, Stamp};
+use crate::error::MetadataError;
+use crate::paths::READ_ONLY;
 
 /// In order; the schema's version is the number of those that were applied.
 const MIGRATIONS: [&str; 10] = [

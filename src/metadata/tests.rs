@@ -1,5 +1,6 @@
 //! The database on a real disk: what comes back, what is refused, what survives.
 
+use model::External;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;

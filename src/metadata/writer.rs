@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 use super::backup::Keeper;
 use super::mark::Mark;
-use super::{Done, Durability, MetadataError, Retirement, Step, rows};
+use crate::error::MetadataError;
+use crate::error::classify;
+use crate::error::is_busy;
+use crate::rows;
+use crate::types::{Done, Durability, Retirement, Step};
 use model::{Record, SandboxId};
 
 /// The most writes in one transaction.
@@ -192,21 +196,6 @@ fn transact(
     let generation = if is_counted { Some(rows::count_write(&transaction)?) } else { None };
     transaction.commit()?;
     Ok(generation)
-}
-
-pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
-pub(super) fn classify(error: rusqlite::Error) -> MetadataError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => MetadataError::Full(error),
-        Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => {
-            MetadataError::Unwritable(error)
-        }
-        _ if is_busy(&error) => MetadataError::Busy(error),
-        _ => MetadataError::Write(error),
-    }
 }
 
 /// The library's error is not `Clone`; its code and text are what matters.

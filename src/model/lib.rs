@@ -13,6 +13,7 @@ pub mod manifest;
 mod record;
 mod size;
 mod spec;
+mod spec_error;
 
 pub use check::{Finding, PathKind};
 pub use file::{ArchiveFormat, FileBase, FileKind, FileStat};
@@ -24,5 +25,6 @@ pub use record::{Record, Status};
 pub use size::{ByteSize, SizeError};
 pub use spec::{
     AppName, Environment, External, GitSource, HostHeader, IdlePolicy, RootFs, SandboxSpec, SleepPolicy,
-    SpecError, TemplateName, Tier, Visibility,
+    TemplateName, Tier, Visibility,
 };
+pub use spec_error::SpecError;

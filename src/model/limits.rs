@@ -1,6 +1,6 @@
 //! What one sandbox may use.
 
-use super::ByteSize;
+use crate::size::ByteSize;
 
 /// The most processes and threads in a sandbox.
 const PIDS: u32 = 1024;

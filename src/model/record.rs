@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{LaunchId, SandboxSpec};
+use crate::id::LaunchId;
+use crate::spec::SandboxSpec;
 
 /// What a sandbox is doing, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,18 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Isolation, Limits, SandboxId};
-
-/// The most bytes in an outside id.
-const EXTERNAL_LENGTH_MAX: usize = 256;
-/// The most variables in a sandbox's environment.
-const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
-/// The most bytes of an environment, names and values together: half of what execve(2) takes.
-const ENVIRONMENT_BYTES_MAX: usize = 64 * 1024;
-/// The longest time that a sandbox may be idle, in seconds: a year.
-const SLEEP_SECS_MAX: u64 = 366 * 86_400;
-/// The most ports of a sandbox.
-const PORTS_MAX: usize = 64;
+use crate::id::SandboxId;
+use crate::isolation::Isolation;
+use crate::limits::Limits;
+use crate::spec_error::ENVIRONMENT_BYTES_MAX;
+use crate::spec_error::ENVIRONMENT_ENTRIES_MAX;
+use crate::spec_error::EXTERNAL_LENGTH_MAX;
+use crate::spec_error::PORTS_MAX;
+use crate::spec_error::SLEEP_SECS_MAX;
+use crate::spec_error::SpecError;
 
 /// Everything that is fixed about a sandbox when it is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,41 +45,6 @@ pub enum RootFs {
     ReadOnly,
     /// What root of the sandbox writes, in a layer of the sandbox's own that lasts as its workspace does.
     Overlay,
-}
-
-/// Why a request to create a sandbox cannot be taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    #[error("ports are numbers from 1 to 65535, not {0}")]
-    Port(i64),
-    #[error("a sandbox has at most {PORTS_MAX} ports")]
-    Ports,
-    #[error("the name of an environment variable is not empty and has no '=', newline or NUL")]
-    EnvironmentName,
-    #[error("the value of the environment variable {0:?} has a newline or NUL")]
-    EnvironmentValue(String),
-    #[error(
-        "an environment has at most {ENVIRONMENT_ENTRIES_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
-    )]
-    EnvironmentSize,
-    #[error("a template's name has 1 to 64 characters of a-z, 0-9 and '-'")]
-    Template,
-    #[error("an app id has 1 to 128 characters of A-Z, a-z, 0-9, '-', '_' and '.'")]
-    App,
-    #[error("{0} has more than {EXTERNAL_LENGTH_MAX} characters or a control character")]
-    External(&'static str),
-    #[error("sleep.after is 1 to {SLEEP_SECS_MAX} seconds, and sleep.then_stop_after 0 to {SLEEP_SECS_MAX}")]
-    Sleep,
-    #[error("{0:?} is not one of {1}")]
-    Choice(String, &'static str),
-    #[error(
-        "a repository's address is https://, http://, git://, ssh:// or file://, without blanks or control characters, at most 2048 bytes"
-    )]
-    Repository,
-    #[error(
-        "a branch's name has 1 to 255 characters, no blank or control character, and does not begin with '-'"
-    )]
-    Branch,
 }
 
 impl SandboxSpec {

@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 
 use super::pool::Pool;
-use super::{NetworkError, rules};
+use crate::error::NetworkError;
+use crate::rules;
 use model::Finding;
 use sys::netlink::Link;
 use sys::process;

@@ -17,7 +17,9 @@
 //! the cable away in the background, where deleting it in so many words would take 30 ms.
 
 mod closed;
+mod config;
 pub mod dns;
+mod error;
 mod host;
 mod live;
 mod names;
@@ -39,6 +41,8 @@ use live::Link;
 use rules::Surroundings;
 
 pub use closed::{Net, NetError};
+pub use config::Config;
+pub use error::NetworkError;
 pub use host::missing_features;
 pub use live::Live;
 pub use names::LinkNames;
@@ -50,39 +54,6 @@ pub use rules::RulesState;
 const ETH0_INDEX: u32 = 1000;
 /// The indices of the host's ends begin here, far above those that the kernel gives by itself.
 const CABLE_INDEX_FIRST: u32 = 1 << 30;
-
-/// What the network is made of.
-#[derive(Debug, Clone)]
-pub struct Config {
-    pub pool: Pool,
-    /// The names of bridges and cables.
-    pub names: LinkNames,
-    /// The name of the nftables table.
-    pub table: String,
-    /// What sandboxes may connect to although it is closed by default.
-    pub networks_open: Vec<Net>,
-}
-
-/// Why a sandbox has no network.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error(
-        "use the network pool {pool}: the host has a route to {taken} already; choose another by SANDBOXD_NETWORK_POOL"
-    )]
-    Overlap { pool: String, taken: String },
-    #[error("use the link {link}: it is of {owner}; give this server another name by SANDBOXD_INSTANCE")]
-    NotOurs { link: String, owner: String },
-    #[error("{action}")]
-    Kernel {
-        action: &'static str,
-        #[source]
-        source: io::Error,
-    },
-    #[error("run nft: install the package nftables")]
-    NftMissing(#[source] io::Error),
-    #[error("{action} the firewall's table: {message}")]
-    Nft { action: &'static str, message: String },
-}
 
 /// The host's side of all sandboxes' networks.
 #[derive(Debug)]

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 use super::closed::{self, METADATA, NEVER, Net, PRIVATE};
 use super::pool::{BRIDGE_PREFIX_LEN, GATEWAY};
-use super::{Config, NetworkError};
+use crate::config::Config;
+use crate::error::NetworkError;
 use sys::process;
 
 /// The port of the domain name system.

@@ -11,69 +11,44 @@
 //! One driver task changes a sandbox, nobody else; what readers see is published by it. A request
 //! that was begun is finished whether or not its client waits.
 
-mod activity;
-mod admission;
-mod agenda;
-mod app;
-mod blank;
-mod buffers;
-mod bundles;
-mod clock;
-mod connect;
-mod driver;
-mod error;
-mod events;
-mod exec;
-mod expiry;
-mod fairness;
-mod files;
-mod ids;
-mod leases;
-mod lifecycle;
-mod limits;
-mod live;
-mod logs;
-mod oom;
-mod owners;
-mod pause;
-mod pool;
-mod presets;
-mod process;
-mod provision;
-mod reclaim;
-mod reconcile;
-mod registry;
-mod relief;
-mod request;
-mod share;
-mod sleep;
+mod assemble;
+mod base;
+mod books;
+mod keep;
+mod launch;
+mod life;
+mod running;
+mod serve;
 mod supervisor;
-mod sweep;
-mod tally;
-mod throttle;
-mod view;
 
-pub use activity::{Busy, Counted};
-pub use admission::Config as AdmissionConfig;
-pub use blank::notes;
-pub use connect::{Intent, Upstream};
-pub use error::{ConnectError, Error, Kind, RefusedReason};
-pub use events::{Event, Notice, Subscription, What, Why};
-pub use exec::{Exec, ExecEvent};
-pub use files::{Download, FileNews, FileWatch, Kept, Packed, Pieces, Unpacking, Upload};
-pub use ids::{Ids, UserSpaces};
-pub use logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogLine, LogNews, LogStart};
-pub use pool::Config as PoolConfig;
-pub use presets::Preset;
-pub use process::{
-    Config as ProcessConfig, Follower, Piece, Process, ProcessEnd, ProcessId, ProcessRequest,
-    ProcessSnapshot, Purpose, Stream, Target,
+pub use assemble::{Config, Parts};
+pub use base::activity::{Busy, Counted};
+pub use base::error::{ConnectError, Error, Kind, RefusedReason, chain};
+pub use base::events::{Event, Notice, Subscription, What, Why};
+pub use base::points::{POINTS, STEPS};
+pub use base::request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
+pub use base::view::{
+    AppView, Counts, Ids, LiveView, MemoryUsage, PressureUsage, Preview, PreviewStatus, ProcessKind,
+    ProcessView, Snapshot, Stats, Usage,
 };
-pub use provision::{POINTS, STEPS, chain};
-pub use request::{CreateRequest, Created, ExecRequest, Filter, SleepRequest, Started, UpdateRequest};
+pub use engine::Stream;
+pub use launch::admission::Config as AdmissionConfig;
+pub use launch::blank::notes;
+pub use launch::pool::Config as PoolConfig;
+pub use launch::spaces::UserSpaces;
+pub use protocol::Target;
+pub use running::process::child::Process;
+pub use running::process::follow::{Follower, Piece};
+pub use running::process::nouns::{Config as ProcessConfig, ProcessEnd, ProcessId, ProcessSnapshot, Purpose};
+pub use serve::exec::{Exec, ExecEvent};
+pub use serve::files::download::{Download, Pieces};
+pub use serve::files::kept::Kept;
+pub use serve::files::trees::{Packed, Unpacking};
+pub use serve::files::upload::Upload;
+pub use serve::files::watch::{FileNews, FileWatch};
+pub use serve::logs::{LINES_MAX as LOG_LINES_MAX, LogFollower, LogLine, LogNews, LogStart};
+pub use serve::presets::Preset;
+pub use serve::preview::{Intent, Upstream};
+pub use serve::processes::ProcessRequest;
 pub use storage::{Entry as FileEntry, EntryKind, Listing, Spool};
-pub use supervisor::{Config, Parts, Supervisor};
-pub use view::{
-    AppView, Counts, LiveView, MemoryUsage, PressureUsage, Preview, PreviewStatus, ProcessKind, ProcessView,
-    Snapshot, Stats, Usage,
-};
+pub use supervisor::Supervisor;

@@ -1,191 +1,47 @@
-//! The way to every sandbox.
+//! Public entry point of the core: finds, creates and commands sandboxes.
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use crate::assemble::{Assembled, Config, Parts, assemble};
+use crate::base::activity::now_ms;
+use crate::base::command::{Command, Update};
+use crate::base::error::{ConnectError, Error};
+use crate::base::events::{Subscription, Why};
+use crate::base::request::{CreateRequest, Created, ExecRequest, Filter, Started, UpdateRequest};
+use crate::base::tasks::blocking;
+use crate::base::view::{Counts, Snapshot, Stats, Usage};
+use crate::books::registry::{Entry, ask};
+use crate::keep::clock::Clock;
+use crate::keep::reconcile;
+use crate::keep::watch::{self, Looks};
+use crate::launch::etc::write_etc;
+use crate::life::create::{self, Birth, sleep_policy};
+use crate::life::look;
+use crate::life::purge::purge_workspace;
+use crate::running::process::child::Process;
+use crate::running::process::follow::Follower;
+use crate::running::process::nouns::ProcessId;
+use crate::serve::exec::{self, Exec};
+use crate::serve::files;
+use crate::serve::files::download::Download;
+use crate::serve::files::kept::Kept;
+use crate::serve::files::trees::{Packed, Unpacking};
+use crate::serve::files::upload::Upload;
+use crate::serve::files::watch::FileWatch;
+use crate::serve::logs::{self, LogFollower, LogStart};
+use crate::serve::presets::{self, Preset};
+use crate::serve::preview::{self, Intent, Upstream};
+use crate::serve::processes::{self, ProcessRequest};
+use metadata::{Contents, Durability, Retirement};
+use model::{ArchiveFormat, External, FileBase, FileStat, SandboxId, Status};
+use storage::{Line as LogLine, Listing, Spool};
 
-use super::activity::{Activity, now_ms};
-use super::admission::{self, Admission, Purpose};
-use super::clock::Clock;
-use super::connect::Doors;
-use super::driver::{self, Command, MAILBOX, Order, Reply};
-use super::error::Error;
-use super::events::{EventLog, Why};
-use super::files::{TRANSFERS_MAX, WATCHES_MAX, Watchers};
-use super::ids::{self, UserSpaces};
-use super::leases::Leases;
-use super::limits::{ceiling, not_enforced, open_files};
-use super::logs::FOLLOWERS_MAX;
-use super::owners::Owners;
-use super::pool::Pool;
-use super::process::{self, Processes};
-use super::registry::{Entry, Published, Registry};
-use super::request::{CreateRequest, Created, Filter, Started};
-use super::share::Threads;
-use super::view::{AppView, Counts, Snapshot};
-use super::{buffers, expiry, fairness, oom, pool, reconcile, sweep, throttle};
-use engine::bundle::Template;
-use engine::{Engine, Runtime};
-use metadata::{Contents, Durability, Metadata, MetadataError, Retirement};
-use model::{ByteSize, External, IdlePolicy, Limits, PathKind, Record, SandboxId, SandboxSpec, Status};
-use network::Network;
-use storage::Storage;
-use sys::cgroup::Hierarchy;
-use sys::controls::Disk;
-use sys::netns::SocketMaker;
-use telemetry::{Metrics, Trace};
-
-/// How many requests may wait for one sandbox, so that one whose app never comes up leaves room for others.
-const HELD_MAX: usize = 512;
-
-/// What is said of a sandbox of which only the workspace was left.
-const FOUND: &str = "the record of this sandbox was lost; its files are as they were, and its owner, ports and environment are not known";
-
-/// How sandboxes are kept.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// One directory per running sandbox beneath it.
-    pub run_dir: PathBuf,
-    pub rootfs: PathBuf,
-    /// How sandboxes get ids of their own; `None`: their processes have the host's.
-    pub user_spaces: Option<UserSpaces>,
-    /// Whether each sandbox has inodes of its own for the root file system.
-    pub covers_rootfs: bool,
-    /// Whether a sandbox may be asked for whose programs may make namespaces.
-    pub nested_namespaces: bool,
-    /// Certificates bound over the sandbox's own, for hosts behind an inspecting proxy.
-    pub ca_bundle: Option<PathBuf>,
-    /// The limits of a sandbox that does not ask for others.
-    pub limits: Limits,
-    /// Whether `memory.high` is written at all.
-    pub set_memory_high: bool,
-    pub sandboxes_max: usize,
-    /// After this a sandbox that nobody uses is frozen; zero, or not before the next: it is not.
-    pub freeze_after: Duration,
-    /// After this it is stopped.
-    pub idle_threshold: Duration,
-    /// For how long an open connection without bytes keeps a sandbox awake.
-    pub silent_connection: Duration,
-    /// How often idle sandboxes are looked for; zero: never.
-    pub idle_interval: Duration,
-    /// How often memory pressure is looked for.
-    pub pressure_interval: Duration,
-    /// How often the host is compared with the record; zero: at the start only.
-    pub sweep_interval: Duration,
-    pub keepalive_max: Duration,
-    /// Between TERM and KILL when a sandbox is stopped.
-    pub stop_grace: Duration,
-    /// How long a request is held for a sandbox that was just started and whose app says nothing of itself.
-    pub ready_timeout: Duration,
-    /// How long a request is held for an app that is known to be starting.
-    pub wake_timeout: Duration,
-    pub admission: admission::Config,
-    /// The most files, directories and links of a tree that is copied, packed or unpacked.
-    pub tree_entries_max: u64,
-    /// The most bytes of its content.
-    pub tree_bytes_max: ByteSize,
-    pub pool: pool::Config,
-    pub processes: process::Config,
-}
-
-/// What sandboxes are made with.
-#[derive(Debug)]
-pub struct Parts {
-    pub storage: Storage,
-    pub network: Network,
-    pub metadata: Metadata,
-    pub runtime: Runtime,
-    pub cgroups: Hierarchy,
-    pub sockets: SocketMaker,
-    pub template: Template,
-    pub metrics: Metrics,
-}
-
-/// The way to every sandbox; cheap to clone.
+/// Public entry point of the core; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    pub(super) shared: Arc<Shared>,
-}
-
-/// What all drivers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: Config,
-    /// Holds the `resolv.conf` and `hosts` of all sandboxes.
-    pub(super) etc_dir: PathBuf,
-    pub(super) storage: Storage,
-    pub(super) network: Network,
-    pub(super) metadata: Metadata,
-    pub(super) events: EventLog,
-    pub(super) runtime: Runtime,
-    pub(super) cgroups: Hierarchy,
-    pub(super) sockets: SocketMaker,
-    pub(super) template: Template,
-    pub(super) destinations: Vec<(PathBuf, PathKind)>,
-    pub(super) metrics: Metrics,
-    pub(super) registry: Registry,
-    pub(super) leases: Leases,
-    pub(super) admission: Admission,
-    pub(super) pool: Pool,
-    /// The directories with `config.json`, by the limit on open files that each asks for.
-    pub(super) bundles: Mutex<HashMap<(u64, bool), PathBuf>>,
-    /// What holds the workspaces, if it is one disk.
-    pub(super) disk: Option<Disk>,
-    /// How many files the machine can have open at once.
-    open_files: u64,
-    /// Which limits the host cannot enforce.
-    not_enforced: Vec<&'static str>,
-    /// Workspaces that are kept without a sandbox.
-    kept: Mutex<Kept>,
-    /// The threads that tenants' files may take.
-    pub(super) threads: Threads,
-    /// Permits for trees that are packed or unpacked.
-    pub(super) transfers: Arc<Semaphore>,
-    /// Permits for those who watch files.
-    pub(super) watches: Arc<Semaphore>,
-    pub(super) watchers: Watchers,
-    /// Whether the host has a freezer.
-    pub(super) can_freeze: bool,
-    /// Memory is moved out of one sandbox at a time.
-    pub(super) reclaiming: Semaphore,
-    /// One permit for each log that may be followed.
-    pub(super) followers: Arc<Semaphore>,
-    /// What the output of all processes takes.
-    pub(super) rings: Arc<process::Rings>,
-    pub(super) tasks: TaskTracker,
-    /// Cancelled when every sandbox is to stop: nothing is started from then on.
-    pub(super) closing: CancellationToken,
-    pub(super) ending: CancellationToken,
-}
-
-/// Workspaces without a sandbox, and whose they are.
-#[derive(Debug, Default)]
-struct Kept {
-    owner: HashMap<SandboxId, External>,
-    owners: Owners,
-}
-
-impl Kept {
-    fn insert(&mut self, id: SandboxId, owner: External) {
-        self.remove(id);
-        self.owners.add(id, &owner);
-        self.owner.insert(id, owner);
-    }
-
-    /// Says whether it was there.
-    fn remove(&mut self, id: SandboxId) -> bool {
-        let owner = self.owner.remove(&id);
-        if let Some(owner) = &owner {
-            self.owners.remove(id, owner);
-        }
-        owner.is_some()
-    }
+    rooms: Arc<Assembled>,
 }
 
 impl Supervisor {
@@ -195,118 +51,28 @@ impl Supervisor {
     /// # Errors
     /// The run directory cannot be prepared, or the record cannot be written.
     pub async fn start(config: Config, parts: Parts, contents: Contents) -> Result<Self, Error> {
-        let etc_dir = config.run_dir.join("etc");
-        let disk = Disk::of(&parts.storage.workspaces_dir());
-        let rings = Arc::new(process::Rings::within(&config.run_dir));
-        let tasks = TaskTracker::new();
-        let shared = Arc::new(Shared {
-            destinations: parts.template.destinations(),
-            leases: Leases::new(capacity(&config, &parts.network)),
-            admission: Admission::new(config.admission),
-            pool: Pool::new(config.pool),
-            bundles: Mutex::default(),
-            disk,
-            open_files: open_files(),
-            not_enforced: not_enforced(&parts.cgroups, disk),
-            config,
-            etc_dir,
-            storage: parts.storage,
-            network: parts.network,
-            metadata: parts.metadata,
-            events: EventLog::new(contents.events_given_out),
-            runtime: parts.runtime,
-            can_freeze: parts.cgroups.has_freezer(),
-            cgroups: parts.cgroups,
-            sockets: parts.sockets,
-            template: parts.template,
-            metrics: parts.metrics,
-            registry: Registry::default(),
-            kept: Mutex::default(),
-            threads: Threads::new(&tasks),
-            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
-            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
-            watchers: Watchers::default(),
-            reclaiming: Semaphore::new(1),
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            rings,
-            tasks,
-            closing: CancellationToken::new(),
-            ending: CancellationToken::new(),
-        });
-        reconcile::write_etc(&shared)?;
-        shared.check_rootfs()?;
-        let supervisor = Self { shared };
-        supervisor.shared.begin_events().await;
-        let mut clock = Clock::find(&supervisor.shared.config.run_dir);
+        let looks = Looks {
+            idle: config.idle_interval,
+            pressure: config.pressure_interval,
+            sweep: config.sweep_interval,
+        };
+        let rooms = assemble(config, parts, contents.events_given_out);
+        let life = &rooms.life;
+        let ground = &life.ground;
+        write_etc(&ground.host)?;
+        ground.host.check_rootfs()?;
+        ground.books.events.begin().await;
+        let mut clock = Clock::find(&ground.host.config.run_dir);
         let mut records = clock.translated(contents.records);
         let unknown = contents.recovered.map(|recovered| recovered.unknown).unwrap_or_default();
-        records.extend(supervisor.found(unknown).await?);
-        reconcile::run(&supervisor, records, contents.retired).await?;
+        records.extend(create::found(life, unknown).await?);
+        reconcile::run(life, records, contents.retired).await?;
         // Once this start has written what it must.
-        supervisor.shared.storage.restore_reserve();
+        ground.host.storage.restore_reserve();
         // Before anybody is served: what looks at the run directory from then on finds a file that is whole.
-        clock.note(&supervisor.shared).await;
-        supervisor.shared.tasks.spawn(pool::keep(Arc::clone(&supervisor.shared)));
-        supervisor.shared.tasks.spawn(expiry::watch_idle(supervisor.clone(), clock));
-        supervisor.shared.tasks.spawn(expiry::watch_pressure(supervisor.clone()));
-        supervisor.shared.tasks.spawn(throttle::watch(supervisor.clone()));
-        supervisor.shared.tasks.spawn(oom::watch(supervisor.clone()));
-        supervisor.shared.tasks.spawn(buffers::watch(supervisor.clone()));
-        supervisor.shared.tasks.spawn(fairness::watch(supervisor.clone()));
-        supervisor.shared.tasks.spawn(expiry::watch_network(Arc::clone(&supervisor.shared)));
-        supervisor.shared.tasks.spawn(expiry::watch_departed(Arc::clone(&supervisor.shared)));
-        supervisor.shared.tasks.spawn(sweep::watch(Arc::clone(&supervisor.shared)));
-        Ok(supervisor)
-    }
-
-    /// Creates a sandbox and waits until it can take an exec.
-    ///
-    /// # Errors
-    /// The id or owner conflicts, memory is short, or a step failed, in which case nothing is left of it.
-    pub async fn create(&self, mut request: CreateRequest) -> Result<Created, Error> {
-        let shared = &self.shared;
-        if shared.registry.len() >= shared.config.sandboxes_max {
-            let text =
-                format!("the limit of {} sandboxes is reached; purge some", shared.config.sandboxes_max);
-            return Err(Error::Exhausted(text));
-        }
-        shared.storage.check_room().map_err(Error::Storage)?;
-        request.ports = self.ports_of(&request).await?;
-        let (git, one_per_project) = (request.git.clone(), request.one_per_project);
-        let record = self.new_record(request)?;
-        let (id, engine) = (record.spec.id, Engine::of(record.spec.isolation));
-        ids::check_rootfs(shared, record.spec.rootfs, record.spec.isolation)?;
-        ids::check_nested(shared, &record.spec)?;
-        engine.admit(&record.spec.limits).map_err(Error::Invalid)?;
-        if engine.is_program() {
-            let runtime = shared.runtime.clone();
-            blocking(move || runtime.probe(engine).map_err(Error::Conflict)).await?;
-        }
-        let exists = || Error::Conflict(format!("sandbox {id} exists already"));
-        // Looked at before its workspace is: nobody is to be told to purge one that is in use.
-        if shared.registry.find(id).is_some() {
-            return Err(exists());
-        }
-        shared.check_workspace_owner(id, &record.spec.external)?;
-        let (entry, mailbox) = shared.entry(record);
-        if let Err(taken) = shared.registry.insert(Arc::clone(&entry), one_per_project) {
-            if taken.id == id {
-                return Err(exists());
-            }
-            return Ok(Created::Existing(self.view(&taken)));
-        }
-        // Admitted only now: a project's second request must find the first one's sandbox, not a refusal.
-        let _admitted = match shared.admission.admit(Purpose::Create) {
-            Ok(admitted) => admitted,
-            Err(refused) => {
-                shared.registry.remove(id);
-                return Err(refused);
-            }
-        };
-        shared.drive(Arc::clone(&entry), mailbox);
-        ask(&entry, |reply| Command::Create { git, reply }).await?;
-        shared.forget_kept(id).await?;
-        Ok(Created::New(self.view(&entry)))
+        clock.note(&ground.books).await;
+        watch::begin(life, clock, looks);
+        Ok(Self { rooms: Arc::new(rooms) })
     }
 
     /// Looks at a sandbox.
@@ -325,13 +91,7 @@ impl Supervisor {
 
     /// Looks at all sandboxes that match, the newest first.
     pub fn list(&self, filter: &Filter) -> impl Iterator<Item = Snapshot> + Send + use<> {
-        self.views(self.shared.registry.matching(filter))
-    }
-
-    /// Each as it is when its turn comes: thousands of them are never looked at at once.
-    fn views(&self, entries: Vec<Arc<Entry>>) -> impl Iterator<Item = Snapshot> + Send + use<> {
-        let supervisor = self.clone();
-        entries.into_iter().map(move |entry| supervisor.view(&entry))
+        self.views(self.rooms.life.ground.books.registry.matching(filter))
     }
 
     /// Looks at a page of those of a status: at most `limit` whose ids come before one, the greatest first. If there
@@ -342,7 +102,7 @@ impl Supervisor {
         before: Option<SandboxId>,
         limit: usize,
     ) -> (impl Iterator<Item = Snapshot> + Send + use<>, Option<SandboxId>) {
-        let mut found = self.shared.registry.page(status, before, limit.saturating_add(1));
+        let mut found = self.rooms.life.ground.books.registry.page(status, before, limit.saturating_add(1));
         let has_more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().filter(|_| has_more).map(|entry| entry.id);
@@ -389,17 +149,23 @@ impl Supervisor {
     /// # Errors
     /// Its processes cannot be ended, or files cannot be removed.
     pub async fn purge(&self, id: SandboxId) -> Result<u64, Error> {
-        match self.shared.registry.find(id) {
+        match self.rooms.life.ground.books.registry.find(id) {
             Some(entry) => ask(&entry, |reply| Command::Delete { purge: true, reply }).await,
             None => {
-                let shared = Arc::clone(&self.shared);
+                let host = Arc::clone(&self.rooms.life.ground.host);
                 blocking(move || {
-                    shared.storage.lend_reserve();
+                    host.storage.lend_reserve();
                     Ok(())
                 })
                 .await?;
-                self.shared.retire(id, Retirement::Purging, Durability::Power).await?;
-                self.shared.purge_workspace(id).await
+                self.rooms
+                    .life
+                    .ground
+                    .books
+                    .records
+                    .retire(id, Retirement::Purging, Durability::Power)
+                    .await?;
+                purge_workspace(&self.rooms.life.ground, id).await
             }
         }
     }
@@ -409,8 +175,8 @@ impl Supervisor {
     /// # Errors
     /// The first sandbox that cannot be purged; the others are.
     pub async fn purge_of_user(&self, user: &str) -> Result<(u64, u64), Error> {
-        let kept = self.shared.kept().owners.of_user(user).collect();
-        self.purge_all(self.shared.registry.of_user(user), kept).await
+        let kept = self.rooms.life.ground.books.kept.of_user(user);
+        self.purge_all(self.rooms.life.ground.books.registry.of_user(user), kept).await
     }
 
     /// Purges every sandbox of a project; returns how many, and the bytes freed.
@@ -418,8 +184,8 @@ impl Supervisor {
     /// # Errors
     /// The first sandbox that cannot be purged; the others are.
     pub async fn purge_of_project(&self, project: &str) -> Result<(u64, u64), Error> {
-        let kept = self.shared.kept().owners.of_project(project).collect();
-        self.purge_all(self.shared.registry.of_project(project), kept).await
+        let kept = self.rooms.life.ground.books.kept.of_project(project);
+        self.purge_all(self.rooms.life.ground.books.registry.of_project(project), kept).await
     }
 
     /// Gives a sandbox an owner.
@@ -440,17 +206,17 @@ impl Supervisor {
         let entry = self.find(id)?;
         let now = now_ms() / 1000;
         let secs = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        let until = until.unwrap_or_else(|| now.saturating_add(secs(self.shared.config.idle_threshold)));
+        let until = until.unwrap_or_else(|| now.saturating_add(secs(self.rooms.life.sleep.idle_threshold)));
         if until <= now {
             return Err(Error::Invalid("\"until\" has passed; it is in unix seconds".to_owned()));
         }
-        let until = until.min(now.saturating_add(secs(self.shared.config.keepalive_max)));
+        let until = until.min(now.saturating_add(secs(self.rooms.keepalive_max)));
         ask(&entry, |reply| Command::KeepAlive { until_ms: until.saturating_mul(1000), reply }).await?;
         Ok(until)
     }
 
     pub fn counts(&self) -> Counts {
-        self.shared.registry.tally().counts()
+        self.rooms.life.ground.books.registry.tally().counts()
     }
 
     /// Says whether sandboxes can be created.
@@ -458,113 +224,363 @@ impl Supervisor {
     /// # Errors
     /// What is wrong, for people.
     pub fn ready(&self) -> Result<(), String> {
-        if self.shared.ending.is_cancelled() {
+        if self.rooms.life.ground.tasks.ending.is_cancelled() {
             return Err("the server is ending".to_owned());
         }
-        let told = |e: Error| super::provision::chain(&e);
-        self.shared.check_rootfs().map_err(told)?;
-        self.shared.storage.check_writable().map_err(|e| told(Error::Storage(e)))
+        let told = |e: Error| crate::chain(&e);
+        self.rooms.life.ground.host.check_rootfs().map_err(told)?;
+        self.rooms.life.ground.host.storage.check_writable().map_err(|e| told(Error::Storage(e)))
     }
 
     /// Ends the daemon's part: sandboxes run on, and are adopted by the next daemon; what waits is told to try again.
     pub async fn detach(&self) {
-        self.shared.finish().await;
+        self.rooms.life.ground.tasks.finish().await;
     }
 
     /// Stops every sandbox, for when the whole container or host ends; each wakes at its next request.
     pub async fn shut_down(&self) {
         // First: what is being started then is known below, and what is asked for later is refused.
-        self.shared.closing.cancel();
+        self.rooms.life.ground.tasks.closing.cancel();
         // Of those that do not run, too: a create or wake may be under way, and its driver stops it right after.
         let is_there = |entry: &Arc<Entry>| entry.status() != Status::Error;
-        let stops = self.shared.registry.all().into_iter().filter(is_there).map(|entry| async move {
+        let stops = self.rooms.life.ground.books.registry.all().into_iter().filter(is_there).map(|entry| async move {
             match ask(&entry, |reply| Command::Stop { why: Why::Server, reply }).await {
                 // Deleted meanwhile, or its create has failed: there is nothing to stop.
                 Ok(()) | Err(Error::NotFound(_) | Error::Ending) => {}
                 Err(error) => {
-                    tracing::error!(id = %entry.id, error = %super::provision::chain(&error), "cannot stop a sandbox");
+                    tracing::error!(id = %entry.id, error = %crate::chain(&error), "cannot stop a sandbox");
                 }
             }
         });
         futures_util::future::join_all(stops).await;
-        self.shared.finish().await;
+        self.rooms.life.ground.tasks.finish().await;
         // One that could not be stopped must not lose its firewall.
-        if self.shared.registry.all().iter().all(|entry| entry.present().is_none()) {
-            let shared = Arc::clone(&self.shared);
-            if let Err(error) = blocking(move || shared.network.remove().map_err(Error::Network)).await {
-                tracing::warn!(error = %super::provision::chain(&error), "failed to take the network away");
+        if self.rooms.life.ground.books.registry.all().iter().all(|entry| entry.present().is_none()) {
+            let host = Arc::clone(&self.rooms.life.ground.host);
+            if let Err(error) = blocking(move || host.network.remove().map_err(Error::Network)).await {
+                tracing::warn!(error = %crate::chain(&error), "failed to take the network away");
             }
         }
     }
 
-    pub(super) fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
-        self.shared.registry.find(id).ok_or(Error::NotFound(id))
+    /// Creates a sandbox and waits until it can take an exec.
+    ///
+    /// # Errors
+    /// The id or owner conflicts, memory is short, or a step failed, in which case nothing is left of it.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created, Error> {
+        Ok(match create::create(&self.rooms.life, &self.rooms.bounds, request).await? {
+            Birth::New(entry) => Created::New(self.view(&entry)),
+            Birth::Existing(entry) => Created::Existing(self.view(&entry)),
+        })
     }
 
-    /// Gives workspaces whose records are lost records again, so that their files can be reached: of sandboxes that are
-    /// stopped, of nobody, with nothing that was set.
-    async fn found(&self, workspaces: Vec<SandboxId>) -> Result<Vec<Record>, Error> {
-        let mut found = Vec::new();
-        for id in workspaces {
-            let request = CreateRequest { id: Some(id), ..CreateRequest::default() };
-            let mut record = self.new_record(request)?;
-            record.status = Status::Stopped;
-            record.stopped_at = Some(record.created_at);
-            record.error_message = Some(FOUND.to_owned());
-            self.shared.put(record.clone(), Durability::Power).await?;
-            found.push(record);
-        }
-        Ok(found)
+    /// Freezes a sandbox; every use thaws it.
+    ///
+    /// # Errors
+    /// Not found, the state forbids it, or its processes do not come to rest.
+    pub async fn pause(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        ask(&entry, |reply| Command::Pause { why: Why::Request, reply }).await?;
+        Ok(self.view(&entry))
     }
 
-    fn new_record(&self, request: CreateRequest) -> Result<Record, Error> {
-        let limits = self.shared.config.limits.with(&request.limits, &ceiling());
-        let limits = limits.map_err(|e| Error::Invalid(e.to_string()))?;
-        let now = now_ms();
-        let spec = SandboxSpec {
-            id: request.id.unwrap_or_else(SandboxId::generate),
-            ports: request.ports,
-            env: request.env,
-            template: request.template,
-            visibility: request.visibility,
-            idle_policy: request.idle_policy,
-            host_header: request.host_header,
-            sleep: request.sleep.map(|sleep| self.sleep_policy(sleep)).transpose()?,
-            limits,
-            external: request.external,
-            app_id: request.app_id,
-            git: request.git,
-            isolation: request.isolation.unwrap_or_default(),
-            rootfs: request.rootfs,
-            nested_namespaces: request.nested_namespaces,
+    /// Thaws a frozen sandbox.
+    ///
+    /// # Errors
+    /// Not found, or it is stopped.
+    pub async fn resume(&self, id: SandboxId) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        entry.activity.mark();
+        ask(&entry, |reply| Command::Resume { reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Changes what can be changed of a sandbox, whatever it is doing.
+    ///
+    /// # Errors
+    /// Not found, a value that cannot be, or the record cannot be written.
+    pub async fn update(&self, id: SandboxId, request: UpdateRequest) -> Result<Snapshot, Error> {
+        let entry = self.find(id)?;
+        let sleep = request
+            .sleep
+            .map(|sleep| sleep.map(|s| sleep_policy(&self.rooms.life.sleep, s)).transpose())
+            .transpose()?;
+        let update = Update { idle_policy: request.idle_policy, sleep, limits: request.limits };
+        ask(&entry, |reply| Command::Update { update, reply }).await?;
+        Ok(self.view(&entry))
+    }
+
+    /// Reads what a sandbox uses.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn stats(&self, id: SandboxId) -> Result<Stats, Error> {
+        let entry = self.find(id)?;
+        let usage = match entry.present() {
+            Some(live) => blocking(move || Ok(live.cgroup.figures().into())).await?,
+            None => Usage::default(),
         };
-        Ok(Record::new(spec, now))
+        Ok(Stats { snapshot: self.view(&entry), usage })
     }
 
-    pub(super) fn view(&self, entry: &Entry) -> Snapshot {
-        let published = entry.state.borrow().clone();
-        let policy = self.shared.policy_of(&published.record);
-        let idle = self.shared.idle(entry);
-        let is_present = published.live.is_some();
-        let sleeps = is_present && published.record.spec.idle_policy == IdlePolicy::Sleep;
-        let kept_for = entry.activity.kept_for();
-        let at = |time: Duration| {
-            let left = time.saturating_sub(idle).max(kept_for);
-            now_ms().saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX))
-        };
-        let is_running = published.record.status == Status::Running;
-        Snapshot {
-            live: published.live.as_ref().map(|live| live.view()),
-            app: published.app,
-            workspace: entry.workspace.clone(),
-            generation: published.generation,
-            idle_for: (is_present && !entry.activity.is_busy()).then_some(idle),
-            sleeps_at: (sleeps && is_running).then(|| at(policy.after())),
-            stops_at: policy.stops_after().filter(|_| sleeps).map(at),
-            sleep: policy,
-            not_enforced: self.shared.not_enforced.clone(),
-            record: published.record,
-        }
+    /// Starts a process, waking the sandbox if it sleeps, and follows it from its first byte.
+    ///
+    /// # Errors
+    /// Not found, not to be woken, too many processes, or the command cannot be started.
+    pub async fn start_process(&self, id: SandboxId, request: ProcessRequest) -> Result<Follower, Error> {
+        processes::start_process(&self.rooms.serving, id, request).await
+    }
+
+    /// The processes of a sandbox, the newest first.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn processes(&self, id: SandboxId) -> Result<Vec<Arc<Process>>, Error> {
+        processes::processes(&self.rooms.serving, id).await
+    }
+
+    /// Finds a process.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn process(&self, id: SandboxId, process: ProcessId) -> Result<Arc<Process>, Error> {
+        processes::process(&self.rooms.serving, id, process).await
+    }
+
+    /// Kills a process with everything that it has started, and forgets it.
+    ///
+    /// # Errors
+    /// Not found, or it cannot be killed.
+    pub async fn delete_process(&self, id: SandboxId, process: ProcessId) -> Result<(), Error> {
+        processes::delete_process(&self.rooms.serving, id, process).await
+    }
+
+    /// Hangs up: forgets a process, which sees its terminal go.
+    pub fn hang_up(&self, id: SandboxId, process: &Process) {
+        processes::hang_up(&self.rooms.serving, id, process);
+    }
+
+    /// Runs a command, waking the sandbox if it sleeps.
+    ///
+    /// A command that cannot be started ends with status 127 or 126 and a message on its stderr, as in a shell.
+    ///
+    /// # Errors
+    /// Not found, not to be woken, or the sandbox ended meanwhile.
+    pub async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<Exec, Error> {
+        exec::exec(&self.rooms.serving, id, request).await
+    }
+
+    /// Lists a directory beneath the base; `write` makes the answer of it, which is kept until it is sent.
+    ///
+    /// # Errors
+    /// Not found, not a directory, too many entries, a path that leads out, or a full disk.
+    pub async fn list_files(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        recursive: bool,
+        write: impl FnOnce(&Listing, &mut Spool) -> io::Result<()> + Send + 'static,
+    ) -> Result<Kept, Error> {
+        files::entries::list_files(&self.rooms.serving, id, base, path, recursive, write).await
+    }
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// Not found, not a regular file, or a path that leads out.
+    pub async fn open_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Download, Error> {
+        files::entries::open_file(&self.rooms.serving, id, base, path).await
+    }
+
+    /// Begins to write a file; directories above it are made.
+    ///
+    /// # Errors
+    /// The path is a directory, leads out, or nothing can be written.
+    pub async fn create_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<Upload, Error> {
+        files::entries::create_file(&self.rooms.serving, id, base, path).await
+    }
+
+    /// Looks at what a path names; a link is not followed at its end.
+    ///
+    /// # Errors
+    /// Not found, or a path that leads out.
+    pub async fn stat_file(&self, id: SandboxId, base: FileBase, path: &str) -> Result<FileStat, Error> {
+        files::entries::stat_file(&self.rooms.serving, id, base, path).await
+    }
+
+    /// Makes a directory and those above it.
+    ///
+    /// # Errors
+    /// Something else is there, a path that leads out, or the disk is full.
+    pub async fn make_directory(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        mode: Option<u32>,
+    ) -> Result<FileStat, Error> {
+        files::entries::make_directory(&self.rooms.serving, id, base, path, mode).await
+    }
+
+    /// Sets the permissions of a file or directory.
+    ///
+    /// # Errors
+    /// Not found, neither file nor directory, bits that may not be set, or a path that leads out.
+    pub async fn chmod_file(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        mode: u32,
+    ) -> Result<FileStat, Error> {
+        files::entries::chmod_file(&self.rooms.serving, id, base, path, mode).await
+    }
+
+    /// Moves a file or tree.
+    ///
+    /// # Errors
+    /// Not found, the new place is taken, or a path that leads out.
+    pub async fn move_file(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        from: &str,
+        to: &str,
+        overwrite: bool,
+    ) -> Result<FileStat, Error> {
+        files::entries::move_file(&self.rooms.serving, id, base, from, to, overwrite).await
+    }
+
+    /// Copies a file or tree.
+    ///
+    /// # Errors
+    /// Not found, the new place is taken, a limit is passed, or a path that leads out.
+    pub async fn copy_file(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        from: &str,
+        to: &str,
+        overwrite: bool,
+    ) -> Result<FileStat, Error> {
+        files::entries::copy_file(&self.rooms.serving, id, base, from, to, overwrite).await
+    }
+
+    /// Deletes a file, a link, an empty directory, or a tree; it is gone at once, its space a little later.
+    ///
+    /// # Errors
+    /// Not found, a directory that is not empty, or a path that leads out.
+    pub async fn delete_file(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        recursive: bool,
+    ) -> Result<(), Error> {
+        files::entries::delete_file(&self.rooms.serving, id, base, path, recursive).await
+    }
+
+    /// Begins to pack what is in a directory; `all` with what listings hide.
+    ///
+    /// # Errors
+    /// Not found, not a directory, a limit is passed, or too many trees are on their way.
+    pub async fn pack(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        format: ArchiveFormat,
+        all: bool,
+    ) -> Result<Packed, Error> {
+        files::trees::pack(&self.rooms.serving, id, base, path, format, all).await
+    }
+
+    /// Begins to unpack an archive into a directory.
+    ///
+    /// # Errors
+    /// A path that leads out, not a directory, or too many trees are on their way.
+    pub async fn unpack(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        format: ArchiveFormat,
+    ) -> Result<Unpacking, Error> {
+        files::trees::unpack(&self.rooms.serving, id, base, path, format).await
+    }
+
+    /// Watches a directory; with `recursive` also those in it.
+    ///
+    /// # Errors
+    /// Not found, not a directory, a path that leads out, or too many directories or watches.
+    pub async fn watch_files(
+        &self,
+        id: SandboxId,
+        base: FileBase,
+        path: &str,
+        recursive: bool,
+    ) -> Result<FileWatch, Error> {
+        files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
+    }
+
+    /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
+    /// them, which is kept until it is sent.
+    ///
+    /// # Errors
+    /// Not found: the sandbox, or a process of that name.
+    pub async fn log_tail(
+        &self,
+        id: SandboxId,
+        process: &str,
+        count: usize,
+        write: impl FnOnce(&[String], &mut Spool) -> io::Result<()> + Send + 'static,
+    ) -> Result<Kept, Error> {
+        logs::log_tail(&self.rooms.serving, id, process, count, write).await
+    }
+
+    /// Tells the last lines or, to somebody who was cut off, those that they missed, and then whatever is printed.
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::log_tail`]; too many follow logs already.
+    pub async fn follow_log(
+        &self,
+        id: SandboxId,
+        process: &str,
+        start: LogStart,
+    ) -> Result<(Vec<LogLine>, LogFollower), Error> {
+        logs::follow_log(&self.rooms.serving, id, process, start).await
+    }
+
+    /// Lists the presets by name.
+    ///
+    /// # Errors
+    /// The templates cannot be read.
+    pub async fn presets(&self) -> Result<Vec<Preset>, Error> {
+        presets::presets(&self.rooms.serving).await
+    }
+
+    /// Connects to a port of a sandbox: wakes it if it sleeps, and waits for an app that is starting.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a wake that has begun goes on.
+    pub async fn connect(&self, id: SandboxId, port: u16, intent: Intent) -> Result<Upstream, ConnectError> {
+        preview::connect(&self.rooms.serving, id, port, intent).await
+    }
+
+    /// Follows events after a number, or from now on.
+    pub fn events(&self, after: Option<u64>, sandbox: Option<SandboxId>) -> Subscription {
+        let ground = &self.rooms.life.ground;
+        ground.books.events.follow(after, sandbox, ground.tasks.ending.clone())
+    }
+
+    /// Each as it is when its turn comes: thousands of them are never looked at at once.
+    fn views(&self, entries: Vec<Arc<Entry>>) -> impl Iterator<Item = Snapshot> + Send + use<> {
+        let supervisor = self.clone();
+        entries.into_iter().map(move |entry| supervisor.view(&entry))
     }
 
     async fn purge_all(&self, sandboxes: Vec<SandboxId>, kept: Vec<SandboxId>) -> Result<(u64, u64), Error> {
@@ -577,199 +593,12 @@ impl Supervisor {
         }
         failure.map_or(Ok((count, bytes)), Err)
     }
-}
 
-impl Shared {
-    /// Makes an entry and the mailbox that its driver will read.
-    pub(super) fn entry(&self, record: Record) -> (Arc<Entry>, mpsc::Receiver<Box<Order>>) {
-        let (mailbox, receiver) = mpsc::channel(MAILBOX);
-        let id = record.spec.id;
-        let activity = Activity::new(record.last_active_at);
-        record.keepalive_until.iter().for_each(|until| activity.keep_until(*until));
-        let published =
-            Published { record: Arc::new(record), live: None, app: AppView::default(), generation: 0 };
-        let entry = Entry {
-            id,
-            mailbox,
-            state: watch::Sender::new(published),
-            activity,
-            processes: Processes::default(),
-            workspace: self.storage.workspace_path(id),
-            held: Semaphore::new(HELD_MAX),
-            doors: Doors::default(),
-            share: self.threads.share(),
-            count: self.registry.count(),
-        };
-        (Arc::new(entry), receiver)
+    fn view(&self, entry: &Entry) -> Snapshot {
+        look::snapshot(&self.rooms.life, entry)
     }
 
-    pub(super) fn drive(self: &Arc<Self>, entry: Arc<Entry>, mailbox: mpsc::Receiver<Box<Order>>) {
-        self.tasks.spawn(driver::run(Arc::clone(self), entry, mailbox));
+    fn find(&self, id: SandboxId) -> Result<Arc<Entry>, Error> {
+        self.rooms.life.ground.books.find(id)
     }
-
-    /// Writes a record and waits until it is as durable as asked.
-    pub(super) async fn put(&self, record: Record, durability: Durability) -> Result<(), Error> {
-        self.written(|done| self.metadata.put(record, durability, done)).await
-    }
-
-    /// Writes a record in its turn, without waiting; `failed` is told if it cannot be written.
-    pub(super) fn post(&self, record: Record, failed: impl FnOnce(Error) + Send + 'static) {
-        let done = move |result: Result<(), MetadataError>| {
-            if let Err(error) = result {
-                failed(Error::Metadata(error));
-            }
-        };
-        self.metadata.put(record, Durability::Process, Box::new(done));
-    }
-
-    pub(super) async fn delete_record(&self, id: SandboxId, durability: Durability) -> Result<(), Error> {
-        self.written(|done| self.metadata.delete(id, durability, done)).await
-    }
-
-    /// Deletes a record and notes what becomes of the workspace, in one transaction.
-    pub(super) async fn retire(
-        &self,
-        id: SandboxId,
-        to: Retirement,
-        durability: Durability,
-    ) -> Result<(), Error> {
-        self.written(|done| self.metadata.retire(id, to, durability, done)).await
-    }
-
-    /// Deletes a record and keeps the workspace for its owner.
-    pub(super) async fn keep_workspace(&self, id: SandboxId, owner: External) -> Result<(), Error> {
-        self.retire(id, Retirement::Kept(owner.clone()), Durability::Power).await?;
-        self.note_kept(id, owner);
-        Ok(())
-    }
-
-    pub(super) fn note_kept(&self, id: SandboxId, owner: External) {
-        self.kept().insert(id, owner);
-    }
-
-    /// Deletes a workspace whose purge is recorded, and then that record.
-    pub(super) async fn purge_workspace(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
-        let shared = Arc::clone(self);
-        blocking(move || shared.storage.displace(id).map_err(Error::Storage)).await?;
-        self.finish_purge(id).await
-    }
-
-    /// Deletes a workspace that is out of the way, and then the record of its purge.
-    pub(super) async fn finish_purge(self: &Arc<Self>, id: SandboxId) -> Result<u64, Error> {
-        let shared = Arc::clone(self);
-        // As large as a tenant has made it.
-        let _turn = self.threads.removal().await?;
-        let freed = blocking(move || {
-            let freed = shared.storage.remove_displaced(id).map_err(Error::Storage)?;
-            // Before it is forgotten that it is to be removed: the two are synced by different hands.
-            shared.storage.settle_removals().map_err(Error::Storage)?;
-            shared.storage.restore_reserve();
-            Ok(freed)
-        });
-        let freed = freed.await?;
-        self.kept().remove(id);
-        // If this is lost, the next start purges once more, and finds nothing.
-        self.written(|done| self.metadata.forget(id, Durability::Process, done)).await?;
-        Ok(freed)
-    }
-
-    /// Notes that a kept workspace has a sandbox again.
-    pub(super) async fn forget_kept(&self, id: SandboxId) -> Result<(), Error> {
-        if !self.kept().remove(id) {
-            return Ok(());
-        }
-        self.written(|done| self.metadata.forget(id, Durability::Process, done)).await
-    }
-
-    /// Notes when sandboxes were used last.
-    pub(super) fn touch(&self, times: Vec<(SandboxId, i64)>) {
-        self.metadata.touch(times);
-    }
-
-    pub(super) fn check_rootfs(&self) -> Result<(), Error> {
-        let destinations: Vec<_> =
-            self.destinations.iter().map(|(path, kind)| (path.as_path(), *kind)).collect();
-        self.storage.check_rootfs(&destinations).map_err(Error::Storage)
-    }
-
-    /// The limit on open files that a process of a sandbox with such limits starts with.
-    pub(super) fn nofile(&self, limits: &Limits) -> u64 {
-        limits.nofile_within(self.open_files)
-    }
-
-    /// Takes down a phase that ends now.
-    pub(super) fn note_phase(&self, operation: &str, name: &'static str, begun: Instant) {
-        let trace = Trace::current().unwrap_or_else(Trace::new);
-        let before = trace.len();
-        trace.note(name, begun);
-        self.metrics.observe_phases(operation, &trace.since(before));
-    }
-
-    /// Makes a socket in a sandbox's network.
-    pub(super) async fn socket(
-        &self,
-        netns: Arc<OwnedFd>,
-        domain: sys::netns::Domain,
-    ) -> std::io::Result<OwnedFd> {
-        let (sender, receiver) = oneshot::channel();
-        let done = Box::new(move |result| drop::<Result<(), _>>(sender.send(result)));
-        self.sockets.request(netns, domain, done);
-        receiver.await.unwrap_or_else(|_closed| Err(std::io::ErrorKind::BrokenPipe.into()))
-    }
-
-    /// A workspace without a sandbox is given back to its owner only.
-    fn check_workspace_owner(&self, id: SandboxId, owner: &External) -> Result<(), Error> {
-        let kept = self.kept().owner.get(&id).cloned();
-        match kept {
-            Some(kept) if kept == *owner => Ok(()),
-            Some(_) => Err(Error::Conflict(format!("the workspace of {id} belongs to another owner"))),
-            None if self.storage.has_workspace(id) => Err(Error::Conflict(format!(
-                "there is a workspace of {id} whose owner is not known; purge it first"
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) async fn written(
-        &self,
-        write: impl FnOnce(Box<dyn FnOnce(Result<(), MetadataError>) + Send>),
-    ) -> Result<(), Error> {
-        let (sender, receiver) = oneshot::channel();
-        write(Box::new(move |result| drop::<Result<(), _>>(sender.send(result))));
-        receiver.await.map_err(|_closed| Error::Ending)?.map_err(Error::Metadata)
-    }
-
-    async fn finish(&self) {
-        self.ending.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-/// How many sandboxes can run at once: each needs an address and, where they have them, ids.
-fn capacity(config: &Config, network: &Network) -> u32 {
-    let ids = config.user_spaces.map_or(u32::MAX, |spaces| spaces.base.capacity());
-    network.capacity().min(ids)
-}
-
-/// Asks a sandbox's driver and waits for its answer.
-pub(super) async fn ask<T>(entry: &Entry, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
-    let (sender, receiver) = oneshot::channel();
-    // A driver that has gone has deleted its sandbox, or the daemon is ending.
-    // Boxed: a channel sets aside room for 32 messages from the beginning, and each sandbox has one.
-    let trace = Trace::current().unwrap_or_else(Trace::new);
-    let order = Box::new(Order { command: command(sender), trace, asked: Instant::now() });
-    entry.mailbox.send(order).await.map_err(|_closed| Error::NotFound(entry.id))?;
-    receiver.await.map_err(|_closed| Error::Ending)?
-}
-
-/// Runs a step that waits for the kernel on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    step: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(step).await.unwrap_or(Err(Error::Panicked))
 }

@@ -14,7 +14,8 @@ use super::limits::{Budget, TreeLimits};
 use super::path::FilePath;
 use super::place::{Place, Rubbish, Stage};
 use super::walk::{Node, Step, View, Walk};
-use super::{FileError, Owner};
+use crate::error::FileError;
+use crate::owner::Owner;
 use model::FileStat;
 use sys::fs as sysfs;
 

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::FileError;
 use super::files::Files;
 use super::path::FilePath;
 use super::place::{self, Place, Rubbish};
+use crate::error::FileError;
 use model::{FileKind, FileStat};
 use sys::fs::{self as sysfs, Links};
 

@@ -13,7 +13,8 @@ use super::path::FilePath;
 use super::place::Yard;
 use super::upload::Upload;
 use super::walk::{Step, View, Walk};
-use super::{FileError, Owner};
+use crate::error::FileError;
+use crate::owner::Owner;
 use sys::fs::{self as sysfs, Links};
 
 /// A listing is sorted, and so held in memory as a whole: with paths of 80 bytes, which are long, there are as many bytes

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::FileError;
+use crate::error::FileError;
 
 /// Directories within directories, counted from where the work begins.
 pub(super) const DEPTH_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::FileError;
+use crate::error::FileError;
 
 const BYTES_MAX: usize = 4096;
 const COMPONENT_BYTES_MAX: usize = 255;

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::path::FilePath;
 use super::walk::TEMPORARY;
-use super::{Owner, removal};
+use crate::owner::Owner;
+use crate::removal;
 use sys::fs::{self as sysfs, Links};
 
 /// The directories of the host's own, on the file system of the workspaces.

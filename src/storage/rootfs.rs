@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::StorageError;
+use crate::error::StorageError;
 use model::PathKind;
 use sys::fs::{self as sysfs, Links};
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::{MANIFEST, Storage, StorageError};
+use crate::error::StorageError;
+use crate::{MANIFEST, Storage};
 use model::TemplateName;
 use model::manifest::Manifest;
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::{Owner, StorageError};
+use crate::error::StorageError;
+use crate::owner::Owner;
 use sys::fs as sysfs;
 
 /// Copies what is in one directory into another, of files, directories and links; everything belongs

@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use super::path::FilePath;
 use super::place::Place;
 use super::walk::TEMPORARY;
-use super::{FileError, Owner};
+use crate::error::FileError;
+use crate::owner::Owner;
 use sys::fs as sysfs;
 
 /// After so much the disk is told to begin: what is left for the end, which waits for it, is little.

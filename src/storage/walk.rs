@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Stat};
 
-use super::FileError;
 use super::limits::{Budget, DEPTH_MAX};
+use crate::error::FileError;
 use sys::fs::{self as sysfs, Names};
 
 /// What no listing and no export shows: it is large, and made from what is shown.

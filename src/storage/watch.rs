@@ -19,9 +19,9 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::FileError;
 use super::path::FilePath;
 use super::walk::View;
+use crate::error::FileError;
 use sys::fs::{self as sysfs, Links};
 
 /// Directories of one watch.

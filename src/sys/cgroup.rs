@@ -7,13 +7,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use super::controls::Settings;
+pub use super::cgroup_files::CgroupError;
+use super::cgroup_files::{SOCKETS_FILE, access, read, write};
+use crate::cgroup_files::is_gone;
+use crate::cgroup_files::make_directory;
+use crate::cgroup_files::remove_directory;
 
 /// The controllers of version 1 that we use where they are mounted; the first two are required.
 const V1_CONTROLLERS: [&str; 6] = ["memory", "pids", "freezer", "cpu", "cpuacct", "blkio"];
@@ -21,29 +23,6 @@ const V1_CONTROLLERS: [&str; 6] = ["memory", "pids", "freezer", "cpu", "cpuacct"
 const V2_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 /// The leaf into which the daemon moves its own processes where they stand in the way.
 const DAEMON_LEAF: &str = "daemon";
-/// How long processes that were killed may take to leave their cgroup.
-const EMPTY_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Why control groups cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    #[error("find a mounted cgroup file system with the controllers memory and pids: {0}")]
-    Detect(&'static str),
-    #[error("{action} {path}")]
-    Access {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("empty the cgroup {0}: processes are left after they were killed")]
-    Busy(PathBuf),
-    #[error("freeze the cgroup {path}: a process cannot be stopped within {} ms", waited.as_millis())]
-    Unfrozen { path: PathBuf, waited: Duration },
-    #[error("freeze a cgroup: no hierarchy has a freezer")]
-    NoFreezer,
-}
-
 /// Which version enforces the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -56,16 +35,16 @@ pub enum Version {
 /// The directory of ours in each hierarchy.
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
-    version: Version,
+    pub(super) version: Version,
     /// (controller, directory); version 2 has one entry, named `unified`.
-    parents: Vec<(String, PathBuf)>,
+    pub(super) parents: Vec<(String, PathBuf)>,
 }
 
 /// One cgroup of ours, in every hierarchy.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    version: Version,
-    directories: Vec<(String, PathBuf)>,
+    pub(super) version: Version,
+    pub(super) directories: Vec<(String, PathBuf)>,
 }
 
 /// What a process needs to become a member of a cgroup.
@@ -150,6 +129,17 @@ impl Hierarchy {
         Ok(Self { version: if hybrid { Version::Hybrid } else { Version::V1 }, parents })
     }
 
+    /// Has version 1 count the buffers of sockets beneath our directory from now on. A socket that was made before
+    /// its cgroup counts is never counted; and while any cgroup counts, the next to do so patches no kernel code.
+    fn count_sockets(&self) -> Result<(), CgroupError> {
+        let Some(ours) = self.ours("memory").filter(|_| self.version() != Version::V2) else { return Ok(()) };
+        match write(&ours.join(SOCKETS_FILE), "-1") {
+            // A kernel that has no such file cannot be helped; `controls` tells.
+            Err(CgroupError::Access { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
     pub fn version(&self) -> Version {
         self.version
     }
@@ -167,25 +157,6 @@ impl Hierarchy {
     pub(super) fn ours(&self, controller: &str) -> Option<&Path> {
         let same = |(name, _): &&(String, PathBuf)| self.version == Version::V2 || name == controller;
         self.parents.iter().find(same).map(|(_, ours)| ours.as_path())
-    }
-
-    /// Makes a cgroup and writes its limits.
-    ///
-    /// # Errors
-    /// The kernel's; what was made is removed again.
-    pub fn create(&self, leaf: &str, settings: &Settings) -> Result<Cgroup, CgroupError> {
-        let cgroup = self.leaf(leaf);
-        let made = cgroup.directories.iter().try_for_each(|(_, d)| make_directory(d));
-        match made.and_then(|()| cgroup.limit_new(settings)) {
-            Ok(()) => Ok(cgroup),
-            Err(error) => {
-                for (_, directory) in &cgroup.directories {
-                    // Best effort: the first error is the one to tell, and the next start sweeps.
-                    let _ignored: io::Result<()> = fs::remove_dir(directory);
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Names a cgroup without looking whether it is there.
@@ -279,55 +250,6 @@ impl Cgroup {
             tasks.push(file.into());
         }
         Ok(Entry::V1(tasks))
-    }
-
-    /// Kills every member and removes the cgroup; one that is not there is no error.
-    ///
-    /// # Errors
-    /// Members are left 10 s after they were killed, or the kernel's.
-    pub fn destroy(&self) -> Result<(), CgroupError> {
-        let deadline = Instant::now() + EMPTY_DEADLINE;
-        let mut pause = Duration::from_micros(200);
-        loop {
-            self.kill()?;
-            let left = self.directories.iter().find_map(|(_, d)| remove_directory(d).err().map(|e| (d, e)));
-            match left {
-                None => return Ok(()),
-                Some((directory, _)) if Instant::now() > deadline => {
-                    return Err(CgroupError::Busy(directory.clone()));
-                }
-                // The kernel refuses until the last member has been torn down.
-                Some(_) => thread::sleep(pause),
-            }
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
-    }
-
-    /// Sends SIGKILL to every member.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        for (_, directory) in &self.directories {
-            if !directory.exists() {
-                continue;
-            }
-            // Since Linux 5.14, version 2 only; also catches what forks meanwhile.
-            if self.version == Version::V2 && write(&directory.join("cgroup.kill"), "1").is_ok() {
-                return Ok(());
-            }
-            let procs = directory.join("cgroup.procs");
-            let text = match fs::read_to_string(&procs) {
-                Ok(text) => text,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(access("read", &procs, error)),
-            };
-            for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()) {
-                kill_member(pid, &procs);
-            }
-        }
-        // In version 1 what is frozen dies only once it is thawed; it comes back to nothing but its death.
-        self.thaw()
     }
 
     /// Reads the bytes in use, page cache included; `None` when the cgroup is gone.
@@ -463,51 +385,6 @@ fn move_all(from: &Path, to: &Path) -> Result<(), CgroupError> {
         }
     }
     Err(CgroupError::Busy(from.to_owned()))
-}
-
-fn kill_member(pid: i32, procs: &Path) {
-    let Ok(process) = super::pidfd::PidFd::open(pid) else { return };
-    // The descriptor pins the process; if it is still listed now, the number was not used again.
-    let listed = fs::read_to_string(procs).is_ok_and(|text| text.lines().any(|l| l.parse() == Ok(pid)));
-    if listed {
-        // A member that ended meanwhile is what was wanted; any other failure shows as one that is left.
-        let _ignored: io::Result<()> = process.kill();
-    }
-}
-
-fn make_directory(path: &Path) -> Result<(), CgroupError> {
-    match fs::create_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(access("make", path, error)),
-    }
-}
-
-fn remove_directory(path: &Path) -> Result<(), CgroupError> {
-    match fs::remove_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error) if is_gone(&error) => Ok(()),
-        Err(error) => Err(access("remove", path, error)),
-    }
-}
-
-/// `ESRCH` is what the kernel says of a process, `ENODEV` of a file whose cgroup was removed while it was open.
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
-}
-
-pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(|e| access("read", path, e))
-}
-
-/// One write(2) without truncation or creation, as control files want it.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
-    let opened = OpenOptions::new().write(true).open(path);
-    opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| access("write", path, e))
-}
-
-pub(super) fn access(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
-    CgroupError::Access { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 //! `scheduler/sched-bwc.rst`.
 
 use std::fs;
+use std::io;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use super::cgroup::{Cgroup, CgroupError, Hierarchy, Version, write};
+use super::cgroup::{Cgroup, Hierarchy, Version};
+use super::cgroup_files::{CgroupError, SOCKETS_FILE, write};
+use crate::cgroup_files::make_directory;
 
 /// The period in which the quota of processors is counted: the kernel's own.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -27,10 +30,6 @@ const SOCKETS_MIN: u64 = 8 << 20;
 /// The host's TCP is slowed down as a whole once all sockets together hold a sixteenth of its memory
 /// (`tcp_mem`, man 7 tcp): with 64 MiB it takes two dozen sandboxes to get a host of 24 GiB there.
 const SOCKETS_MAX: u64 = 64 << 20;
-/// Limits the receive buffers of UDP too: the kernel charges both by the same function
-/// (`__sk_mem_raise_allocated`, `memcg1_charge_skmem`).
-const SOCKETS_FILE: &str = "memory.kmem.tcp.limit_in_bytes";
-
 /// What a cgroup may use; bytes and counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -80,6 +79,25 @@ pub struct Controls {
 }
 
 impl Hierarchy {
+    /// Makes a cgroup and writes its limits.
+    ///
+    /// # Errors
+    /// The kernel's; what was made is removed again.
+    pub fn create(&self, leaf: &str, settings: &Settings) -> Result<Cgroup, CgroupError> {
+        let cgroup = self.leaf(leaf);
+        let made = cgroup.directories.iter().try_for_each(|(_, d)| make_directory(d));
+        match made.and_then(|()| cgroup.limit_new(settings)) {
+            Ok(()) => Ok(cgroup),
+            Err(error) => {
+                for (_, directory) in &cgroup.directories {
+                    // Best effort: the first error is the one to tell, and the next start sweeps.
+                    let _ignored: io::Result<()> = fs::remove_dir(directory);
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Which limits are enforced, of what is needed beyond memory and pids.
     pub fn controls(&self) -> Controls {
         if self.version() == Version::V2 {
@@ -102,17 +120,6 @@ impl Hierarchy {
             cpu_weight: self.has("cpu", "cpu.shares"),
             io_max: self.has("blkio", "blkio.throttle.read_bps_device"),
             sockets: self.has("memory", SOCKETS_FILE) && counts_sockets(),
-        }
-    }
-
-    /// Has version 1 count the buffers of sockets beneath our directory from now on. A socket that was made before
-    /// its cgroup counts is never counted; and while any cgroup counts, the next to do so patches no kernel code.
-    pub(super) fn count_sockets(&self) -> Result<(), CgroupError> {
-        let Some(ours) = self.ours("memory").filter(|_| self.version() != Version::V2) else { return Ok(()) };
-        match write(&ours.join(SOCKETS_FILE), "-1") {
-            // A kernel that has no such file cannot be helped; `controls` tells.
-            Err(CgroupError::Access { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
         }
     }
 

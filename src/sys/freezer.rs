@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cgroup::{Cgroup, CgroupError, access, is_gone, write};
+use super::cgroup::Cgroup;
+use super::cgroup_files::{CgroupError, access, is_gone, write};
 
 /// The first pause between two looks whether everything is frozen; it doubles.
 const PAUSE: Duration = Duration::from_micros(50);

@@ -9,6 +9,8 @@ pub mod btrfs;
 pub mod buffers;
 pub mod capabilities;
 pub mod cgroup;
+mod cgroup_end;
+mod cgroup_files;
 pub mod clone;
 #[cfg(feature = "netlink")]
 pub mod conntrack;

@@ -47,6 +47,7 @@ mod threads;
 mod tools;
 mod uncounted;
 mod userns;
+mod waits;
 
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
@@ -97,6 +98,7 @@ pub(crate) fn all() -> Vec<Test> {
         hosts::TESTS,
         signals::TESTS,
         revive::TESTS,
+        waits::TESTS,
         recovery::TESTS,
         crash::TESTS,
         hostile::TESTS,

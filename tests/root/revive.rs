@@ -20,7 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
 const PROMPT: Duration = Duration::from_millis(1500);
 
 /// Makes sandboxes that are lost three times, so that they wait for four seconds.
-fn lost(server: &Server, count: usize) -> Vec<String> {
+pub(crate) fn lost(server: &Server, count: usize) -> Vec<String> {
     let ids: Vec<_> = (0..count).map(|_| server.create(json!({ "idle_policy": "always_on" }))).collect();
     for time in 0..3 {
         ids.iter().for_each(|id| kill(&pid_of(server, id)));

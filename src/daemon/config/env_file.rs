@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::ConfigError;
+use super::tree::ConfigError;
 
 /// The variable that names the file.
 pub(super) const NAME: &str = "SANDBOXD_ENV_FILE";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::settings::{SETTINGS, Setting, variable};
 use super::source::{Sources, Value};
-use super::{Config, ConfigError, Edge, OWN_KEY, Secret, UserNamespaces};
+use super::tree::{Config, ConfigError, Edge, OWN_KEY, Secret, UserNamespaces};
 use model::{ByteSize, Isolation};
 use sys::memory;
 

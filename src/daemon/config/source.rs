@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::env_file;
 use super::settings::{FORMER, SETTINGS, variable};
-use super::{ConfigError, env_file};
+use super::tree::ConfigError;
 
 /// Names of the environment that are for the programs that use a server: whoever has set them for
 /// `sandboxctl` may start a server too.

@@ -10,8 +10,10 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::{self, StreamExt as _};
 
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Json, Query};
-use super::{App, large};
+use crate::api::app::App;
+use crate::api::extract::{Body1, Query};
+use crate::api::large;
+use crate::api::respond::Json;
 use model::SandboxId;
 use model::manifest::Manifest;
 use sandbox::{Error, LOG_LINES_MAX, LogNews, LogStart, Spool};

@@ -1,7 +1,7 @@
 //! From the domain to bodies, and from bodies to checked requests.
 
-use super::App;
 use super::error::{ApiError, Style};
+use crate::api::app::App;
 use model::{
     CpuMax, Environment, External, GitSource, IDS, IoMax, LimitsChange, SandboxSpec, SpecError, Status,
     TemplateName,

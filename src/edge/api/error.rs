@@ -4,7 +4,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::extract::Json;
+use super::respond::Json;
 use sandbox::Kind;
 use wire::{CompatError, V1Error, V1ErrorBody};
 

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::App;
 use super::convert;
 use super::error::{ApiError, Style};
 use super::extract::Query;
+use crate::api::app::App;
 use model::SandboxId;
 use sandbox::{Notice, Subscription};
 use wire::{EventsQuery, V1Error};

@@ -10,12 +10,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::App;
 use super::convert::is_root;
 use super::error::{ApiError, Style};
 use super::extract::{Body1, Id};
 use super::large;
 use super::quoted::Quoted;
+use crate::api::app::App;
 use sandbox::{ExecEvent, ExecRequest, Kept};
 use telemetry::phase;
 use wire::{CompatError, Exec, ExecBody};

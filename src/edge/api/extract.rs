@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, header};
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -26,10 +23,6 @@ const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 /// How long a body may wait for its turn, and how long it may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A JSON answer: compact, with a newline at its end.
-#[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
-
 /// A JSON body that has to be there.
 #[derive(Debug)]
 pub(super) struct Body1<T>(pub(super) T);
@@ -45,18 +38,6 @@ pub(super) struct Id(pub(super) SandboxId);
 /// The query, parsed.
 #[derive(Debug)]
 pub(super) struct Query<T>(pub(super) T);
-
-impl<T: Serialize> IntoResponse for Json<T> {
-    fn into_response(self) -> Response {
-        let Ok(mut text) = serde_json::to_vec(&self.0) else {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        };
-        text.push(b'\n');
-        let mut response = Response::new(Body::from(text));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
-    }
-}
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body1<T> {
     type Rejection = ApiError;

@@ -8,10 +8,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tracing::Instrument as _;
 
-use super::App;
 use super::error::{ApiError, Style};
-use super::extract::Json;
 use super::hosts;
+use crate::api::app::App;
+use crate::api::respond::Json;
 use telemetry::Trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -4,6 +4,7 @@
 //! has. Everything that a client sends is hostile: sizes are bounded before anything is read, and
 //! everything is checked before anything is made.
 
+mod app;
 mod apps;
 mod auth;
 mod convert;
@@ -20,10 +21,13 @@ mod process_events;
 mod process_socket;
 mod processes;
 mod quoted;
+mod respond;
 mod sandboxes;
 mod system;
 mod v1;
 
+use app::App;
+pub use app::Config;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -38,34 +42,6 @@ pub use openapi::document as openapi_document;
 
 /// The most bytes of a JSON body.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
-
-/// How the API is served.
-#[derive(Debug)]
-pub struct Config {
-    pub auth: Auth,
-    /// By which names the API may be reached without a key, where none is needed.
-    pub hosts: Hosts,
-    /// The largest file that can be uploaded.
-    pub files_bytes_max: u64,
-    /// How often something is sent on a stream on which nothing happens.
-    pub keep_alive: std::time::Duration,
-    /// The name of the root file system that rows show.
-    pub image: String,
-    pub preview_domain: String,
-    /// Whether preview URLs begin with `https`.
-    pub preview_tls: bool,
-    /// The port in preview URLs; left out when it is the scheme's own.
-    pub public_port: u16,
-    pub version: &'static str,
-}
-
-#[derive(Debug, Clone)]
-struct App {
-    config: std::sync::Arc<Config>,
-    supervisor: Supervisor,
-    metrics: Metrics,
-    event_readers: std::sync::Arc<tokio::sync::Semaphore>,
-}
 
 /// Builds the service of the whole API.
 pub fn router(config: Config, supervisor: Supervisor, metrics: Metrics) -> Router {

@@ -10,13 +10,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt as _;
 
-use super::App;
 use super::convert::{is_root, time};
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json, Query};
 use super::{large, process_events, process_socket};
+use crate::api::app::App;
+use crate::api::extract::{Body1, Id, Query};
+use crate::api::respond::Json;
 use model::{Environment, SandboxId};
-use sandbox::{Error, Process, ProcessId, ProcessRequest, Purpose, Target};
+use sandbox::{Error, Follower, Process, ProcessId, ProcessRequest, Purpose, Target};
 use wire::{
     OutputQuery, ProcessBody, ProcessList, ProcessOutput, RunningProcess, SignalBody, SizeBody, StdinQuery,
     TerminalQuery, V1Error,
@@ -106,7 +107,7 @@ pub(super) async fn output(
 ) -> Result<Response, ApiError> {
     let process = find(&app, &named).await?;
     let resumed = headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-    let follower = process.follow(resumed.unwrap_or(query.from)).map_err(core)?;
+    let follower = Follower::new(process, resumed.unwrap_or(query.from)).map_err(core)?;
     let waits = query.follow.unwrap_or(true);
     if !headers.contains_key(header::UPGRADE) {
         return Ok(process_events::stream(follower, waits, app.config.keep_alive));

@@ -6,8 +6,10 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::auth::Pass;
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json, OptionalBody, Query};
-use super::{App, convert, large};
+use crate::api::app::App;
+use crate::api::extract::{Body1, Id, OptionalBody, Query};
+use crate::api::respond::Json;
+use crate::api::{convert, large};
 use model::External;
 use sandbox::{Created, Error, Filter};
 use wire::{

@@ -4,9 +4,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::App;
 use super::error::Style;
-use super::extract::Json;
+use crate::api::app::App;
+use crate::api::respond::Json;
 use wire::CompatError;
 
 #[utoipa::path(get, path = "/healthz", tag = "system", security(()), responses((status = 200, description = "The server lives", body = String)))]

@@ -6,8 +6,10 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::auth::Pass;
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json, Query};
-use super::{App, convert, large};
+use crate::api::app::App;
+use crate::api::extract::{Body1, Id, Query};
+use crate::api::respond::Json;
+use crate::api::{convert, large};
 use model::SandboxId;
 use sandbox::{Created, Error};
 use wire::{CreateV1Body, ListV1Query, PatchBody, Sandbox, SandboxList, Stats, V1Error};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 
-use super::listener::Body;
+use super::body::Body;
 use super::pages;
 use super::room::Short;
 use sandbox::ConnectError;

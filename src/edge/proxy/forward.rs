@@ -20,12 +20,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Failure, is_browser, warming};
 use super::headers;
-use super::listener::{Body, BoxError};
 use super::meter::{Held, Metered, MeteredIo, Side};
 use super::paced::{Exchange, FromApp, Paced};
 use super::room::Share;
 use super::route::Host;
 use super::{BROWSER_BUDGET, Proxy};
+use crate::proxy::body::{Body, BoxError};
 use model::{HostHeader, SandboxId};
 use sandbox::{ConnectError, Counted, Intent, Upstream};
 

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,9 +22,12 @@ use tower_service::Service as _;
 use super::Proxy;
 use super::error::{self, Failure, is_browser};
 use super::meter::Held;
-use super::paced::{FromClient, Paced, Requests, Shared};
+use super::paced::{FromClient, Paced, Shared};
+use super::requests::Requests;
 use super::room::{Place, Rest, Room, Taken};
 use super::route::{Host, Route};
+use crate::proxy::body::Body;
+use crate::proxy::body::BoxError;
 
 /// How long a client may take to send the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
@@ -48,11 +49,6 @@ const LEAVE_TIME: Duration = Duration::from_millis(100);
 const LEFT_PAUSE: Duration = Duration::from_secs(1);
 /// How long a client may take nothing of what is sent to it, while an app or a process waits behind it.
 const CLIENT_STALL: Duration = Duration::from_secs(300);
-
-/// A failure of a body on its way.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// The body of every answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Serves a listener until told to end; then what is open may go on for `drain`.
 ///

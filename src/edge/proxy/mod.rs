@@ -11,6 +11,7 @@
 //! nothing but its head. Each request has a connection of its own to the app: nothing that one
 //! client left on a connection can ever reach another.
 
+mod body;
 mod error;
 mod forward;
 mod frames;
@@ -21,6 +22,7 @@ mod meter;
 mod paced;
 mod pages;
 mod probes;
+mod requests;
 mod room;
 mod route;
 

@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error;
 use super::heads::Heads;
+use crate::proxy::requests::Requests;
 
 /// After so many bytes read the task comes to an end of its turn. With the smallest chunks, of six bytes, that is a
 /// millisecond or two of work; of a large transfer it costs one more pass through the run queue in 64 KiB.
@@ -216,41 +217,6 @@ pub(super) struct FromClient<G> {
     requests: Arc<Requests>,
     /// What the connection takes up.
     _held: G,
-}
-
-/// The requests of one connection.
-#[derive(Debug, Default)]
-pub(super) struct Requests {
-    /// How many have come.
-    come: AtomicU64,
-    /// The answers of how many have ended.
-    answered: AtomicU64,
-    /// The number of the first with two lengths, from 1; 0: there is none yet.
-    ambiguous: AtomicU64,
-    /// Whether the head of an answer is on its way to the connection.
-    is_due: AtomicBool,
-}
-
-impl Requests {
-    /// Counts a request; true if it has two lengths.
-    pub(super) fn begin(&self) -> bool {
-        let number = self.come.fetch_add(1, Ordering::AcqRel) + 1;
-        self.ambiguous.load(Ordering::Acquire) == number
-    }
-
-    /// Notes that one is answered: the next head that is written is not hyper's own.
-    pub(super) fn answer(&self) {
-        self.is_due.store(true, Ordering::Release);
-    }
-
-    /// Notes that the answer to one has ended.
-    pub(super) fn end(&self) {
-        self.answered.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn is_working(&self) -> bool {
-        self.come.load(Ordering::Acquire) != self.answered.load(Ordering::Acquire)
-    }
 }
 
 impl<G: Unpin> FromClient<G> {

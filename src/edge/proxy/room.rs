@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::paced::Requests;
+use super::requests::Requests;
 use model::SandboxId;
 
 /// The most connections of one kind, however many descriptors there are: each costs some 15 KiB.

@@ -3,36 +3,21 @@
 //! The template is `oci/config.json`, the seccomp profile `oci/seccomp.json`; `oci/README.md` says why
 //! each thing in them is there. The conversion is a pure function.
 
+mod error;
 mod gvisor;
 pub mod seccomp;
 mod spec;
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+pub use error::BundleError;
 pub use gvisor::{Guest, gvisor};
 pub use spec::{Plan, Template, environment, root_environment};
-
-/// Why there is no bundle.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    #[error("parse the runtime-spec template")]
-    Template(#[source] serde_json::Error),
-    #[error("use the runtime-spec template: it has no {0}")]
-    Incomplete(&'static str),
-    #[error("write {path}")]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("write the runtime spec as JSON")]
-    Encode(#[source] serde_json::Error),
-}
 
 /// Writes `config.json` into a bundle directory, anew if there is one.
 ///

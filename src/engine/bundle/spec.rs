@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 
 use rustix::process::Resource;
 
-use super::BundleError;
+use crate::bundle::error::BundleError;
 use model::{Environment, PathKind};
 use sys::userns::Bounds;
 

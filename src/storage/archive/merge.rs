@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::tree::TOP;
-use crate::FileError;
+use crate::error::FileError;
 use crate::files::Files;
 use crate::path::FilePath;
 use crate::place::Stage;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{BUFFER_BYTES, RATIO_FREE_BYTES, RATIO_MAX};
-use crate::FileError;
+use super::bounds::{BUFFER_BYTES, RATIO_FREE_BYTES, RATIO_MAX};
+use crate::error::FileError;
 
 /// A reader that counts.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! into the workspace only when the whole archive was good. Formats are parsed with bounded memory, and every
 //! name, size and count in them is taken for what an enemy might have written.
 
+mod bounds;
 mod merge;
 mod meter;
 mod pack;
@@ -13,38 +14,23 @@ mod tree;
 mod zip;
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 
-use super::FileError;
 use super::files::Files;
 use super::limits::{Budget, TreeLimits};
 use super::path::FilePath;
 use super::place::Stage;
 use super::spool::{Spool, unnamed};
 use super::walk::{Step, View, Walk};
+use crate::archive::bounds::BUFFER_BYTES;
+use crate::archive::bounds::LEVEL;
+use crate::archive::bounds::broken;
+use crate::error::FileError;
+pub use bounds::Unpacked;
 use meter::{Counted, Inflating};
 use model::ArchiveFormat;
 use tree::Tree;
-
-/// Larger pieces make no difference; smaller ones cost system calls. Each transfer has one or two.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// Of gzip and zip: packs source code nearly as well as the default, at three times the speed.
-const LEVEL: u32 = 3;
-/// How much larger than the packed form content may be, once there is much of it. Deflate cannot do more than
-/// 1032; text seldom passes 20.
-const RATIO_MAX: u64 = 200;
-/// So much content may be packed as tightly as it likes.
-const RATIO_FREE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// What was unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unpacked {
-    /// Files, directories and links.
-    pub entries: u64,
-    /// Of content.
-    pub bytes: u64,
-}
 
 impl Files {
     /// Looks whether a tree can be packed, before a byte of it is sent.
@@ -151,21 +137,4 @@ fn spool(stage: &Stage, input: &mut dyn Read, limits: TreeLimits) -> Result<(Fil
         length += count;
         file.write_all(piece).map_err(&failed)?;
     }
-}
-
-/// What an error of reading an archive means.
-fn broken(error: io::Error) -> FileError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => refused("it is cut short"),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => refused("it is damaged"),
-        io::ErrorKind::ConnectionAborted => FileError::Transfer { source: error },
-        _ => match error.downcast::<FileError>() {
-            Ok(carried) => carried,
-            Err(source) => FileError::Transfer { source },
-        },
-    }
-}
-
-fn refused(reason: impl Into<String>) -> FileError {
-    FileError::Archive { reason: reason.into() }
 }

@@ -5,9 +5,9 @@ use std::io::{self, Read as _};
 
 use rustix::fs::{FileType, Stat};
 
-use super::BUFFER_BYTES;
-use crate::FileError;
+use super::bounds::BUFFER_BYTES;
 use crate::edit::MODE_BITS;
+use crate::error::FileError;
 use crate::limits::Budget;
 use crate::walk::{Node, Step, Walk};
 use sys::fs as sysfs;

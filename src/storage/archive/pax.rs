@@ -1,7 +1,7 @@
 //! The records of a pax extended header: `"%d %s=%s\n"`, the length first — man 5 pax.
 
-use super::refused;
-use crate::FileError;
+use super::bounds::refused;
+use crate::error::FileError;
 
 /// What of an extended header concerns us.
 #[derive(Debug, Default, PartialEq, Eq)]

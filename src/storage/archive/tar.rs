@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 
 use tar::{EntryType, Header};
 
+use super::bounds::{broken, refused};
 use super::pack::{Content, Meta, Pack};
 use super::pax;
 use super::tree::Tree;
-use super::{broken, refused};
-use crate::FileError;
+use crate::error::FileError;
 use crate::limits::Budget;
 use model::SANDBOX_USER;
 

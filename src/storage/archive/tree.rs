@@ -13,11 +13,12 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{BUFFER_BYTES, Unpacked, broken, refused};
+use super::bounds::{BUFFER_BYTES, Unpacked, broken, refused};
 use crate::edit::MODE_BITS;
+use crate::error::FileError;
 use crate::limits::{Budget, DEPTH_MAX};
+use crate::owner::Owner;
 use crate::place::Stage;
-use crate::{FileError, Owner};
 use sys::fs::{self as sysfs, Links};
 
 /// The name of the tree in its stage.

@@ -10,11 +10,11 @@ use rawzip::path::EntryPath;
 use rawzip::time::{UtcDateTime, ZipDateTimeKind};
 use rawzip::{CompressionMethod, FileReader, ZipArchive, ZipArchiveWriter};
 
+use super::bounds::{LEVEL, broken, refused};
 use super::meter::check_ratio;
 use super::pack::{Content, Meta, Pack};
 use super::tree::Tree;
-use super::{LEVEL, broken, refused};
-use crate::FileError;
+use crate::error::FileError;
 use crate::limits::Budget;
 use crate::spool::Spool;
 

@@ -7,10 +7,11 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 
 use super::content::{announced, attachment, next_piece};
-use super::{base_of, core};
-use crate::api::App;
+use crate::api::app::App;
 use crate::api::error::{ApiError, Style};
-use crate::api::extract::{Id, Json, Query};
+use crate::api::extract::{Id, Query};
+use crate::api::files::terms::{base_of, core};
+use crate::api::respond::Json;
 use model::{ArchiveFormat, FileBase, SandboxId};
 use wire::{ArchiveQuery, ExportQuery, Unpacked, V1Error};
 

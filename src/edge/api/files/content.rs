@@ -10,10 +10,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
 
-use super::{base_of, core};
-use crate::api::App;
+use crate::api::app::App;
 use crate::api::error::{ApiError, Style};
-use crate::api::extract::{Id, Json, Query};
+use crate::api::extract::{Id, Query};
+use crate::api::files::terms::{base_of, core};
+use crate::api::respond::Json;
 use sandbox::Pieces;
 use wire::{ContentQuery, V1Error, WrittenFile};
 

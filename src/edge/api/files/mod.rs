@@ -2,9 +2,11 @@
 
 mod archive;
 mod content;
+mod terms;
 mod watch;
 
 use std::io::Write as _;
+use terms::{base_of, core, mode_of, shown, shown_entry};
 
 use axum::Router;
 use axum::extract::State;
@@ -12,15 +14,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use super::App;
-use super::error::{ApiError, Style};
-use super::extract::{Body1, Id, Json, Query};
-use super::{convert, large};
-use model::FileBase;
-use sandbox::{EntryKind, Error, Listing, Spool};
-use wire::{
-    BaseQuery, ChmodBody, EntryQuery, FileEntry, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error,
-};
+use super::error::ApiError;
+use super::large;
+use crate::api::app::App;
+use crate::api::extract::{Body1, Id, Query};
+use crate::api::respond::Json;
+use sandbox::{Listing, Spool};
+use wire::{BaseQuery, ChmodBody, EntryQuery, FileList, FileQuery, FileStat, MkdirBody, MoveBody, V1Error};
 
 pub(super) use archive::{__path_download, __path_export, __path_upload, download, export, upload};
 pub(super) use content::{__path_read, __path_write, names_tag, read, write};
@@ -59,17 +59,6 @@ pub(super) async fn list(
     };
     let kept = app.supervisor.list_files(id, base, &query.path, query.recursive, write).await;
     Ok(large::kept(kept.map_err(core)?))
-}
-
-fn shown_entry(entry: sandbox::FileEntry<'_>) -> FileEntry {
-    FileEntry {
-        path: entry.path.to_owned(),
-        r#type: match entry.kind {
-            EntryKind::Dir => "dir",
-            EntryKind::File => "file",
-        },
-        size: entry.size,
-    }
 }
 
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files", params(("id" = String, Path), FileQuery), responses(
@@ -150,32 +139,6 @@ pub(super) async fn delete(
     let base = base_of(query.base.as_deref())?;
     app.supervisor.delete_file(id, base, &query.path, query.recursive).await.map_err(core)?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn base_of(text: Option<&str>) -> Result<FileBase, ApiError> {
-    let base = text.map_or_else(|| Ok(FileBase::default()), str::parse);
-    base.map_err(|unknown| Style::V1.invalid(format!("base {unknown}")))
-}
-
-fn mode_of(text: &str) -> Result<u32, ApiError> {
-    let digits = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
-    mode.ok_or_else(|| Style::V1.invalid("mode is octal, such as \"0755\""))
-}
-
-fn shown(stat: model::FileStat) -> Json<FileStat> {
-    Json(FileStat {
-        path: stat.path,
-        r#type: stat.kind.as_str(),
-        size: stat.size,
-        mode: format!("{:04o}", stat.mode),
-        mtime: convert::time(stat.modified_ms),
-        target: stat.target,
-    })
-}
-
-fn core(error: Error) -> ApiError {
-    Style::V1.of_core(&error)
 }
 
 #[cfg(test)]

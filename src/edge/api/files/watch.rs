@@ -7,10 +7,10 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 
-use super::{base_of, core};
-use crate::api::App;
+use crate::api::app::App;
 use crate::api::error::ApiError;
 use crate::api::extract::{Id, Query};
+use crate::api::files::terms::{base_of, core};
 use sandbox::FileNews;
 use wire::{FileChange, FileQuery, V1Error};
 
