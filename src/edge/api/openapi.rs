@@ -133,7 +133,7 @@ fn example(operation_id: &str) -> Option<Value> {
         "files_mkdir" => json!({ "path": "src/pages", "mode": "0755" }),
         "files_rename" | "files_copy" => json!({ "from": "a.txt", "to": "b.txt", "overwrite": true }),
         "files_chmod" => json!({ "path": "run.sh", "mode": "0755" }),
-        "apps_validate" => json!({ "manifest": "web:\n  command: npm run dev\n  port: 3000\n" }),
+        "apps_validate" => json!({ "manifest": "version: 1\nweb: {command: npm run dev, port: 3000}\n" }),
         _ => return None,
     })
 }
