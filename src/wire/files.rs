@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::paths::{AnyPath, EntryPath, RegularPath};
+
 /// Which file.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FileQuery {
     /// Relative to the base.
     #[serde(default)]
-    #[param(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[param(value_type = AnyPath, inline)]
     pub path: String,
     #[serde(default)]
     pub recursive: bool,
@@ -24,10 +26,7 @@ pub struct FileQuery {
 pub struct EntryQuery {
     /// Relative to the base.
     #[serde(default)]
-    #[param(
-        required = true,
-        pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$"
-    )]
+    #[param(required = true, value_type = EntryPath, inline)]
     pub path: String,
     /// A directory with what is in it.
     #[serde(default)]
@@ -43,10 +42,7 @@ pub struct EntryQuery {
 pub struct ContentQuery {
     /// Relative to the base.
     #[serde(default)]
-    #[param(
-        required = true,
-        pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?!(.*/)?\.$)([^/\x00]{0,63}/){0,31}[^/\x00]{1,63}$"
-    )]
+    #[param(required = true, value_type = RegularPath, inline)]
     pub path: String,
     /// `app` (default), the app directory, or `home`, the home directory of the sandbox's user.
     #[param(pattern = "^(app|home)$")]
@@ -70,7 +66,7 @@ pub struct BaseQuery {
 pub struct ArchiveQuery {
     /// Of a directory, relative to the base; empty for the base itself.
     #[serde(default)]
-    #[param(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[param(value_type = AnyPath, inline)]
     pub path: String,
     /// `tar` (default), `tar.gz` or `zip`.
     #[param(pattern = r"^(tar|tar\.gz|zip)$")]
@@ -94,7 +90,7 @@ pub struct ExportQuery {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MkdirBody {
-    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[schema(value_type = EntryPath, inline)]
     pub path: String,
     /// Octal; of the directory itself, where it is made.
     #[schema(example = "0755", pattern = "^0?[0-7]{1,3}$")]
@@ -105,9 +101,9 @@ pub struct MkdirBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveBody {
-    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[schema(value_type = EntryPath, inline)]
     pub from: String,
-    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))(?![./]*$)([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[schema(value_type = EntryPath, inline)]
     pub to: String,
     /// Replace what is there.
     #[serde(default)]
@@ -118,7 +114,7 @@ pub struct MoveBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChmodBody {
-    #[schema(pattern = r"^(?!/)(?!(.*/)?\.\.(/|$))([^/\x00]{0,63}/){0,31}[^/\x00]{0,63}$")]
+    #[schema(value_type = AnyPath, inline)]
     pub path: String,
     /// Octal, at most `0777`.
     #[schema(example = "0755", pattern = "^0?[0-7]{1,3}$")]

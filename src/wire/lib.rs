@@ -6,6 +6,7 @@ mod apps;
 mod error;
 mod events;
 mod files;
+mod paths;
 mod process;
 mod request;
 mod row;

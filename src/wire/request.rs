@@ -101,7 +101,8 @@ pub struct ExternalBody {
 pub struct GitBody {
     #[schema(pattern = r"^(https?|git|ssh|file)://[!-~]{1,2000}$")]
     pub repo_url: String,
-    #[schema(pattern = r"^[!-,.-~][!-~]{0,254}$")]
+    /// Empty: the repository's own.
+    #[schema(pattern = r"^([!-,.-~][!-~]{0,254})?$")]
     pub branch: Option<String>,
 }
 

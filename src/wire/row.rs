@@ -56,6 +56,9 @@ pub struct Row {
     pub rootfs: &'static str,
     /// Whether its programs may make namespaces of their own, as was asked for.
     pub nested_namespaces: bool,
+    /// Only when it has just been made: fields of the request that the server does not know and has ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `GET /sandbox/{id}`.
@@ -114,6 +117,9 @@ pub struct Exec {
     /// Output was cut at 16 MiB; ask with `stream` for all of it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+    /// Fields of the request that the server does not know and has ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -133,6 +139,9 @@ pub struct KeptAlive {
     pub id: String,
     /// Unix seconds.
     pub keepalive_until: i64,
+    /// Fields of the request that the server does not know and has ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -140,6 +149,9 @@ pub struct Claimed {
     pub id: String,
     pub external_user_id: String,
     pub claimed: bool,
+    /// Fields of the request that the server does not know and has ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

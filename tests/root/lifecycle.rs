@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("lifecycle::one_sandbox_per_project", one_per_project),
     ("lifecycle::an_idle_sandbox_sleeps_and_a_busy_one_does_not", idle),
     ("lifecycle::bad_requests_make_nothing", bad_requests),
+    ("lifecycle::unknown_fields_are_named_and_other_names_refused", unknown_fields),
     ("lifecycle::the_api_needs_a_key", needs_a_key),
     ("lifecycle::many_at_once", many_at_once),
     ("lifecycle::a_manifest_is_kept_running", manifest),
@@ -198,6 +199,44 @@ fn bad_requests() {
     assert_eq!(unknown.status, 400, "{}", unknown.text());
     eventually("nothing is left", Duration::from_secs(5), || HostSnapshot::take(&server) == before);
     assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]));
+}
+
+fn unknown_fields() {
+    let server = Server::start(&[]);
+    let ask = |path: &str, body: Value| server.api("POST", path, body);
+    for (body, words) in [
+        (json!({ "preset": "node-http" }), "preset: this field is called runtime_preset here"),
+        (json!({ "memory": "64M" }), "memory: this field is called limits.memory_max here"),
+        (json!({ "colour": 1, "project": "p" }), "project: this field is called external.project_id here"),
+    ] {
+        let refused = ask("/sandbox", body.clone());
+        assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some(words)), "{body}");
+    }
+    assert_eq!(server.api("GET", "/sandboxes", Value::Null).json(), json!([]));
+
+    let body = json!({ "colour": "blue", "ports": [3000.0], "external": { "user_id": "u", "name": "n" } });
+    let made = ask("/sandbox", body);
+    let named = json!(["colour: unknown field, ignored", "external.name: unknown field, ignored"]);
+    assert_eq!((made.status, &made.json()["warnings"]), (201, &named));
+    assert_eq!((&made.json()["ports"], &made.json()["external_user_id"]), (&json!([3000]), &json!("u")));
+    let path = format!("/sandbox/{}", made.json()["id"].as_str().unwrap());
+
+    let exec = format!("{path}/exec");
+    let refused = ask(&exec, json!({ "command": ["true"] }));
+    let words = "command: this field is called cmd here";
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some(words)));
+    let answer = ask(&exec, json!({ "cmd": ["echo", "hi"], "cwd": "/\"" })).json();
+    let whole = json!({ "stdout": "hi\n", "stderr": "", "exit_code": 0, "warnings": ["cwd: unknown field, ignored"] });
+    assert_eq!(answer, whole);
+    let kept = ask(&format!("{path}/keepalive"), json!({ "for": 60 })).json();
+    assert_eq!(kept["warnings"], json!(["for: unknown field, ignored"]));
+    let claimed = ask(&format!("{path}/claim"), json!({ "external_user_id": "u", "colour": 1 })).json();
+    assert_eq!(claimed["warnings"], json!(["colour: unknown field, ignored"]));
+
+    // Nothing to say is nothing said.
+    let shown = server.api("GET", &path, Value::Null).json();
+    assert!(shown["row"].get("warnings").is_none(), "{shown}");
+    assert!(ask(&exec, json!({ "cmd": ["true"] })).json().get("warnings").is_none());
 }
 
 fn needs_a_key() {

@@ -22,6 +22,9 @@ use wire::{LogLine, LogLines, LogQuery, ManifestBody, ManifestReport, Preset, Pr
 /// How many lines are shown when the client does not say.
 const LINES: usize = 200;
 
+/// List presets
+///
+/// A preset is a template and its ports; `runtime_preset` of a create names one.
 #[utoipa::path(get, path = "/v1/presets", tag = "apps", responses((status = 200, body = PresetList)))]
 pub(super) async fn presets(State(app): State<App>) -> Result<Json<PresetList>, ApiError> {
     let found = app.supervisor.presets().await.map_err(core)?;
@@ -35,6 +38,9 @@ pub(super) async fn presets(State(app): State<App>) -> Result<Json<PresetList>, 
     Ok(Json(PresetList { presets: found.into_iter().map(convert).collect() }))
 }
 
+/// Check a `sandbox.yaml`
+///
+/// Changes nothing, and names everything that is wrong at once.
 #[utoipa::path(post, path = "/v1/runtime/manifest/validate", tag = "apps", request_body = ManifestBody, responses(
     (status = 200, description = "Whether the manifest can be used, and if not, everything that is wrong", body = ManifestReport),
     (status = 400, body = V1Error)))]
@@ -43,6 +49,9 @@ pub(super) async fn validate(Body1(body): Body1<ManifestBody>) -> Json<ManifestR
     Json(ManifestReport { valid: errors.is_empty(), errors })
 }
 
+/// Read or follow the log of an app's process
+///
+/// The last `tail` lines; with `follow` a stream of server-sent events.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{name}/logs", tag = "apps",
     params(("id" = String, Path), ("name" = String, Path, description = "`web`, `build` or a worker's name"), LogQuery), responses(
     (status = 200, description = "The last lines; with `follow` server-sent events: `line` with {\"line\"}, and `gap` where more was printed than is kept; the id of each is a place, after which `Last-Event-ID` goes on", body = LogLines),

@@ -175,6 +175,7 @@ pub(super) fn row(app: &App, snapshot: &Snapshot) -> wire::Row {
         isolation: spec.isolation.as_str(),
         rootfs: spec.rootfs.as_str(),
         nested_namespaces: spec.nested_namespaces,
+        warnings: Vec::new(),
     }
 }
 

@@ -23,6 +23,9 @@ use wire::{EventsQuery, V1Error};
 pub(super) const READERS_MAX: usize = 256;
 const LAST_EVENT_ID: &str = "last-event-id";
 
+/// Follow what happens to sandboxes
+///
+/// A stream of server-sent events that does not end. `Last-Event-ID` resumes it.
 #[utoipa::path(get, path = "/v1/events", tag = "v1", params(EventsQuery), responses(
     (status = 200, description = "Server-sent events: `id` is the number, `event` is `sandbox.created`, `.running`, `.paused`, `.stopped`, `.deleted`, `.oom` or `.error`, `data` an EventData. `event: missed` says which numbers are not kept any more. `Last-Event-ID` resumes", content_type = "text/event-stream", body = wire::EventData),
     (status = 400, body = V1Error), (status = 429, body = V1Error)))]

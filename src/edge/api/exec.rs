@@ -12,7 +12,8 @@ use futures_util::stream;
 
 use super::convert::is_root;
 use super::error::{ApiError, Style};
-use super::extract::{Body1, Id};
+use super::extract::Id;
+use super::ignored::Tolerant;
 use super::large;
 use super::quoted::Quoted;
 use crate::api::app::App;
@@ -23,13 +24,17 @@ use wire::{CompatError, Exec, ExecBody};
 /// How much of stderr a stream keeps for its end.
 const STREAM_STDERR_BYTES_MAX: usize = 1024 * 1024;
 
+/// Run a command and wait for its end
+///
+/// Wakes the sandbox where needed. The command runs in `~/workspace`. With `stream` the answer is plain
+/// text as it comes; otherwise it is JSON, of at most 16 MiB a stream.
 #[utoipa::path(post, path = "/sandbox/{id}/exec", tag = "sandboxes", params(("id" = String, Path)), request_body = ExecBody, responses(
     (status = 200, description = "The command has ended; with `stream` plain text as it comes: stdout, then `---stderr---` and stderr if there is any, then `exit_code: N`", content((Exec = "application/json"), (String = "text/plain"))),
     (status = 400, body = CompatError), (status = 404, body = CompatError), (status = 503, body = CompatError)))]
 pub(super) async fn exec(
     State(app): State<App>,
     Id(id): Id,
-    Body1(body): Body1<ExecBody>,
+    Tolerant { body, warnings }: Tolerant<ExecBody>,
 ) -> Result<Response, ApiError> {
     let begun = Instant::now();
     let failed = |error: sandbox::Error| Style::Compat.of_core(&error);
@@ -39,13 +44,13 @@ pub(super) async fn exec(
     if body.stream {
         return Ok(streamed(exec));
     }
-    let answer = phase("run", collect(exec)).await.map_err(failed)?;
+    let answer = phase("run", collect(exec, &warnings)).await.map_err(failed)?;
     app.metrics.observe_exec(begun.elapsed());
     Ok(large::kept(answer))
 }
 
 /// Gathers all of it and makes the answer, of which what is large is kept outside the daemon's memory.
-async fn collect(mut exec: sandbox::Exec) -> Result<Kept, sandbox::Error> {
+async fn collect(mut exec: sandbox::Exec, warnings: &[String]) -> Result<Kept, sandbox::Error> {
     let mut stdout = Some(Quoted::begin(exec.keep(), b"{\"stdout\":\""));
     let mut stderr = Some(Quoted::begin(exec.keep(), b"\",\"stderr\":\""));
     let mut exit_code = 0;
@@ -75,7 +80,11 @@ async fn collect(mut exec: sandbox::Exec) -> Result<Kept, sandbox::Error> {
     stdout.end();
     stderr.end();
     let truncated = if stdout.truncated || stderr.truncated { ",\"truncated\":true" } else { "" };
-    stderr.spool.append(format!("\",\"exit_code\":{exit_code}{truncated}}}\n").as_bytes());
+    let warnings = match serde_json::to_string(warnings) {
+        Ok(list) if !warnings.is_empty() => format!(",\"warnings\":{list}"),
+        _ => String::new(),
+    };
+    stderr.spool.append(format!("\",\"exit_code\":{exit_code}{truncated}{warnings}}}\n").as_bytes());
     Ok(exec.kept([stdout.spool, stderr.spool]))
 }
 

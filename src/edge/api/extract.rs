@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::{ApiError, Style};
+use super::ignored::Ignored;
 use model::SandboxId;
 
 /// Bodies up to this size are read at once: nearly all are.
@@ -27,10 +28,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Body1<T>(pub(super) T);
 
-/// A JSON body that may be left out.
-#[derive(Debug)]
-pub(super) struct OptionalBody<T>(pub(super) T);
-
 /// The sandbox that the path names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Id(pub(super) SandboxId);
@@ -45,20 +42,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body1<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let style = Style::of(request.uri().path());
         let (bytes, _turn) = read(request, state, style).await?;
-        parse(&bytes, style).map(Self)
-    }
-}
-
-impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let style = Style::of(request.uri().path());
-        let (bytes, _turn) = read(request, state, style).await?;
-        // `null` is no body either: the description has a body that may be left out as one that may be null.
-        if matches!(bytes.trim_ascii(), b"" | b"null") {
-            return Ok(Self(T::default()));
-        }
         parse(&bytes, style).map(Self)
     }
 }
@@ -90,7 +73,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 }
 
 /// Reads a body. Of those that may be large only so many are in memory at once, and none for longer than it may take.
-async fn read<S: Send + Sync>(
+pub(super) async fn read<S: Send + Sync>(
     request: Request,
     state: &S,
     style: Style,
@@ -116,20 +99,37 @@ async fn read<S: Send + Sync>(
     Ok((bytes, turn))
 }
 
-/// Reads an object; of a list serde would take the fields in the order in which they are declared.
+/// Says whether there is no body. `null` is none either: the document has a body that may be left out as one that
+/// may be null.
+pub(super) fn is_absent(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii(), b"" | b"null")
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8], style: Style) -> Result<T, ApiError> {
+    parse_noting(bytes, style, &mut Ignored::default())
+}
+
+/// Reads an object and notes its unknown fields, also when it is refused. A list is refused: serde would take its
+/// items as the fields in the order of their declaration.
+pub(super) fn parse_noting<T: DeserializeOwned>(
+    bytes: &[u8],
+    style: Style,
+    ignored: &mut Ignored,
+) -> Result<T, ApiError> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
         Some(_) => return Err(style.invalid("bad JSON: the body is not an object, {…}")),
         None => return Err(style.invalid("the body is missing: a JSON object")),
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let mut note = |path: serde_ignored::Path<'_>| ignored.note(&path);
+    let noting = serde_ignored::Deserializer::new(&mut reader, &mut note);
+    let parsed = serde_path_to_error::deserialize(noting).map_err(|error| {
         let path = error.path().to_string();
         (path, error.into_inner())
     });
     let rest = |value| reader.end().map(|()| value).map_err(|error| (".".to_owned(), error));
-    let parsed = parsed.and_then(rest).or_else(|failed| whole_numbers(bytes).ok_or(failed));
+    let parsed = parsed.and_then(rest).or_else(|failed| whole_numbers(bytes, ignored).ok_or(failed));
     parsed.map_err(|(path, error)| {
         let text = without_rust(&error.to_string());
         style.invalid(match error.classify() {
@@ -140,7 +140,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], style: Style) -> Result<T, ApiError>
 }
 
 /// Reads once more what was refused, with 7 in the place of 7.0: to JSON Schema both are the same whole number.
-fn whole_numbers<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+fn whole_numbers<T: DeserializeOwned>(bytes: &[u8], ignored: &mut Ignored) -> Option<T> {
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
     let mut is_changed = false;
     let mut rest = vec![&mut value];
@@ -159,7 +159,11 @@ fn whole_numbers<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
             Value::Null | Value::Bool(_) | Value::String(_) => {}
         }
     }
-    if is_changed { serde_json::from_value(value).ok() } else { None }
+    if !is_changed {
+        return None;
+    }
+    ignored.forget();
+    serde_ignored::deserialize(value, |path| ignored.note(&path)).ok()
 }
 
 /// Says in JSON's words what serde says in Rust's.

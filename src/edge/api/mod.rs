@@ -14,6 +14,7 @@ mod exec;
 mod extract;
 mod files;
 mod hosts;
+mod ignored;
 mod large;
 mod layers;
 mod openapi;

@@ -5,10 +5,12 @@ use std::sync::LazyLock;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{KnownFormat, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, ResponseBuilder, Schema};
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, PathItem, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
 use super::files::names_tag;
@@ -30,9 +32,17 @@ use wire::{CompatError, V1Error};
         processes::signal, processes::resize, processes::terminal,
         system::healthz, system::readyz, system::metrics,
     ),
-    modifiers(&BearerKey, &Common),
+    modifiers(&BearerKey, &Common, &BinaryBodies, &Examples),
     components(schemas(CompatError, V1Error)),
     security(("key" = [])),
+    tags(
+        (name = "sandboxes", description = "Sandboxes, by the routes that stay compatible."),
+        (name = "v1", description = "Sandboxes by project, their limits, sleep and events."),
+        (name = "processes", description = "Programs that clients run in a sandbox."),
+        (name = "files", description = "Files of a sandbox."),
+        (name = "apps", description = "What a sandbox runs by itself: presets, `sandbox.yaml`, logs."),
+        (name = "system", description = "The server itself."),
+    ),
 )]
 struct Document;
 
@@ -66,6 +76,71 @@ impl Modify for Common {
             }
         }
     }
+}
+
+/// Bodies of bytes: utoipa takes `Vec<u8>` for a list of numbers, and generators of clients believe it.
+struct BinaryBodies;
+
+const BINARY: [&str; 4] =
+    ["application/octet-stream", "application/x-tar", "application/gzip", "application/zip"];
+
+impl Modify for BinaryBodies {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for operation in openapi.paths.paths.values_mut().flat_map(operations) {
+            let requests = operation.request_body.iter_mut().flat_map(|body| &mut body.content);
+            let answers = operation.responses.responses.values_mut().filter_map(|answer| match answer {
+                RefOr::T(answer) => Some(&mut answer.content),
+                RefOr::Ref(_) => None,
+            });
+            let answers = answers.flatten();
+            for (kind, content) in requests.chain(answers) {
+                if BINARY.contains(&kind.as_str()) {
+                    let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+                    let bytes = ObjectBuilder::new().schema_type(Type::String).format(Some(format));
+                    content.schema = Some(bytes.build().into());
+                }
+            }
+        }
+    }
+}
+
+/// An example of every JSON body that is sent, by operation.
+struct Examples;
+
+impl Modify for Examples {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for operation in openapi.paths.paths.values_mut().flat_map(operations) {
+            let example = operation.operation_id.as_deref().and_then(example);
+            let content = operation.request_body.as_mut().and_then(|b| b.content.get_mut("application/json"));
+            if let (Some(content), Some(example)) = (content, example) {
+                content.example = Some(example);
+            }
+        }
+    }
+}
+
+fn example(operation_id: &str) -> Option<Value> {
+    Some(match operation_id {
+        "compat_create" => json!({ "ports": [3000], "limits": { "memory_max": "512M" } }),
+        "compat_exec" => json!({ "cmd": ["bash", "-lc", "echo hello"] }),
+        "compat_keepalive" => json!({}),
+        "compat_claim" => json!({ "external_user_id": "u1", "external_project_id": "p1" }),
+        "v1_create" => json!({ "project": { "id": "p1", "user_id": "u1" }, "runtime_preset": "node-http" }),
+        "v1_update" => json!({ "limits": { "memory_max": "1G" }, "sleep": { "after": 600 } }),
+        "processes_start" => json!({ "cmd": ["bash", "-lc", "npm test"], "timeout_s": 600 }),
+        "processes_signal" => json!({ "signal": "TERM" }),
+        "processes_resize" => json!({ "cols": 120, "rows": 40 }),
+        "files_mkdir" => json!({ "path": "src/pages", "mode": "0755" }),
+        "files_rename" | "files_copy" => json!({ "from": "a.txt", "to": "b.txt", "overwrite": true }),
+        "files_chmod" => json!({ "path": "run.sh", "mode": "0755" }),
+        "apps_validate" => json!({ "manifest": "version: 1\nweb: {command: npm run dev, port: 3000}\n" }),
+        _ => return None,
+    })
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, patch, .. } = item;
+    [get, put, post, delete, patch].into_iter().flatten()
 }
 
 fn add_answers(operation: &mut Operation, path: &str, is_change: bool) {
@@ -119,7 +194,7 @@ fn operation_id(path: &str, operation: &Operation) -> String {
 }
 
 /// The description as a value.
-pub fn document() -> serde_json::Value {
+pub fn document() -> Value {
     serde_json::to_value(Document::openapi()).unwrap_or_default()
 }
 
@@ -158,5 +233,42 @@ mod tests {
         }
         let committed = std::fs::read_to_string(&path).unwrap();
         assert!(text == committed, "run the test with UPDATE_SNAPSHOTS=1 and review the difference");
+    }
+
+    fn each_operation(mut check: impl FnMut(&str, &Value)) {
+        let document = document();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                check(&format!("{method} {path}"), operation);
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_says_what_it_is_and_what_it_answers() {
+        let mut ids = std::collections::BTreeSet::new();
+        each_operation(|name, operation| {
+            for field in ["summary", "description", "operationId"] {
+                assert!(operation[field].as_str().is_some_and(|text| !text.is_empty()), "{name}: {field}");
+            }
+            assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{name}");
+            assert!(ids.insert(operation["operationId"].to_string()), "{name}: its id is not its own");
+            let statuses = operation["responses"].as_object().unwrap();
+            let is_open = operation["security"] == json!([{}]);
+            assert_eq!(statuses.contains_key("401"), !is_open, "{name}");
+            let json = &operation["requestBody"]["content"]["application/json"];
+            assert!(json.is_null() || json["example"].is_object(), "{name}: no example");
+        });
+        assert!(ids.len() > 40);
+    }
+
+    #[test]
+    fn bytes_are_no_lists_of_numbers_and_patterns_need_no_lookahead() {
+        each_operation(|name, operation| {
+            let text = operation.to_string();
+            assert!(!text.contains(r#""items":{"format":"int32","minimum":0"#), "{name}");
+        });
+        let text = document().to_string();
+        assert!(["(?=", "(?!", "(?<"].iter().all(|group| !text.contains(group)));
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Named(SandboxId, ProcessId);
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
+/// Start a process
+///
+/// It runs whether or not a client looks, and its output is kept for followers.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes", tag = "processes", params(("id" = String, Path)), request_body = ProcessBody, responses(
     (status = 201, description = "It runs, whether or not anybody looks", body = RunningProcess),
     (status = 400, description = "Or the command cannot be started", body = V1Error), (status = 404, body = V1Error),
@@ -65,6 +68,9 @@ pub(super) async fn start(
     Ok(answer)
 }
 
+/// List processes
+///
+/// Those that clients have started, the newest first; ended ones are kept for a while.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes", tag = "processes", params(("id" = String, Path)), responses(
     (status = 200, description = "The newest first; ended ones are kept for a while", body = ProcessList), (status = 404, body = V1Error)))]
 pub(super) async fn list(State(app): State<App>, Id(id): Id) -> Result<Response, ApiError> {
@@ -73,6 +79,9 @@ pub(super) async fn list(State(app): State<App>, Id(id): Id) -> Result<Response,
     Ok(large::list("{\"processes\":[", found, "]}\n".to_owned()))
 }
 
+/// Show a process
+///
+/// Whether it runs, and how it ended.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{pid}", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path, description = "The process's id")), responses(
     (status = 200, body = RunningProcess), (status = 404, body = V1Error)))]
@@ -80,6 +89,9 @@ pub(super) async fn show(State(app): State<App>, named: Named) -> Result<Json<Ru
     Ok(Json(view(&find(&app, &named).await?)))
 }
 
+/// Kill a process and forget it
+///
+/// With everything that it has started.
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/processes/{pid}", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path)), responses(
     (status = 204, description = "It is killed with everything that it had started, and forgotten"),
@@ -92,6 +104,9 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Follow a process's output
+///
+/// From its beginning or from an offset, as server-sent events or over a WebSocket.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/processes/{pid}/output", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path), OutputQuery), responses(
     (status = 200, description = "Server-sent events: `stdout` and `stderr` with `{\"offset\",\"text\"}` or `{\"offset\",\"base64\"}`, `dropped` with `{\"from\",\"to\"}`, at last `exit` with `{\"exit_code\",\"signal\"?,\"timed_out\"?}`; the id of each is the offset after it",
@@ -124,6 +139,9 @@ pub(super) async fn output(
     })
 }
 
+/// Write to a process's standard input
+///
+/// The body is written as it is.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes/{pid}/stdin", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path), StdinQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
@@ -150,6 +168,9 @@ pub(super) async fn stdin(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Send a signal to a process
+///
+/// To the process, to its group, or to everything that it has ever started.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes/{pid}/signal", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path)), request_body = SignalBody, responses(
     (status = 204, description = "Sent"), (status = 400, body = V1Error), (status = 404, body = V1Error),
@@ -169,6 +190,9 @@ pub(super) async fn signal(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Resize a process's terminal
+///
+/// Only a process with `tty` has one.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/processes/{pid}/resize", tag = "processes",
     params(("id" = String, Path), ("pid" = String, Path)), request_body = SizeBody, responses(
     (status = 204, description = "Done"), (status = 400, body = V1Error), (status = 404, body = V1Error),
@@ -182,6 +206,9 @@ pub(super) async fn resize(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Open a terminal
+///
+/// A shell over a WebSocket.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/terminal", tag = "processes", params(("id" = String, Path), TerminalQuery), responses(
     (status = 101, description = "A WebSocket: binary frames both ways; the client's text frame `{\"resize\":{\"cols\",\"rows\"}}`. The header `X-Process-Id` names the shell, which can be followed again if the connection breaks"),
     (status = 400, body = V1Error), (status = 404, body = V1Error)))]

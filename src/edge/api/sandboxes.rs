@@ -7,7 +7,8 @@ use axum::response::{IntoResponse as _, Response};
 use super::auth::Pass;
 use super::error::{ApiError, Style};
 use crate::api::app::App;
-use crate::api::extract::{Body1, Id, OptionalBody, Query};
+use crate::api::extract::{Id, Query};
+use crate::api::ignored::Tolerant;
 use crate::api::respond::Json;
 use crate::api::{convert, large};
 use model::External;
@@ -17,6 +18,10 @@ use wire::{
     Row, SandboxDetail, Woken,
 };
 
+/// Create a sandbox
+///
+/// Answers when the sandbox takes commands; its app may still be starting. Every field, and the body
+/// itself, may be left out. Unknown fields are ignored and named in `warnings`.
 #[utoipa::path(post, path = "/sandbox", tag = "sandboxes", request_body = Option<CreateBody>, responses(
     (status = 201, description = "The sandbox can take an exec", body = Row),
     (status = 400, body = CompatError), (status = 403, description = "The key demands a stronger isolation", body = CompatError), (status = 409, body = CompatError), (status = 413, body = CompatError),
@@ -24,15 +29,19 @@ use wire::{
 pub(super) async fn create(
     State(app): State<App>,
     Extension(pass): Extension<Pass>,
-    OptionalBody(body): OptionalBody<CreateBody>,
+    Tolerant { body, warnings }: Tolerant<CreateBody>,
 ) -> Result<Response, ApiError> {
     let mut request = convert::create_request(body)?;
     request.isolation = pass.isolation(Style::Compat, request.isolation).map(Some)?;
     let (Created::New(snapshot) | Created::Existing(snapshot)) =
         app.supervisor.create(request).await.map_err(core)?;
-    Ok((StatusCode::CREATED, Json(convert::row(&app, &snapshot))).into_response())
+    let row = Row { warnings, ..convert::row(&app, &snapshot) };
+    Ok((StatusCode::CREATED, Json(row)).into_response())
 }
 
+/// List sandboxes
+///
+/// Answers all sandboxes, the newest first; the query narrows them by owner.
 #[utoipa::path(get, path = "/sandboxes", tag = "sandboxes", params(ListQuery), responses((status = 200, description = "The newest first", body = [Row])))]
 pub(super) async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Response {
     let filter = Filter {
@@ -43,6 +52,9 @@ pub(super) async fn list(State(app): State<App>, Query(query): Query<ListQuery>)
     large::list("[", found.map(move |s| convert::row(&app, &s)), "]\n".to_owned())
 }
 
+/// Show a sandbox
+///
+/// Answers its row, what runs of it now, and the state of its app.
 #[utoipa::path(get, path = "/sandbox/{id}", tag = "sandboxes", params(("id" = String, Path)), responses(
     (status = 200, body = SandboxDetail), (status = 404, body = CompatError)))]
 pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<SandboxDetail>, ApiError> {
@@ -50,6 +62,9 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<Sand
     Ok(Json(convert::detail(&app, &snapshot)))
 }
 
+/// Delete a sandbox and keep its workspace
+///
+/// Ends its processes. A later create with the same id attaches the workspace again.
 #[utoipa::path(delete, path = "/sandbox/{id}", tag = "sandboxes", params(("id" = String, Path)), responses(
     (status = 204, description = "The sandbox is gone, its workspace is kept"), (status = 404, body = CompatError)))]
 pub(super) async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, ApiError> {
@@ -57,6 +72,9 @@ pub(super) async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusC
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Delete a sandbox and its workspace
+///
+/// Ends its processes and frees its disk space. An unknown id is answered the same way.
 #[utoipa::path(post, path = "/sandbox/{id}/purge", tag = "sandboxes", params(("id" = String, Path)), responses(
     (status = 200, description = "The sandbox and its workspace are gone; also for an id that is unknown", body = Purged)))]
 pub(super) async fn purge(State(app): State<App>, Id(id): Id) -> Result<Json<Purged>, ApiError> {
@@ -64,23 +82,29 @@ pub(super) async fn purge(State(app): State<App>, Id(id): Id) -> Result<Json<Pur
     Ok(Json(Purged { purged: true, freed_bytes }))
 }
 
+/// Keep a sandbox awake
+///
+/// Until `until` idleness neither freezes nor stops it; without a body, for the idle time from now.
 #[utoipa::path(post, path = "/sandbox/{id}/keepalive", tag = "sandboxes", params(("id" = String, Path)), request_body = Option<KeepaliveBody>, responses(
     (status = 200, body = KeptAlive), (status = 400, body = CompatError), (status = 404, body = CompatError)))]
 pub(super) async fn keepalive(
     State(app): State<App>,
     Id(id): Id,
-    OptionalBody(body): OptionalBody<KeepaliveBody>,
+    Tolerant { body, warnings }: Tolerant<KeepaliveBody>,
 ) -> Result<Json<KeptAlive>, ApiError> {
     let keepalive_until = app.supervisor.keepalive(id, body.until).await.map_err(core)?;
-    Ok(Json(KeptAlive { id: id.to_string(), keepalive_until }))
+    Ok(Json(KeptAlive { id: id.to_string(), keepalive_until, warnings }))
 }
 
+/// Give a sandbox an owner
+///
+/// Sets the owner of a sandbox without one; another owner than its own is refused with 409.
 #[utoipa::path(post, path = "/sandbox/{id}/claim", tag = "sandboxes", params(("id" = String, Path)), request_body = ClaimBody, responses(
     (status = 200, body = Claimed), (status = 400, body = CompatError), (status = 404, body = CompatError), (status = 409, body = CompatError)))]
 pub(super) async fn claim(
     State(app): State<App>,
     Id(id): Id,
-    Body1(body): Body1<ClaimBody>,
+    Tolerant { body, warnings }: Tolerant<ClaimBody>,
 ) -> Result<Json<Claimed>, ApiError> {
     if body.external_user_id.is_empty() {
         return Err(Style::Compat.invalid("external_user_id is empty"));
@@ -90,9 +114,12 @@ pub(super) async fn claim(
         External::new(Some(body.external_user_id), body.external_project_id, body.external_workspace_id)
             .map_err(|e| Style::Compat.invalid(e.to_string()))?;
     app.supervisor.claim(id, owner).await.map_err(core)?;
-    Ok(Json(Claimed { id: id.to_string(), external_user_id, claimed: true }))
+    Ok(Json(Claimed { id: id.to_string(), external_user_id, claimed: true, warnings }))
 }
 
+/// Start a stopped sandbox
+///
+/// Answers when it takes commands. A sandbox that runs already is answered at once.
 #[utoipa::path(post, path = "/wake/{id}", tag = "sandboxes", params(("id" = String, Path)), responses(
     (status = 200, body = Woken), (status = 404, body = CompatError), (status = 503, body = CompatError)))]
 pub(super) async fn wake(State(app): State<App>, Id(id): Id) -> Result<Json<Woken>, ApiError> {
@@ -101,6 +128,9 @@ pub(super) async fn wake(State(app): State<App>, Id(id): Id) -> Result<Json<Woke
     Ok(Json(Woken { id: id.to_string(), status: started.snapshot.record.status.as_str(), wake_duration_ms }))
 }
 
+/// Purge all sandboxes of a user
+///
+/// Deletes the sandboxes and workspaces of one `external_user_id`.
 #[utoipa::path(post, path = "/external-users/{user}/purge", tag = "sandboxes", params(("user" = String, Path)), responses((status = 200, body = PurgedMany)))]
 pub(super) async fn purge_user(
     State(app): State<App>,
@@ -110,6 +140,9 @@ pub(super) async fn purge_user(
     Ok(Json(PurgedMany { purged_count, freed_bytes }))
 }
 
+/// Purge all sandboxes of a project
+///
+/// Deletes the sandboxes and workspaces of one `external_project_id`.
 #[utoipa::path(post, path = "/external-projects/{project}/purge", tag = "sandboxes", params(("project" = String, Path)), responses((status = 200, body = PurgedMany)))]
 pub(super) async fn purge_project(
     State(app): State<App>,

@@ -9,11 +9,17 @@ use crate::api::app::App;
 use crate::api::respond::Json;
 use wire::CompatError;
 
+/// Ask whether the server lives
+///
+/// Needs no key.
 #[utoipa::path(get, path = "/healthz", tag = "system", security(()), responses((status = 200, description = "The server lives", body = String)))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// Ask whether sandboxes can be created
+///
+/// Needs no key.
 #[utoipa::path(get, path = "/readyz", tag = "system", security(()), responses(
     (status = 200, description = "Sandboxes can be created", body = String),
     (status = 503, description = "They cannot, and why", body = CompatError)))]
@@ -31,6 +37,9 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
     }
 }
 
+/// Read the server's figures
+///
+/// In the text form of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "Figures in Prometheus' text form", body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let counts = app.supervisor.counts();

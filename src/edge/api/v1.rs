@@ -17,6 +17,9 @@ use wire::{CreateV1Body, ListV1Query, PatchBody, Sandbox, SandboxList, Stats, V1
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 500;
 
+/// Create the sandbox of a project
+///
+/// A project has one sandbox: where it exists already, it is answered with 200.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "v1", request_body = CreateV1Body, responses(
     (status = 201, description = "Made", body = Sandbox), (status = 200, description = "The project has one already", body = Sandbox),
     (status = 400, body = V1Error), (status = 403, description = "The key demands a stronger isolation", body = V1Error),
@@ -40,6 +43,9 @@ pub(super) async fn create(
     Ok((status, Json(convert::sandbox(&app, &snapshot))).into_response())
 }
 
+/// List sandboxes by page
+///
+/// By id, the newest first. `next_cursor` of a page is the `cursor` of the next one.
 #[utoipa::path(get, path = "/v1/sandboxes", tag = "v1", params(ListV1Query), responses(
     (status = 200, description = "By id, the newest first", body = SandboxList), (status = 400, body = V1Error)))]
 pub(super) async fn list(
@@ -64,6 +70,9 @@ pub(super) async fn list(
     Ok(large::list("{\"sandboxes\":[", page.map(move |s| convert::sandbox(&app, &s)), behind))
 }
 
+/// Show a sandbox with its app
+///
+/// Answers its state, limits, and the preview and processes of its app.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, body = Sandbox), (status = 404, body = V1Error)))]
 pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
@@ -71,6 +80,9 @@ pub(super) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<Sand
     Ok(Json(convert::sandbox(&app, &snapshot)))
 }
 
+/// Start a sandbox
+///
+/// Answers when it takes commands. A sandbox that runs already is answered at once.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/start", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error), (status = 503, body = V1Error)))]
 pub(super) async fn start(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
@@ -78,6 +90,9 @@ pub(super) async fn start(State(app): State<App>, Id(id): Id) -> Result<Json<San
     Ok(Json(convert::sandbox(&app, &started.snapshot)))
 }
 
+/// Stop a sandbox
+///
+/// Ends its processes and keeps its files. The next use starts it again.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/stop", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error)))]
 pub(super) async fn stop(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
@@ -85,6 +100,9 @@ pub(super) async fn stop(State(app): State<App>, Id(id): Id) -> Result<Json<Sand
     Ok(Json(convert::sandbox(&app, &snapshot)))
 }
 
+/// Freeze a sandbox
+///
+/// It uses no processor time and keeps its memory; every use thaws it.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, description = "Frozen: memory, sockets and timers are kept; every use thaws it", body = Sandbox),
     (status = 404, body = V1Error), (status = 409, body = V1Error)))]
@@ -93,6 +111,9 @@ pub(super) async fn pause(State(app): State<App>, Id(id): Id) -> Result<Json<San
     Ok(Json(convert::sandbox(&app, &snapshot)))
 }
 
+/// Thaw a sandbox
+///
+/// A running sandbox is answered as it is; a stopped one is refused, since only a start brings it back.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, body = Sandbox), (status = 404, body = V1Error), (status = 409, body = V1Error), (status = 503, body = V1Error)))]
 pub(super) async fn resume(State(app): State<App>, Id(id): Id) -> Result<Json<Sandbox>, ApiError> {
@@ -100,6 +121,9 @@ pub(super) async fn resume(State(app): State<App>, Id(id): Id) -> Result<Json<Sa
     Ok(Json(convert::sandbox(&app, &snapshot)))
 }
 
+/// Change a sandbox's limits and sleep
+///
+/// What is left out stays as it is. Limits are in force at once, but `nofile`: from the next start.
 #[utoipa::path(patch, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), request_body = PatchBody, responses(
     (status = 200, description = "In force at once", body = Sandbox), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
 pub(super) async fn update(
@@ -112,6 +136,9 @@ pub(super) async fn update(
     Ok(Json(convert::sandbox(&app, &snapshot)))
 }
 
+/// Show what a sandbox uses
+///
+/// Memory, processors, processes, disk and pressure, as the kernel counts them.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/stats", tag = "v1", params(("id" = String, Path)), responses(
     (status = 200, body = Stats), (status = 404, body = V1Error)))]
 pub(super) async fn stats(State(app): State<App>, Id(id): Id) -> Result<Json<Stats>, ApiError> {
@@ -119,6 +146,9 @@ pub(super) async fn stats(State(app): State<App>, Id(id): Id) -> Result<Json<Sta
     Ok(Json(convert::stats(&stats)))
 }
 
+/// Delete a sandbox and its workspace
+///
+/// Ends its processes and frees its disk space.
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}", tag = "v1", params(("id" = String, Path)), responses(
     (status = 204, description = "The sandbox and its workspace are gone"), (status = 404, body = V1Error)))]
 pub(super) async fn delete(State(app): State<App>, Id(id): Id) -> Result<StatusCode, ApiError> {

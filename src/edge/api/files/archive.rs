@@ -15,6 +15,9 @@ use crate::api::respond::Json;
 use model::{ArchiveFormat, FileBase, SandboxId};
 use wire::{ArchiveQuery, ExportQuery, Unpacked, V1Error};
 
+/// Download a directory as an archive
+///
+/// As `tar`, `tar.gz` or `zip`, made while it is sent.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/archive", tag = "files", params(("id" = String, Path), ArchiveQuery), responses(
     (status = 200, description = "Everything in the directory, with names relative to it; an answer that breaks off is not whole",
         content((Vec<u8> = "application/x-tar"), (Vec<u8> = "application/gzip"), (Vec<u8> = "application/zip"))),
@@ -30,6 +33,9 @@ pub(in crate::api) async fn download(
     send(&app, id, base, &query.path, format, true, &name).await
 }
 
+/// Download the app directory as a zip archive
+///
+/// Without `node_modules`, `.git`, `dist` and `.vite`, unless `all` is given.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/export", tag = "files", params(("id" = String, Path), ExportQuery), responses(
     (status = 200, description = "The app directory, as listings show it or whole", content_type = "application/zip"),
     (status = 404, body = V1Error), (status = 413, body = V1Error), (status = 429, body = V1Error)))]
@@ -42,6 +48,9 @@ pub(in crate::api) async fn export(
     send(&app, id, FileBase::App, "", ArchiveFormat::Zip, query.all, &name).await
 }
 
+/// Unpack an archive into a directory
+///
+/// The body is checked before anything is changed.
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files/archive", tag = "files", params(("id" = String, Path), ArchiveQuery),
     request_body(content = Vec<u8>, content_type = "application/x-tar"), responses(
     (status = 200, description = "The whole archive is unpacked; files that were there are replaced, others stay", body = Unpacked),

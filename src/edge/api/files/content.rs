@@ -21,6 +21,9 @@ use wire::{ContentQuery, V1Error, WrittenFile};
 /// How long a client that uploads may send nothing.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// Download a file
+///
+/// One range may be asked for with `Range`, and a known version with `If-None-Match`.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/content", tag = "files", params(("id" = String, Path), ContentQuery), responses(
     (status = 200, description = "The bytes; several ranges at once are answered with the whole file", content_type = "application/octet-stream"),
     (status = 206, description = "One range of them"), (status = 304, description = "It is what `If-None-Match` names"),
@@ -71,6 +74,9 @@ pub(in crate::api) async fn read(
     Ok(response)
 }
 
+/// Upload a file
+///
+/// The body is the content. The file appears whole or not at all; directories above it are made.
 #[utoipa::path(put, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), ContentQuery),
     request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"), responses(
     (status = 200, description = "The whole file is in place", body = WrittenFile), (status = 400, body = V1Error), (status = 404, body = V1Error),

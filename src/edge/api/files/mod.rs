@@ -41,6 +41,9 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/sandboxes/{id}/files/chmod", post(chmod))
 }
 
+/// List a directory
+///
+/// Names are relative to the base. A listing that would be too large is refused with 413.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), FileQuery), responses(
     (status = 200, description = "Without node_modules, .git, dist and .vite", body = FileList),
     (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 413, body = V1Error)))]
@@ -61,6 +64,9 @@ pub(super) async fn list(
     Ok(large::kept(kept.map_err(core)?))
 }
 
+/// Show one file or directory
+///
+/// A link is shown itself; it is not followed.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/stat", tag = "files", params(("id" = String, Path), FileQuery), responses(
     (status = 200, description = "A link is not followed", body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
 pub(super) async fn stat(
@@ -72,6 +78,9 @@ pub(super) async fn stat(
     Ok(shown(app.supervisor.stat_file(id, base, &query.path).await.map_err(core)?))
 }
 
+/// Make a directory
+///
+/// With those above it; a directory that exists already is answered.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/mkdir", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MkdirBody, responses(
     (status = 200, description = "The directory and those above it are there", body = FileStat),
     (status = 400, body = V1Error), (status = 404, body = V1Error), (status = 507, body = V1Error)))]
@@ -86,6 +95,9 @@ pub(super) async fn mkdir(
     Ok(shown(app.supervisor.make_directory(id, base, &body.path, mode).await.map_err(core)?))
 }
 
+/// Move a file or directory
+///
+/// In one step; `overwrite` replaces what stands at the new place.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/move", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MoveBody, responses(
     (status = 200, description = "The new place", body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error),
     (status = 409, description = "The new place is taken", body = V1Error)))]
@@ -100,6 +112,9 @@ pub(super) async fn rename(
     Ok(shown(moved.map_err(core)?))
 }
 
+/// Copy a file or directory
+///
+/// The copy appears whole or not at all.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/copy", tag = "files", params(("id" = String, Path), BaseQuery), request_body = MoveBody, responses(
     (status = 200, description = "The copy, which is there whole or not at all", body = FileStat), (status = 400, body = V1Error),
     (status = 404, body = V1Error), (status = 409, description = "The new place is taken", body = V1Error),
@@ -115,6 +130,9 @@ pub(super) async fn copy(
     Ok(shown(copied.map_err(core)?))
 }
 
+/// Change the mode of a file or directory
+///
+/// At most `0777`: the other bits of a mode are refused.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/files/chmod", tag = "files", params(("id" = String, Path), BaseQuery), request_body = ChmodBody, responses(
     (status = 200, body = FileStat), (status = 400, body = V1Error), (status = 404, body = V1Error)))]
 pub(super) async fn chmod(
@@ -128,6 +146,9 @@ pub(super) async fn chmod(
     Ok(shown(app.supervisor.chmod_file(id, base, &body.path, mode).await.map_err(core)?))
 }
 
+/// Delete a file or directory
+///
+/// A directory with something in it is deleted only with `recursive`.
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), EntryQuery), responses(
     (status = 204, description = "It is gone; a directory that is not empty only with `recursive`"), (status = 400, body = V1Error),
     (status = 404, body = V1Error), (status = 409, description = "The directory is not empty", body = V1Error)))]

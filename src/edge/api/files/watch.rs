@@ -14,6 +14,9 @@ use crate::api::files::terms::{base_of, core};
 use sandbox::FileNews;
 use wire::{FileChange, FileQuery, V1Error};
 
+/// Follow changes in a directory
+///
+/// A stream of server-sent events that ends with the directory.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/files/watch", tag = "files", params(("id" = String, Path), FileQuery), responses(
     (status = 200, description = "Server-sent events: `change` with a FileChange, and `overflow` where some were missed. With `recursive` also in directories beneath, without node_modules, .git, dist and .vite. It ends with the directory",
         content_type = "text/event-stream", body = FileChange),
