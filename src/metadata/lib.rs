@@ -10,6 +10,7 @@
 mod backup;
 #[cfg(test)]
 mod combinations;
+mod document;
 mod mark;
 mod note;
 mod recover;
@@ -17,6 +18,8 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrades;
 mod writer;
 
 use std::io::ErrorKind;
