@@ -10,6 +10,7 @@
 mod backup;
 #[cfg(test)]
 mod combinations;
+mod document;
 mod error;
 mod mark;
 mod note;
@@ -21,6 +22,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod types;
+#[cfg(test)]
+mod upgrades;
 mod writer;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::MetadataError;
-use crate::rows;
+use crate::{rows, schema};
 use model::Record;
 use sys::pidfd::PidFd;
 
@@ -59,18 +59,31 @@ pub(super) fn encode(
 /// It is not one, or says something that no record can.
 pub(super) fn decode(scratch: &Connection, text: &str) -> Result<Note, MetadataError> {
     let Form { identity, generation, row } = serde_json::from_str(text).map_err(|error| bad(&error))?;
-    let known = columns(scratch).map_err(MetadataError::Note)?;
+    let record = if row.contains_key("spec") {
+        insert(scratch, row)?;
+        let contents = rows::read_all(scratch);
+        scratch.execute("DELETE FROM sandboxes", []).map_err(MetadataError::Note)?;
+        contents?.records.pop()
+    } else {
+        // Written by a daemon before this one, whose sandboxes still run: it takes the way of its database.
+        let mut earlier = schema::scratch_of_columns()?;
+        insert(&earlier, row)?;
+        schema::upgrade(&mut earlier)?;
+        rows::read_all(&earlier)?.records.pop()
+    };
+    let record = record.ok_or_else(|| bad(&"it has no row"))?;
+    Ok(Note { identity, generation, record })
+}
+
+pub(super) fn insert(connection: &Connection, row: Map<String, Value>) -> Result<(), MetadataError> {
+    let known = columns(connection).map_err(MetadataError::Note)?;
     let cells: Vec<_> = row.into_iter().filter(|(name, _)| known.contains(name)).collect();
     // The names are those of the table, so nothing of the note becomes SQL.
     let names = cells.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
     let places = vec!["?"; cells.len()].join(", ");
     let insert = format!("INSERT INTO sandboxes ({names}) VALUES ({places})");
     let values = params_from_iter(cells.into_iter().map(|(_, value)| to_cell(value)));
-    scratch.execute(&insert, values).map_err(MetadataError::Note)?;
-    let contents = rows::read_all(scratch);
-    scratch.execute("DELETE FROM sandboxes", []).map_err(MetadataError::Note)?;
-    let record = contents?.records.pop().ok_or_else(|| bad(&"it has no row"))?;
-    Ok(Note { identity, generation, record })
+    connection.execute(&insert, values).map_err(MetadataError::Note).map(drop)
 }
 
 fn columns(connection: &Connection) -> rusqlite::Result<Vec<String>> {

@@ -1,27 +1,20 @@
-//! Records as rows, and back.
+//! Records as rows, and back: the spec as a document, and columns for what changes while a sandbox runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read as _;
 use std::str::FromStr;
-use std::time::Duration;
 
 use rusqlite::{Connection, Row, named_params};
 
+use crate::document;
 use crate::error::MetadataError;
 use crate::types::{Contents, Retired, Retirement};
-use model::{
-    AppName, ByteSize, CpuMax, Environment, External, GitSource, IoMax, Limits, Record, SandboxId,
-    SandboxSpec, SleepPolicy, Status, TemplateName,
-};
+use model::{External, Record, SandboxId, Status};
 
-const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :status, :error_message, :ports, :env, :template, \
-:visibility, :idle_policy, :memory_max, :memory_high, :pids_max, :nofile, :external_user_id, :external_project_id, \
-:external_workspace_id, :app_id, :git_repo_url, :git_branch, :address_index, :init_pid, :init_start_ticks, \
-:created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until, :sleep_after, :sleep_then_stop_after, \
-:host_header, :launch, :cpu_max, :isolation, :swap_max, :oom_group, :cpu_weight, :io_weight, :io_read_bps, \
-:io_write_bps, :io_read_iops, :io_write_iops, :rootfs, :nested_namespaces)";
+const PUT: &str = "INSERT OR REPLACE INTO sandboxes VALUES (:id, :spec, :status, :error_message, :address_index, \
+:launch, :init_pid, :init_start_ticks, :created_at, :updated_at, :last_active_at, :stopped_at, :keepalive_until)";
 /// The constraint on addresses must refuse a second holder, not silently replace the first.
 const TAKEN: &str = "SELECT count(*) FROM sandboxes WHERE address_index = ?1 AND id <> ?2";
 
@@ -61,29 +54,14 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
             return Err(rusqlite::Error::SqliteFailure(code, Some("the address is taken".to_owned())));
         }
     }
-    let size = |size: ByteSize| i64::try_from(size.as_u64()).unwrap_or(i64::MAX);
-    let secs = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let json = |value: Result<String, serde_json::Error>| value.unwrap_or_default();
+    let document = document::encode(spec).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     connection.prepare_cached(PUT)?.execute(named_params! {
         ":id": id,
+        ":spec": document,
         ":status": record.status.as_str(),
         ":error_message": record.error_message,
-        ":ports": json(serde_json::to_string(&spec.ports)),
-        ":env": json(serde_json::to_string(spec.env.entries())),
-        ":template": spec.template.as_ref().map(TemplateName::as_str),
-        ":visibility": spec.visibility.as_str(),
-        ":idle_policy": spec.idle_policy.as_str(),
-        ":memory_max": size(spec.limits.memory_max),
-        ":memory_high": size(spec.limits.memory_high),
-        ":pids_max": spec.limits.pids_max,
-        ":nofile": i64::try_from(spec.limits.nofile).unwrap_or(i64::MAX),
-        ":external_user_id": spec.external.user_id(),
-        ":external_project_id": spec.external.project_id(),
-        ":external_workspace_id": spec.external.workspace_id(),
-        ":app_id": spec.app_id.as_ref().map(AppName::as_str),
-        ":git_repo_url": spec.git.as_ref().map(GitSource::repo_url),
-        ":git_branch": spec.git.as_ref().and_then(GitSource::branch),
         ":address_index": record.address_index,
+        ":launch": record.launch.map(|l| l.to_string()),
         ":init_pid": record.init_pid,
         ":init_start_ticks": record.init_start_ticks.and_then(|t| i64::try_from(t).ok()),
         ":created_at": record.created_at,
@@ -91,22 +69,6 @@ pub(super) fn put(connection: &Connection, record: &Record) -> rusqlite::Result<
         ":last_active_at": record.last_active_at,
         ":stopped_at": record.stopped_at,
         ":keepalive_until": record.keepalive_until,
-        ":host_header": spec.host_header.as_str(),
-        ":sleep_after": spec.sleep.map(|policy| secs(policy.after())),
-        ":sleep_then_stop_after": spec.sleep.and_then(|policy| policy.then_stop_after()).map(secs),
-        ":launch": record.launch.map(|l| l.to_string()),
-        ":cpu_max": spec.limits.cpu_max.map(CpuMax::milli),
-        ":isolation": spec.isolation.as_str(),
-        ":swap_max": size(spec.limits.swap_max),
-        ":oom_group": spec.limits.oom_group,
-        ":cpu_weight": spec.limits.cpu_weight,
-        ":io_weight": spec.limits.io_weight,
-        ":io_read_bps": spec.limits.io_max.read_bps.map(size),
-        ":io_write_bps": spec.limits.io_max.write_bps.map(size),
-        ":io_read_iops": spec.limits.io_max.read_iops.and_then(|n| i64::try_from(n).ok()),
-        ":io_write_iops": spec.limits.io_max.write_iops.and_then(|n| i64::try_from(n).ok()),
-        ":rootfs": spec.rootfs.as_str(),
-        ":nested_namespaces": spec.nested_namespaces,
     })?;
     Ok(())
 }
@@ -238,28 +200,9 @@ fn new_identity() -> Result<i64, MetadataError> {
 fn parse(row: &Row<'_>) -> Result<Record, MetadataError> {
     let id: String = row.get("id").map_err(MetadataError::Write)?;
     let fields = Fields { row, id: &id };
-    let ports: Vec<u16> = fields.json("ports")?;
-    let env: BTreeMap<String, String> = fields.json("env")?;
-    let git = fields.get::<Option<String>>("git_repo_url")?.map(|url| -> Result<_, MetadataError> {
-        GitSource::new(url, fields.get("git_branch")?).map_err(|e| fields.bad("git_repo_url", &e))
-    });
-    let spec = SandboxSpec {
-        id: fields.parse("id")?,
-        ports,
-        env: Environment::new(env).map_err(|e| fields.bad("env", &e))?,
-        template: fields.parse_optional("template")?,
-        visibility: fields.parse("visibility")?,
-        idle_policy: fields.parse("idle_policy")?,
-        host_header: fields.parse("host_header")?,
-        sleep: fields.sleep()?,
-        limits: fields.limits()?,
-        external: fields.external()?,
-        app_id: fields.parse_optional("app_id")?,
-        git: git.transpose()?,
-        isolation: fields.parse("isolation")?,
-        rootfs: fields.parse("rootfs")?,
-        nested_namespaces: fields.get("nested_namespaces")?,
-    };
+    let text: String = fields.get("spec")?;
+    let spec = document::decode(fields.parse("id")?, &text)
+        .map_err(|problem| MetadataError::Row { id: id.clone(), problem: problem.to_string() })?;
     let status: String = fields.get("status")?;
     Ok(Record {
         spec,
@@ -296,11 +239,6 @@ impl Fields<'_> {
         self.row.get(name).map_err(|e| self.bad(name, &e))
     }
 
-    fn number<T: TryFrom<i64>>(&self, name: &str) -> Result<T, MetadataError> {
-        let number: i64 = self.get(name)?;
-        T::try_from(number).map_err(|_e| self.bad(name, &number))
-    }
-
     fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, MetadataError> {
         self.get::<String>(name)?.parse().map_err(|e| self.bad(name, &e))
     }
@@ -308,43 +246,6 @@ impl Fields<'_> {
     fn parse_optional<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, MetadataError> {
         let text: Option<String> = self.get(name)?;
         text.map(|text| text.parse().map_err(|e| self.bad(name, &e))).transpose()
-    }
-
-    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, MetadataError> {
-        serde_json::from_str(&self.get::<String>(name)?).map_err(|e| self.bad(name, &e))
-    }
-
-    fn limits(&self) -> Result<Limits, MetadataError> {
-        let size = |name| self.number(name).map(ByteSize::bytes);
-        let optional = |name| {
-            let number: Option<i64> = self.get(name)?;
-            number.map(|n| u64::try_from(n).map_err(|_e| self.bad(name, &n))).transpose()
-        };
-        let memory_max = size("memory_max")?;
-        Ok(Limits {
-            memory_max,
-            memory_high: size("memory_high")?,
-            swap_max: optional("swap_max")?.map_or(memory_max, ByteSize::bytes),
-            oom_group: self.get("oom_group")?,
-            cpu_max: self.get::<Option<u32>>("cpu_max")?.map(CpuMax::from_milli),
-            cpu_weight: self.number("cpu_weight")?,
-            io_max: IoMax {
-                read_bps: optional("io_read_bps")?.map(ByteSize::bytes),
-                write_bps: optional("io_write_bps")?.map(ByteSize::bytes),
-                read_iops: optional("io_read_iops")?,
-                write_iops: optional("io_write_iops")?,
-            },
-            io_weight: self.number("io_weight")?,
-            pids_max: self.number("pids_max")?,
-            nofile: self.number("nofile")?,
-        })
-    }
-
-    fn sleep(&self) -> Result<Option<SleepPolicy>, MetadataError> {
-        let secs = |name| self.get::<Option<i64>>(name).map(|secs| secs.and_then(|s| u64::try_from(s).ok()));
-        let Some(after) = secs("sleep_after")? else { return Ok(None) };
-        let policy = SleepPolicy::new(after, secs("sleep_then_stop_after")?);
-        policy.map(Some).map_err(|e| self.bad("sleep_after", &e))
     }
 
     fn external(&self) -> Result<External, MetadataError> {

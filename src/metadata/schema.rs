@@ -12,7 +12,7 @@ use crate::error::MetadataError;
 use crate::paths::READ_ONLY;
 
 /// In order; the schema's version is the number of those that were applied.
-const MIGRATIONS: [&str; 10] = [
+pub(super) const MIGRATIONS: [&str; 11] = [
     include_str!("migrations/0001_sandboxes.sql"),
     include_str!("migrations/0002_sleep.sql"),
     include_str!("migrations/0003_host_header.sql"),
@@ -23,9 +23,12 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("migrations/0008_limits.sql"),
     include_str!("migrations/0009_rootfs.sql"),
     include_str!("migrations/0010_nested_namespaces.sql"),
+    include_str!("migrations/0011_spec.sql"),
 ];
+/// The last version in which a sandbox's spec was columns.
+pub(super) const COLUMNS_VERSION: usize = 10;
 /// `sbxd`: marks the file as ours (`PRAGMA application_id`).
-const APPLICATION_ID: i64 = 0x7362_7864;
+pub(super) const APPLICATION_ID: i64 = 0x7362_7864;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for one step of opening it, which is tried again.
 const BUSY_TIMEOUT_OPENING: Duration = Duration::from_secs(1);
@@ -56,11 +59,27 @@ pub(super) fn open(path: &Path) -> Result<Connection, MetadataError> {
 /// A database in memory, with nothing in it.
 pub(super) fn scratch() -> Result<Connection, MetadataError> {
     let mut connection = Connection::open_in_memory().map_err(MetadataError::Note)?;
-    match migrate(&mut connection) {
-        Ok(()) => Ok(connection),
-        Err(Migration::Newer { found, known }) => Err(MetadataError::Newer { found, known }),
-        Err(Migration::Sqlite(source)) => Err(MetadataError::Note(source)),
+    upgrade(&mut connection)?;
+    Ok(connection)
+}
+
+/// The same, as it was while a sandbox's spec was columns; [`upgrade`] brings it up to date.
+pub(super) fn scratch_of_columns() -> Result<Connection, MetadataError> {
+    let connection = Connection::open_in_memory().map_err(MetadataError::Note)?;
+    for step in MIGRATIONS.iter().take(COLUMNS_VERSION) {
+        connection.execute_batch(step).map_err(MetadataError::Note)?;
     }
+    let version = i64::try_from(COLUMNS_VERSION).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "user_version", version).map_err(MetadataError::Note)?;
+    Ok(connection)
+}
+
+/// Brings a database in memory up to date.
+pub(super) fn upgrade(connection: &mut Connection) -> Result<(), MetadataError> {
+    migrate(connection).map_err(|error| match error {
+        Migration::Newer { found, known } => MetadataError::Newer { found, known },
+        Migration::Sqlite(source) => MetadataError::Note(source),
+    })
 }
 
 /// Reads the stamp of a database that is not changed, and not looked at any further.

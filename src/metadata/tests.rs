@@ -215,7 +215,7 @@ fn a_row_that_makes_no_sense_is_named() {
     put(&metadata, &record).unwrap();
     metadata.close();
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute("UPDATE sandboxes SET ports = 'x'", []).unwrap();
+    connection.execute("UPDATE sandboxes SET spec = json_set(spec, '$.ports', 'x')", []).unwrap();
     drop(connection);
     let error = open(&path).unwrap_err();
     assert!(error.to_string().contains(&record.spec.id.to_string()), "{error}");
