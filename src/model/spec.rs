@@ -11,8 +11,13 @@ use super::{Isolation, Limits, SandboxId};
 const EXTERNAL_LENGTH_MAX: usize = 256;
 /// The most variables in a sandbox's environment.
 const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
-/// The most bytes of an environment, names and values together: half of what execve(2) takes.
-const ENVIRONMENT_BYTES_MAX: usize = 64 * 1024;
+/// The most bytes of an environment, names and values together: one of the longest variables and a common rest.
+/// Written as JSON it is at most six times that, which a frame of the control connection takes.
+const ENVIRONMENT_BYTES_MAX: usize = 192 * 1024;
+/// The most bytes of one variable with its `=` and NUL: `MAX_ARG_STRLEN` of execve(2).
+const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+/// How much of a variable's name is repeated in an error.
+const NAME_CHARS_MAX: usize = 100;
 /// The longest time that a sandbox may be idle, in seconds: a year.
 const SLEEP_SECS_MAX: u64 = 366 * 86_400;
 /// The most ports of a sandbox.
@@ -59,8 +64,10 @@ pub enum SpecError {
     Ports,
     #[error("the name of an environment variable is not empty and has no '=', newline or NUL")]
     EnvironmentName,
-    #[error("the value of the environment variable {0:?} has a newline or NUL")]
+    #[error("the value of the environment variable {0:?} has a NUL")]
     EnvironmentValue(String),
+    #[error("the environment variable {0:?} has more than {VARIABLE_BYTES_MAX} bytes, with its '=' and NUL")]
+    EnvironmentVariable(String),
     #[error(
         "an environment has at most {ENVIRONMENT_ENTRIES_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
     )]
@@ -113,7 +120,7 @@ impl Environment {
     /// Checks names and values.
     ///
     /// # Errors
-    /// A name that is empty or has `=`; a newline or NUL anywhere; too many or too much.
+    /// A name that is empty or has `=` or a newline; a NUL anywhere; too many or too much.
     pub fn new(entries: BTreeMap<String, String>) -> Result<Self, SpecError> {
         let bytes: usize = entries.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
         if entries.len() > ENVIRONMENT_ENTRIES_MAX || bytes > ENVIRONMENT_BYTES_MAX {
@@ -123,8 +130,11 @@ impl Environment {
             if name.is_empty() || name.contains(['=', '\n', '\0']) {
                 return Err(SpecError::EnvironmentName);
             }
-            if value.contains(['\n', '\0']) {
+            if value.contains('\0') {
                 return Err(SpecError::EnvironmentValue(name.clone()));
+            }
+            if name.len() + value.len() + 2 > VARIABLE_BYTES_MAX {
+                return Err(SpecError::EnvironmentVariable(name.chars().take(NAME_CHARS_MAX).collect()));
             }
         }
         Ok(Self(entries))
@@ -468,8 +478,11 @@ mod tests {
     fn environment_refuses_what_execve_cannot_carry() {
         let one =
             |name: &str, value: &str| Environment::new(BTreeMap::from([(name.to_owned(), value.to_owned())]));
-        assert!(one("A", "b=c").is_ok());
-        for (name, value) in [("", "x"), ("A=B", "x"), ("A\n", "x"), ("A", "x\0"), ("A", "x\ny")] {
+        assert!(one("A", "b=c").is_ok() && one("A", "x\ny").is_ok());
+        let longest = "x".repeat(VARIABLE_BYTES_MAX - 3);
+        assert!(one("A", &longest).is_ok());
+        assert!(matches!(one("AB", &longest), Err(SpecError::EnvironmentVariable(_))));
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A\n", "x"), ("A", "x\0")] {
             assert!(one(name, value).is_err(), "{name:?}={value:?}");
         }
         assert_eq!(one("A", &"x".repeat(ENVIRONMENT_BYTES_MAX)), Err(SpecError::EnvironmentSize));
