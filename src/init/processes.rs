@@ -4,6 +4,7 @@
 //! kept until the daemon says that it has everything. So nobody is killed by SIGPIPE when a daemon
 //! dies, what was written stays in the pipes, and the next daemon goes on where the last one stopped.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -26,6 +27,8 @@ const KILL_PASSES: usize = 8;
 const KILL_PAUSE: Duration = Duration::from_millis(5);
 /// After so long the rest of a tree is left alone: it forks faster than it can be killed.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// The terminal that browsers' and most people's terminals are like.
+const TERM: &str = "xterm-256color";
 
 /// All processes that clients run.
 #[derive(Debug, Default)]
@@ -125,8 +128,8 @@ impl Processes {
             }
         };
         let whom = if spawn.root { Whom::Root } else { Whom::User };
-        let pid =
-            process::spawn_marked(&spawn.argv, &spawn.env, &spawn.cwd, stdio, session, whom, spawn.key)?;
+        let env = environment(spawn);
+        let pid = process::spawn_marked(&spawn.argv, &env, &spawn.cwd, stdio, session, whom, spawn.key)?;
         Ok(Child { pid, exit: None, output, input, terminal })
     }
 
@@ -237,4 +240,15 @@ impl Processes {
         };
         untold.into_iter().filter_map(exited).collect()
     }
+}
+
+/// What is added to the sandbox's environment. A process with a terminal has a `TERM`: without one `clear`, `tput` and
+/// `less` fail. That of the client or of the sandbox comes first.
+fn environment(spawn: &Spawn) -> Cow<'_, [(String, String)]> {
+    let has_term = spawn.env.iter().any(|(name, _)| name == "TERM") || std::env::var_os("TERM").is_some();
+    if spawn.tty.is_none() || has_term {
+        return Cow::Borrowed(&spawn.env);
+    }
+    let term = ("TERM".to_owned(), TERM.to_owned());
+    Cow::Owned(spawn.env.iter().cloned().chain([term]).collect())
 }

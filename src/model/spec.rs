@@ -11,9 +11,11 @@ use crate::limits::Limits;
 use crate::spec_error::ENVIRONMENT_BYTES_MAX;
 use crate::spec_error::ENVIRONMENT_ENTRIES_MAX;
 use crate::spec_error::EXTERNAL_LENGTH_MAX;
+use crate::spec_error::NAME_CHARS_MAX;
 use crate::spec_error::PORTS_MAX;
 use crate::spec_error::SLEEP_SECS_MAX;
 use crate::spec_error::SpecError;
+use crate::spec_error::VARIABLE_BYTES_MAX;
 
 /// Everything that is fixed about a sandbox when it is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Environment {
     /// Checks names and values.
     ///
     /// # Errors
-    /// A name that is empty or has `=`; a newline or NUL anywhere; too many or too much.
+    /// A name that is empty or has `=` or a newline; a NUL anywhere; too many or too much.
     pub fn new(entries: BTreeMap<String, String>) -> Result<Self, SpecError> {
         let bytes: usize = entries.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
         if entries.len() > ENVIRONMENT_ENTRIES_MAX || bytes > ENVIRONMENT_BYTES_MAX {
@@ -85,8 +87,11 @@ impl Environment {
             if name.is_empty() || name.contains(['=', '\n', '\0']) {
                 return Err(SpecError::EnvironmentName);
             }
-            if value.contains(['\n', '\0']) {
+            if value.contains('\0') {
                 return Err(SpecError::EnvironmentValue(name.clone()));
+            }
+            if name.len() + value.len() + 2 > VARIABLE_BYTES_MAX {
+                return Err(SpecError::EnvironmentVariable(name.chars().take(NAME_CHARS_MAX).collect()));
             }
         }
         Ok(Self(entries))
@@ -430,8 +435,11 @@ mod tests {
     fn environment_refuses_what_execve_cannot_carry() {
         let one =
             |name: &str, value: &str| Environment::new(BTreeMap::from([(name.to_owned(), value.to_owned())]));
-        assert!(one("A", "b=c").is_ok());
-        for (name, value) in [("", "x"), ("A=B", "x"), ("A\n", "x"), ("A", "x\0"), ("A", "x\ny")] {
+        assert!(one("A", "b=c").is_ok() && one("A", "x\ny").is_ok());
+        let longest = "x".repeat(VARIABLE_BYTES_MAX - 3);
+        assert!(one("A", &longest).is_ok());
+        assert!(matches!(one("AB", &longest), Err(SpecError::EnvironmentVariable(_))));
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A\n", "x"), ("A", "x\0")] {
             assert!(one(name, value).is_err(), "{name:?}={value:?}");
         }
         assert_eq!(one("A", &"x".repeat(ENVIRONMENT_BYTES_MAX)), Err(SpecError::EnvironmentSize));

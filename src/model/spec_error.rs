@@ -4,8 +4,13 @@
 pub(crate) const PORTS_MAX: usize = 64;
 /// The most variables in a sandbox's environment.
 pub(crate) const ENVIRONMENT_ENTRIES_MAX: usize = 1_000;
-/// The most bytes of an environment, names and values together: half of what execve(2) takes.
-pub(crate) const ENVIRONMENT_BYTES_MAX: usize = 64 * 1024;
+/// The most bytes of an environment, names and values together: one of the longest variables and a common rest.
+/// Written as JSON it is at most six times that, which a frame of the control connection takes.
+pub(crate) const ENVIRONMENT_BYTES_MAX: usize = 192 * 1024;
+/// The most bytes of one variable with its `=` and NUL: `MAX_ARG_STRLEN` of execve(2).
+pub(crate) const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+/// How much of a variable's name is repeated in an error.
+pub(crate) const NAME_CHARS_MAX: usize = 100;
 /// The most bytes in an outside id.
 pub(crate) const EXTERNAL_LENGTH_MAX: usize = 256;
 /// The longest time that a sandbox may be idle, in seconds: a year.
@@ -20,8 +25,10 @@ pub enum SpecError {
     Ports,
     #[error("the name of an environment variable is not empty and has no '=', newline or NUL")]
     EnvironmentName,
-    #[error("the value of the environment variable {0:?} has a newline or NUL")]
+    #[error("the value of the environment variable {0:?} has a NUL")]
     EnvironmentValue(String),
+    #[error("the environment variable {0:?} has more than {VARIABLE_BYTES_MAX} bytes, with its '=' and NUL")]
+    EnvironmentVariable(String),
     #[error(
         "an environment has at most {ENVIRONMENT_ENTRIES_MAX} variables and {ENVIRONMENT_BYTES_MAX} bytes"
     )]

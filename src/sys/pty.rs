@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{InputModes, OptionalActions, Winsize};
 
 /// The device number of `/dev/ptmx`, which is that of every master — Documentation/admin-guide/devices.txt.
 const MASTER: (u32, u32) = (5, 2);
@@ -30,6 +30,10 @@ pub fn open(columns: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
         other => other?,
     };
     resize(&master, columns, rows)?;
+    // Off by default, and then a backspace takes one byte of a character of several: termios(3).
+    let mut settings = rustix::termios::tcgetattr(&slave)?;
+    settings.input_modes.insert(InputModes::IUTF8);
+    rustix::termios::tcsetattr(&slave, OptionalActions::Now, &settings)?;
     Ok((master, slave))
 }
 

@@ -21,6 +21,7 @@ mod hostile_clients;
 mod hosts;
 mod idle;
 mod inodes;
+mod inside;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -66,6 +67,7 @@ pub(crate) fn all() -> Vec<Test> {
         isolation::TESTS,
         userns::TESTS,
         inodes::TESTS,
+        inside::TESTS,
         nested::TESTS,
         cores::TESTS,
         counted::TESTS,

@@ -47,6 +47,10 @@ const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const ERRNO_MAX: u32 = 4095;
+const ENOSYS: u32 = 38;
+/// The last number that may become a system call's. The kernel adds a few each year and is below 500; what lies
+/// above, the x32 interface among it, is refused by the default.
+const NUMBER_MAX: u32 = 1023;
 
 /// Why a profile cannot be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +132,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, SeccompError>
         return Err(SeccompError::Architecture(NATIVE.0));
     }
     let default = verdict(profile.default_action(), profile.default_errno_ret())?;
-    let leaves = ranges(&rules(profile)?, default);
+    let leaves = ranges(&with_unknown(rules(profile)?), default);
     let mut program = vec![
         load(OFFSET_ARCH),
         jump(JMP_JEQ_K, NATIVE.1, 1, 0),
@@ -154,6 +158,20 @@ fn rules(profile: &LinuxSeccomp) -> Result<BTreeMap<u32, Vec<Rule>>, SeccompErro
         }
     }
     Ok(all)
+}
+
+/// Adds a rule for each gap in the kernel's table and for each number behind the newest call of the profile: `ENOSYS`, as
+/// a kernel without them answers. A C library tries the older call only then; `EPERM` it passes to the program.
+fn with_unknown(mut rules: BTreeMap<u32, Vec<Rule>>) -> BTreeMap<u32, Vec<Rule>> {
+    let newest = rules.keys().next_back().copied().unwrap_or(0);
+    for number in (0..=NUMBER_MAX).filter(|number| is_unknown(*number, newest)) {
+        rules.insert(number, vec![Rule { conditions: Vec::new(), verdict: RET_ERRNO | ENOSYS }]);
+    }
+    rules
+}
+
+fn is_unknown(number: u32, newest: u32) -> bool {
+    number > newest || Sysno::new(number as usize).is_none()
 }
 
 /// Where each range begins, in order; the first begins at 0, the last has no end.
@@ -293,6 +311,9 @@ mod tests {
 
     use super::*;
 
+    /// The newest call that the profile names: `removexattrat`.
+    const NEWEST: u32 = 466;
+
     /// What the profile says, read straight from it.
     fn expected(profile: &LinuxSeccomp, number: u32, args: [u64; 6]) -> u32 {
         for entry in profile.syscalls().iter().flatten() {
@@ -310,6 +331,9 @@ mod tests {
             if named && holds {
                 return verdict(entry.action(), entry.errno_ret()).unwrap();
             }
+        }
+        if number <= NUMBER_MAX && (number > NEWEST || Sysno::new(number as usize).is_none()) {
+            return RET_ERRNO | ENOSYS;
         }
         verdict(profile.default_action(), profile.default_errno_ret()).unwrap()
     }
@@ -383,7 +407,7 @@ mod tests {
             let program = compile(&profile).unwrap();
             println!("{} instructions", program.len());
             assert!(program.len() <= 750, "{}", program.len());
-            for number in (0..700).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+            for number in (0..700).chain([NUMBER_MAX, NUMBER_MAX + 1, 0x4000_0000, 0x4000_0001, u32::MAX]) {
                 for value in interesting {
                     let args = [value; 6];
                     assert_eq!(
@@ -490,6 +514,25 @@ mod tests {
         let program = embedded().unwrap();
         for arch in [0x4000_0003, 0, u32::MAX] {
             assert_eq!(run(&program, arch, 0, [0; 6]), RET_KILL_PROCESS);
+        }
+    }
+
+    /// A library falls back on `ENOSYS` and `EPROTONOSUPPORT`; anything else it takes for a failure.
+    #[test]
+    fn what_is_not_known_is_answered_as_by_a_kernel_without_it() {
+        for program in [embedded().unwrap(), super::nested().unwrap()] {
+            for number in [340, 400, 423, 457, 470, 600, NUMBER_MAX] {
+                assert_eq!(run(&program, NATIVE.1, number, [0; 6]), RET_ERRNO | ENOSYS, "{number}");
+            }
+            for known in [Sysno::mount, Sysno::bpf, Sysno::setns, Sysno::open_tree, Sysno::kcmp] {
+                let number = u32::try_from(known.id()).unwrap();
+                assert_eq!(run(&program, NATIVE.1, number, [0; 6]), RET_ERRNO | 1, "{known:?}");
+            }
+            let socket = |protocol| {
+                let call = u32::try_from(Sysno::socket.id()).unwrap();
+                run(&program, NATIVE.1, call, [16, 3, protocol, 0, 0, 0])
+            };
+            assert_eq!((socket(9), socket(12)), (RET_ERRNO | 93, RET_ERRNO | 1));
         }
     }
 

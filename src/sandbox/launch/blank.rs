@@ -40,7 +40,7 @@ const UNCLAIMED: &str = "unclaimed";
 /// A file beside it with the record of the sandbox that runs there, should the database lose that.
 const NOTE: &str = "record";
 /// The most bytes of a note: a record with the largest environment has a quarter of that.
-const NOTE_BYTES_MAX: u64 = 1 << 20;
+const NOTE_BYTES_MAX: u64 = 4 << 20;
 
 /// Where a launch will run.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
 
 use engine::Journal;
@@ -32,7 +33,13 @@ pub(crate) struct Streams {
 /// # Errors
 /// The kernel's.
 pub(crate) fn pipes(has_input: bool, journal: Arc<Journal>) -> io::Result<Streams> {
-    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let pipe = || {
+        let ends = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        // `/dev/stdout` is opened anew, by the mode of the pipe: proc(5). It is the daemon's, whose id is nobody's
+        // inside. Only who may look into a process's descriptors comes to it.
+        rustix::fs::fchmod(&ends.0, Mode::from_raw_mode(0o666))?;
+        Ok::<_, rustix::io::Errno>(ends)
+    };
     let watched = |fd: OwnedFd| {
         // Ours only: a program may take a stream that does not block for broken.
         rustix::io::ioctl_fionbio(&fd, true)?;
