@@ -524,8 +524,8 @@ impl Supervisor {
         files::watch::watch_files(&self.rooms.serving, id, base, path, recursive).await
     }
 
-    /// Reads the last lines that a process of the app has printed, at most [`LINES_MAX`]; `write` makes the answer of
-    /// them, which is kept until it is sent.
+    /// Reads the last lines that a process of the app has printed, at most [`LOG_LINES_MAX`](crate::LOG_LINES_MAX);
+    /// `write` makes the answer of them, which is kept until it is sent.
     ///
     /// # Errors
     /// Not found: the sandbox, or a process of that name.
