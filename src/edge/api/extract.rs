@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::{ApiError, Style};
-use super::ignored::Ignored;
+use super::unknown::Ignored;
 use model::SandboxId;
 
 /// Bodies up to this size are read at once: nearly all are.

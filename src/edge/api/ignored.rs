@@ -9,11 +9,7 @@ use wire::{ClaimBody, CreateBody, ExecBody, KeepaliveBody};
 
 use super::error::{ApiError, Style};
 use super::extract::{is_absent, parse_noting, read};
-
-/// How many ignored fields an answer names; a body has room for a hundred thousand.
-const WARNINGS_MAX: usize = 16;
-/// The most bytes of an ignored field's name in an answer.
-const NAME_BYTES_MAX: usize = 128;
+use super::unknown::Ignored;
 
 /// A JSON body of a compatible route, and what the answer has to say about its unknown fields.
 #[derive(Debug)]
@@ -100,91 +96,20 @@ impl<S: Send + Sync, T: Compatible> FromRequest<S> for Tolerant<T> {
     }
 }
 
-/// The unknown fields of a body.
-#[derive(Debug, Default)]
-pub(super) struct Ignored {
-    /// Fields of the object itself that have another name in it.
-    other_names: &'static [(&'static str, &'static str)],
-    /// The first of those that the body has.
-    other: Option<&'static (&'static str, &'static str)>,
-    /// The first [`WARNINGS_MAX`] unknown fields.
-    names: Vec<String>,
-    count: usize,
-}
-
-impl Ignored {
-    pub(super) fn note(&mut self, path: &serde_ignored::Path<'_>) {
-        self.count += 1;
-        let is_full = self.names.len() >= WARNINGS_MAX;
-        if is_full && self.other_names.is_empty() {
-            return;
-        }
-        let name = path_of(path);
-        self.other = self.other.or_else(|| self.other_names.iter().find(|(other, _)| *other == name));
-        if !is_full {
-            self.names.push(name);
-        }
-    }
-
-    /// Begins anew: the body is read once more.
-    pub(super) fn forget(&mut self) {
-        *self = Self { other_names: self.other_names, ..Self::default() };
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.names.iter().map(|name| warning(name)).collect();
-        let more = self.count.saturating_sub(warnings.len());
-        if more > 0 {
-            warnings.push(format!("{more} more unknown fields were ignored"));
-        }
-        warnings
-    }
-}
-
 fn tolerate<T: Compatible>(bytes: &[u8]) -> Result<Tolerant<T>, ApiError> {
-    let mut ignored = Ignored { other_names: T::OTHER_NAMES, ..Ignored::default() };
+    let mut ignored = Ignored::looking_for(T::OTHER_NAMES);
     let parsed = parse_noting(bytes, Style::Compat, &mut ignored);
     // Before a field that is missing: the body may have it under its other name.
-    if let Some((name, right)) = ignored.other {
+    if let Some((name, right)) = ignored.other() {
         return Err(Style::Compat.invalid(format!("{name}: this field is called {right} here")));
     }
     Ok(Tolerant { body: parsed?, warnings: ignored.warnings() })
 }
 
-fn warning(name: &str) -> String {
-    let end = name.floor_char_boundary(NAME_BYTES_MAX);
-    let more = if end < name.len() { "…" } else { "" };
-    format!("{}{more}: unknown field, ignored", name.get(..end).unwrap_or_default())
-}
-
-/// The place of a field as errors show it: names and indexes, without serde's marks for optional values.
-fn path_of(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    let mut parts = Vec::new();
-    let mut rest = path;
-    loop {
-        rest = match rest {
-            Path::Root => break,
-            Path::Map { parent, key } => {
-                parts.push(key.clone());
-                parent
-            }
-            Path::Seq { parent, index } => {
-                parts.push(index.to_string());
-                parent
-            }
-            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-                parent
-            }
-        };
-    }
-    parts.reverse();
-    parts.join(".")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::unknown::{NAME_BYTES_MAX, WARNINGS_MAX};
 
     fn warned<T: Compatible>(text: &str) -> Vec<String> {
         tolerate::<T>(text.as_bytes()).map(|body| body.warnings).unwrap()

@@ -25,6 +25,7 @@ mod quoted;
 mod respond;
 mod sandboxes;
 mod system;
+mod unknown;
 mod v1;
 
 use app::App;
