@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Test;
-use crate::support::server::Server;
+use crate::support::server::{INSTANCE, Server};
 use crate::support::{eventually, eventually_seen, tell};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -165,6 +165,9 @@ fn gives_way() {
     let weight = |id: &str| -> u64 {
         let row = server.api("GET", &format!("/sandbox/{id}"), Value::Null).json();
         let path = row["row"]["cgroup_path"].as_str().unwrap().replace("/cgroup/memory/", "/cgroup/cpu/");
+        // In version 1 it lies beside the instance's directory there.
+        let beside = path.replace(&format!("/{INSTANCE}/"), &format!("/{INSTANCE}."));
+        let path = if std::path::Path::new(&beside).exists() { beside } else { path };
         let read = |file: &str| std::fs::read_to_string(format!("{path}/{file}")).ok()?.trim().parse().ok();
         // The kernel's default of version 1 is 1024.
         read("cpu.weight")

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize};
 
-use super::eventually;
+use super::eventually_seen;
 
 /// A program and the other end of its terminal.
 pub(crate) struct Terminal {
@@ -91,9 +91,9 @@ impl Terminal {
     /// Waits for the end of the program.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
-        eventually("the program in the terminal ends", Duration::from_secs(30), || {
+        eventually_seen("the program in the terminal ends", Duration::from_secs(30), || {
             status = self.child.try_wait().unwrap();
-            status.is_some()
+            if status.is_some() { Ok(()) } else { Err(format!("it shows {:?}", self.screen())) }
         });
         status.unwrap()
     }

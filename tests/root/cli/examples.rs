@@ -72,8 +72,9 @@ fn try_example(server: &Server, example: &str) -> Option<String> {
     std::fs::create_dir(here.path().join("src")).unwrap();
     std::fs::write(here.path().join("src/main.py"), "print(1)\n").unwrap();
     let programs = std::path::Path::new(crate::support::programs::sandboxctl()).parent().unwrap();
-    let mut shell = Command::new("bash");
-    shell.args(["-o", "pipefail", "-c", &line]).current_dir(here.path());
+    // As in a user's terminal, also where the tests run in the background of a script, whose children ignore ^C.
+    let mut shell = Command::new("env");
+    shell.args(["--default-signal=INT,QUIT", "bash", "-o", "pipefail", "-c", &line]).current_dir(here.path());
     shell
         .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display()))
         .env("SANDBOXD_URL", format!("http://127.0.0.1:{API}"))
